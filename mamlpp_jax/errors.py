@@ -1,0 +1,21 @@
+"""The errors this project raises for bad input.
+
+Every message is one paragraph that names the field or file, says what was wrong with it and what is
+allowed. The command line prints the message alone; a traceback means a bug in the project.
+"""
+
+
+class MamlppError(ValueError):
+    """Base of every error caused by what the user asked for or supplied."""
+
+
+class ConfigError(MamlppError):
+    """A configuration field, flag or combination of them is not usable."""
+
+
+class DataError(MamlppError):
+    """A data set, archive, cache file or image is missing, broken or too small."""
+
+
+class WorkdirError(MamlppError):
+    """A working directory belongs to another run, or cannot be read or written."""

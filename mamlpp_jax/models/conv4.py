@@ -1,0 +1,51 @@
+"""The four-block convolutional network of the MAML literature."""
+
+from __future__ import annotations
+
+from flax import linen as nn
+
+from mamlpp_jax.models.layers import Conv, PerStepBatchNorm
+from mamlpp_jax.ops.pool import max_pool_2x2
+from mamlpp_jax.types import Array
+
+BLOCKS = 4
+NEGATIVE_SLOPE = 0.01
+
+
+class Conv4(nn.Module):
+    """Four blocks of convolution, batch norm, leaky ReLU and halving, then a linear layer.
+
+    Attributes:
+        ways: K, outputs.
+        filters: F of every block.
+        max_pool: 2x2 max pooling; False for the "strided" network of the paper's Figure 1, which
+            halves by stride-2 convolutions and ends in global average pooling.
+        conv: which convolution (`mamlpp_jax.ops.conv.KINDS`).
+    """
+
+    ways: int
+    filters: int = 64
+    max_pool: bool = True
+    conv: str = "auto"
+
+    @nn.compact
+    def __call__(self, images: Array, use_given: bool = False) -> Array:
+        """Returns logits [N, K] of images [N, H, W, C].
+
+        Args:
+            images: [N, H, W, C].
+            use_given: normalise by the collection `batch_stats`, not by the batch's own moments.
+        """
+        x = images
+        for block in range(BLOCKS):
+            stride = 1 if self.max_pool else 2
+            x, bias = Conv(self.filters, stride, self.conv, name=f"conv{block}")(x)
+            x = PerStepBatchNorm(name=f"norm{block}")(x, bias, use_given)
+            # Leaky ReLU is increasing, so pooling first gives the same on a quarter of the elements.
+            x = max_pool_2x2(x) if self.max_pool else x
+            x = nn.leaky_relu(x, NEGATIVE_SLOPE)
+        x = x.reshape(x.shape[0], -1) if self.max_pool else x.mean((1, 2))
+        # Dense promotes float32 parameters; the network computes in the dtype of its input.
+        return nn.Dense(
+            self.ways, kernel_init=nn.initializers.xavier_uniform(), dtype=x.dtype, name="linear"
+        )(x)

@@ -1,0 +1,89 @@
+"""Flax layers of the few-shot backbones."""
+
+from __future__ import annotations
+
+from flax import linen as nn
+from jax import lax
+from jax import numpy as jnp
+
+from mamlpp_jax.ops.conv import conv2d
+from mamlpp_jax.types import Array
+
+
+class Conv(nn.Module):
+    """A 3x3 convolution, padding 1, that hands its bias on instead of adding it.
+
+    A bias in front of a normalisation by the batch's own mean cancels exactly; `PerStepBatchNorm`
+    takes it as an offset and does only the work that remains.
+
+    Attributes:
+        filters: F.
+        stride: 1 or 2.
+        kind: which convolution (`mamlpp_jax.ops.conv.KINDS`).
+    """
+
+    filters: int
+    stride: int = 1
+    kind: str = "auto"
+
+    @nn.compact
+    def __call__(self, x: Array) -> tuple[Array, Array]:
+        """Returns the convolution without bias, [N, H', W', F], and the bias, [F]."""
+        shape = (3, 3, x.shape[-1], self.filters)
+        kernel = self.param("kernel", nn.initializers.xavier_uniform(), shape)
+        bias = self.param("bias", nn.initializers.zeros_init(), (self.filters,))
+        y = conv2d(x, kernel.astype(x.dtype), stride=self.stride, kind=self.kind)
+        return y, bias
+
+
+class PerStepBatchNorm(nn.Module):
+    """Batch normalisation of one inner step (BNRS and BNWB, section 4 of the paper).
+
+    The module sees one row: scale and bias of the step it runs in, and, when asked, mean and variance
+    to use instead of the batch's own. Rows are kept apart by the caller, in the collections `norm` (scale,
+    bias) and `batch_stats` (mean, var), so that neither is mistaken for an adapted parameter. The
+    batch's own moments are always left in the collection `moments` (mean, biased var, count); nothing
+    is updated here.
+
+    Attributes:
+        epsilon: added to the variance.
+    """
+
+    epsilon: float = 1e-5
+
+    @nn.compact
+    def __call__(self, x: Array, offset: Array, use_given: bool) -> Array:
+        """Normalises ``x + offset`` over all axes but the last.
+
+        Args:
+            x: [N, H, W, F].
+            offset: [F], the bias of the convolution before this layer.
+            use_given: normalise by `batch_stats` instead of the batch's own moments.
+
+        Returns:
+            [N, H, W, F].
+        """
+        shape = (x.shape[-1],)
+        scale = self.variable("norm", "scale", jnp.ones, shape, offset.dtype).value
+        bias = self.variable("norm", "bias", jnp.zeros, shape, offset.dtype).value
+        mean, var = _moments(x)
+        self._leave("mean", mean + offset)
+        self._leave("var", var)
+        self._leave("count", jnp.asarray(x.size // x.shape[-1], mean.dtype))
+        if use_given or self.is_initializing():
+            mean = self.variable("batch_stats", "mean", jnp.zeros, shape, offset.dtype).value - offset
+            var = self.variable("batch_stats", "var", jnp.ones, shape, offset.dtype).value
+        factor = scale * lax.rsqrt(var + self.epsilon)
+        return x * factor + (bias - mean * factor)
+
+    def _leave(self, name: str, value: Array) -> None:
+        self.sow("moments", name, value, init_fn=lambda: None, reduce_fn=lambda _, new: new)
+
+
+def _moments(x: Array) -> tuple[Array, Array]:
+    """Mean and biased variance over all axes but the last, in one pass over x."""
+    axes = tuple(range(x.ndim - 1))
+    mean = jnp.mean(x, axes)
+    # Rounding can push the difference below zero when the mean is large.
+    var = jnp.maximum(jnp.mean(jnp.square(x), axes) - jnp.square(mean), 0.0)
+    return mean, var

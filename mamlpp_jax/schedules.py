@@ -1,0 +1,57 @@
+"""What changes while training, as functions of the epoch (counted from 0) or the outer step."""
+
+from __future__ import annotations
+
+import numpy as np
+import optax
+
+
+def multi_step_weights(epoch: int, inner_steps: int, multi_step_epochs: int) -> np.ndarray:
+    """Weights of the query losses after each inner step (multi-step loss, section 3 of the paper).
+
+    Every step starts at 1/S. With E multi-step epochs the earlier ones fall linearly,
+    ``max(1/S - e/(S*E), 0.03/S)``, and the last step takes what they lose.
+
+    Args:
+        epoch: e, the current epoch, from 0.
+        inner_steps: S.
+        multi_step_epochs: E, at least 1.
+
+    Returns:
+        float64 [S], summing to 1.
+    """
+    earlier = max(1.0 - epoch / multi_step_epochs, 0.03) / inner_steps
+    weights = np.full(inner_steps, earlier)
+    weights[-1] = 1.0 - earlier * (inner_steps - 1)
+    return weights
+
+
+def derivative_order(epoch: int, first_order_epochs: int) -> int:
+    """1 while ``epoch < first_order_epochs``, then 2 (derivative-order annealing)."""
+    return 1 if epoch < first_order_epochs else 2
+
+
+def is_multi_step(epoch: int, multi_step_epochs: int) -> bool:
+    """Whether the epoch's loss looks at every inner step; later only the last one counts."""
+    return epoch < multi_step_epochs
+
+
+def outer_learning_rate(
+    learning_rate: float, final_learning_rate: float, total_steps: int, cosine: bool
+) -> optax.Schedule:
+    """The rate of the outer optimizer per outer step: constant, or cosine-annealed.
+
+    Args:
+        learning_rate: at step 0.
+        final_learning_rate: at `total_steps`; read only when `cosine`.
+        total_steps: outer steps of the whole run.
+        cosine: whether to anneal (Loshchilov & Hutter, SGDR, 2017; one period, no restarts).
+
+    Returns:
+        A function from the outer step to the rate.
+    """
+    if not cosine:
+        return optax.constant_schedule(learning_rate)
+    return optax.cosine_decay_schedule(
+        learning_rate, max(total_steps, 1), alpha=final_learning_rate / learning_rate
+    )
