@@ -22,6 +22,7 @@ from mamlpp_jax.inner_loop import (
 )
 from mamlpp_jax.inner_optimizers import InnerOptimizer
 from mamlpp_jax.models.forward import ModelVariables, update_running
+from mamlpp_jax.parallel import AXIS, varying
 from mamlpp_jax.types import (
     Array,
     DrawTasks,
@@ -32,9 +33,6 @@ from mamlpp_jax.types import (
     Moments,
     RunningStats,
 )
-
-AXIS = "tasks"
-
 
 class Learner(NamedTuple):
     """The static part of the program: what does not change while training.
@@ -369,10 +367,7 @@ def _over_devices(device_sums: Callable[..., _ChunkSums], mesh: Mesh | None) -> 
     everywhere = PartitionSpec()
 
     def on_device(state: MetaState, source: Any, indices: Array, weights: Array) -> _ChunkSums:
-        # Custom VJPs of replicated weights fail shard_map's replication check; declare them varying and
-        # average explicitly.
-        varying = partial(lax.pcast, axis_name=AXIS, to="varying")
-        state, weights = jax.tree.map(varying, (state, weights))
+        state, weights = varying((state, weights))
         return lax.pmean(device_sums(state, source, indices, weights), AXIS)
 
     return jax.shard_map(

@@ -1,0 +1,145 @@
+"""The form every data set takes before episodes are drawn from it, and its file on disk."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import os
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from mamlpp_jax.data.files import replacing
+from mamlpp_jax.errors import DataError
+
+_FORMAT = 1
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Dataset:
+    """Pictures grouped by class.
+
+    The pictures of class c are rows ``sum(class_sizes[:c])`` to ``sum(class_sizes[:c + 1])``.
+
+    Attributes:
+        name: what the data set is called in configurations and reports.
+        images: uint8 [T, H, W, C], all pictures in the order of ``class_names``. Grey pictures of
+            writing are inverted: ink 255, paper 0.
+        class_names: the names, unique and sorted, so that every source gives the same split.
+        class_sizes: int32 [num_classes], pictures per class; classes may differ.
+
+    Raises:
+        DataError: the parts do not fit together.
+    """
+
+    name: str
+    images: np.ndarray
+    class_names: tuple[str, ...]
+    class_sizes: np.ndarray
+
+    def __post_init__(self) -> None:
+        for problem, allowed in self._problems():
+            raise DataError(f"Data set {self.name!r}: {problem}; {allowed}.")
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return len(self.class_names)
+
+    def _problems(self) -> list[tuple[str, str]]:
+        """Returns (what is wrong, what is allowed), the most basic first."""
+        images, sizes, names = self.images, self.class_sizes, self.class_names
+        if not isinstance(images, np.ndarray) or images.dtype != np.uint8 or images.ndim != 4:
+            return [(f"images are {_kind(images)}", "they must be a uint8 array [T, H, W, C]")]
+        if not isinstance(sizes, np.ndarray) or sizes.dtype != np.int32 or sizes.ndim != 1:
+            return [(f"class_sizes are {_kind(sizes)}", "they must be int32 [num_classes]")]
+        found = []
+        if images.shape[3] not in (1, 3) or 0 in images.shape:
+            found.append((f"images have the shape {images.shape}", "C must be 1 or 3, none empty"))
+        if not isinstance(names, tuple) or any(a >= b for a, b in itertools.pairwise(names)):
+            found.append(
+                ("class_names are out of order or repeated", "they must be sorted, unique")
+            )
+        if len(names) != len(sizes):
+            found.append(
+                (f"{len(names)} class_names but {len(sizes)} class_sizes", "they must be as many")
+            )
+        if (sizes < 1).any() or int(sizes.sum(dtype=np.int64)) != len(images):
+            found.append(
+                (
+                    f"class_sizes (smallest {sizes.min(initial=0)}, sum {sizes.sum()}) do not fit "
+                    f"{len(images)} images",
+                    "each must be at least 1 and their sum the number of images",
+                )
+            )
+        return found
+
+
+def _kind(value: object) -> str:
+    """Describes an array, or whatever came in its place."""
+    if isinstance(value, np.ndarray):
+        return f"{value.dtype} {list(value.shape)}"
+    return f"of type {type(value).__name__}"
+
+
+def save(dataset: Dataset, path: str | os.PathLike[str]) -> None:
+    """Writes a data set to one ``.npz`` file, which appears complete or not at all.
+
+    Args:
+        dataset: what to write.
+        path: the file; its folder must exist. An existing file is replaced.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    with replacing(Path(path)) as file:
+        np.savez(
+            file,
+            format=np.int32(_FORMAT),
+            name=np.str_(dataset.name),
+            images=dataset.images,
+            class_names=np.array(dataset.class_names, dtype=np.str_),
+            class_sizes=dataset.class_sizes,
+        )
+
+
+def load(path: str | os.PathLike[str]) -> Dataset:
+    """Reads a data set written by ``save``.
+
+    Args:
+        path: the ``.npz`` file.
+
+    Returns:
+        The data set.
+
+    Raises:
+        DataError: the file is missing, truncated, damaged or not a data set.
+    """
+    try:
+        return _read(Path(path))
+    except FileNotFoundError as error:
+        raise DataError(f"Data set file {path} does not exist.") from error
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(
+            f"Data set file {path} is broken ({error}); it must be a complete .npz written by this "
+            "version of the project. Delete it to have it made again."
+        ) from error
+
+
+def _read(path: Path) -> Dataset:
+    with path.open("rb") as file:
+        # np.load also accepts a single array; only an archive has named members (and checksums).
+        if not zipfile.is_zipfile(file):
+            raise ValueError("not a complete zip archive")
+        file.seek(0)
+        with np.load(file, allow_pickle=False) as archive:
+            if int(archive["format"]) != _FORMAT:
+                raise ValueError(f"format {archive['format']} instead of {_FORMAT}")
+            return Dataset(
+                name=str(archive["name"]),
+                images=archive["images"],
+                class_names=tuple(archive["class_names"].tolist()),
+                class_sizes=archive["class_sizes"],
+            )

@@ -1,0 +1,252 @@
+"""A data set drawn on the spot: letters of many scripts in the faces that matplotlib ships.
+
+It needs no download, so that training can be tried at once. One class per letter; the pictures of a
+class go through the faces that have the letter, each a little turned, slanted, stretched, moved and
+thickened or thinned. Letters that look alike (Latin A, Greek Alpha, Cyrillic A) are one class.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageFilter, ImageFont
+
+from mamlpp_jax.data.dataset import Dataset
+from mamlpp_jax.errors import DataError
+
+INSTANCES_PER_CLASS = 20
+MIN_FACES = 4
+# In the order in which a class goes through them; the first that has a letter is its reference.
+FACES = (
+    "DejaVuSans",
+    "DejaVuSerif",
+    "DejaVuSansMono",
+    "DejaVuSans-Oblique",
+    "DejaVuSerif-Italic",
+    "DejaVuSansMono-Oblique",
+    "DejaVuSans-Bold",
+    "DejaVuSerif-Bold",
+    "DejaVuSansMono-Bold",
+    "DejaVuSans-BoldOblique",
+    "DejaVuSerif-BoldItalic",
+    "DejaVuSansMono-BoldOblique",
+)
+
+_SEED = 20190506
+_FONT_PIXELS = 96  # a letter is drawn once per face at this size, ...
+_LETTER_SIDE = 64  # ... brought to this longest side, ...
+_OVERSAMPLING = 3  # ... and deformed on a canvas this many times as fine as the picture.
+_LETTER_SHARE = 0.68  # longest side of an undeformed letter, as a share of the picture
+_MAX_ROTATION = np.deg2rad(9.0)
+_MAX_SHEAR = 0.12
+_MAX_LOG_SCALE = 0.14  # of width and height separately
+_MAX_SHIFT = 0.06  # share of the picture
+_NUM_CHANCES = 8  # random numbers one picture takes
+_SIGNATURE_SIDE = 16
+_ALIKE = 0.08  # relative squared distance of two signatures below which letters look alike
+
+
+class _Face(NamedTuple):
+    """A font and the code points it has a drawing for."""
+
+    font: ImageFont.FreeTypeFont
+    code_points: frozenset[int]
+
+
+def build(image_size: int = 28) -> Dataset:
+    """Draws the whole set.
+
+    Args:
+        image_size: side of the pictures in pixels.
+
+    Returns:
+        One class per letter, 20 pictures each, uint8 [T, image_size, image_size, 1], ink 255.
+
+    Raises:
+        DataError: matplotlib's fonts are missing or broken.
+    """
+    return draw(None, image_size)
+
+
+def draw(code_points: Iterable[int] | None, image_size: int = 28) -> Dataset:
+    """Draws the letters of some code points.
+
+    A class depends on its letter alone, not on which others are drawn; only which of several
+    letters that look alike is kept (the smallest code point) depends on them.
+
+    Args:
+        code_points: candidates; those that are no letter or in too few faces are left out. None
+            means every letter there is.
+        image_size: side of the pictures in pixels.
+
+    Returns:
+        One class per remaining letter, called like ``U+0041 LATIN CAPITAL LETTER A``.
+
+    Raises:
+        DataError: matplotlib's fonts are missing or broken, or no letter remains.
+    """
+    faces = _load_faces(_font_folder())
+    candidates = _letters(faces, code_points)
+    references = {point: letter for point in candidates if (letter := _reference(faces, point))}
+    kept = _without_look_alikes(references)
+    if not kept:
+        raise DataError("Data set 'glyphs': none of the code points is a letter in enough faces.")
+    classes = {_class_name(point): point for point in kept}
+    names = tuple(sorted(classes))
+    images = np.empty((len(names), INSTANCES_PER_CLASS, image_size, image_size, 1), np.uint8)
+    for row, name in enumerate(names):
+        images[row, ..., 0] = _draw_class(faces, classes[name], image_size)
+    return Dataset(
+        name="glyphs",
+        images=images.reshape(-1, image_size, image_size, 1),
+        class_names=names,
+        class_sizes=np.full(len(names), INSTANCES_PER_CLASS, np.int32),
+    )
+
+
+def _font_folder() -> Path:
+    import matplotlib
+
+    return Path(matplotlib.get_data_path()) / "fonts" / "ttf"
+
+
+def _load_faces(folder: Path) -> list[_Face]:
+    """Opens the fonts and reads which code points each one has."""
+    from matplotlib import ft2font
+
+    faces = []
+    for name in FACES:
+        path = folder / f"{name}.ttf"
+        try:
+            # Glyph 0 is the box that stands for a missing letter.
+            charmap = ft2font.FT2Font(str(path)).get_charmap()
+            points = frozenset(point for point, glyph in charmap.items() if glyph != 0)
+            # The basic layout draws a code point's own glyph, whatever shaping library is there.
+            font = ImageFont.truetype(str(path), _FONT_PIXELS, layout_engine=ImageFont.Layout.BASIC)
+        except (OSError, RuntimeError) as error:
+            raise DataError(
+                f"Font {path} cannot be read ({error}); the data set 'glyphs' needs the DejaVu "
+                "fonts that matplotlib is published with. Install matplotlib from PyPI."
+            ) from error
+        faces.append(_Face(font, points))
+    return faces
+
+
+def _letters(faces: list[_Face], code_points: Iterable[int] | None) -> list[int]:
+    """Returns the candidates that are letters and in enough faces, sorted."""
+    if code_points is None:
+        code_points = frozenset().union(*(face.code_points for face in faces))
+    return sorted(
+        point
+        for point in set(code_points)
+        if _is_letter(chr(point)) and sum(point in face.code_points for face in faces) >= MIN_FACES
+    )
+
+
+def _is_letter(character: str) -> bool:
+    """Tells letters from other characters and from raised or lowered copies of letters."""
+    if unicodedata.category(character) not in ("Lu", "Ll", "Lt", "Lo"):
+        return False
+    return not unicodedata.decomposition(character).startswith(("<super>", "<sub>"))
+
+
+def _class_name(point: int) -> str:
+    return f"U+{point:04X} {unicodedata.name(chr(point), '')}".rstrip()
+
+
+def _reference(faces: list[_Face], point: int) -> Image.Image | None:
+    """Draws a letter in the first face that has it; None when it is blank."""
+    return next(_letter(face, point) for face in faces if point in face.code_points)
+
+
+def _letter(face: _Face, point: int) -> Image.Image | None:
+    """Draws a letter, cropped to its ink and brought to a common size; None when it is blank."""
+    mask = face.font.getmask(chr(point), mode="L")
+    if 0 in mask.size:
+        return None
+    image = Image.frombytes("L", mask.size, bytes(mask))
+    box = image.getbbox()
+    if box is None:
+        return None
+    image = image.crop(box)
+    scale = _LETTER_SIDE / max(image.size)
+    width, height = (max(1, round(side * scale)) for side in image.size)
+    return image.resize((width, height), Image.Resampling.LANCZOS)
+
+
+def _without_look_alikes(references: Mapping[int, Image.Image]) -> list[int]:
+    """Keeps the first of every group of letters that look alike."""
+    kept: list[int] = []
+    signatures = np.empty((len(references), _SIGNATURE_SIDE**2), np.float32)
+    for point, letter in references.items():
+        signature = _signature(letter)
+        distances = np.square(signatures[: len(kept)] - signature).sum(axis=1)
+        if not (distances < _ALIKE * np.square(signature).sum()).any():
+            signatures[len(kept)] = signature
+            kept.append(point)
+    return kept
+
+
+def _signature(letter: Image.Image) -> np.ndarray:
+    """Returns a coarse picture of a letter, centred in a square: float32 [side * side]."""
+    square = Image.new("L", (_LETTER_SIDE, _LETTER_SIDE))
+    square.paste(letter, ((_LETTER_SIDE - letter.width) // 2, (_LETTER_SIDE - letter.height) // 2))
+    small = square.resize((_SIGNATURE_SIDE, _SIGNATURE_SIDE), Image.Resampling.BOX)
+    return np.asarray(small, np.float32).ravel()
+
+
+def _draw_class(faces: list[_Face], point: int, image_size: int) -> np.ndarray:
+    """Draws all pictures of one letter: uint8 [INSTANCES_PER_CLASS, image_size, image_size]."""
+    letters = [_letter(face, point) for face in faces if point in face.code_points]
+    drawn = [letter for letter in letters if letter is not None]
+    chance = _uniform(point, INSTANCES_PER_CLASS * _NUM_CHANCES)
+    return np.stack(
+        [
+            _deformed(drawn[instance % len(drawn)], numbers, image_size)
+            for instance, numbers in enumerate(chance.reshape(INSTANCES_PER_CLASS, _NUM_CHANCES))
+        ]
+    )
+
+
+def _uniform(point: int, count: int) -> np.ndarray:
+    """Returns numbers in [-1, 1) that depend on the code point only.
+
+    Made from raw bits, which NumPy promises never to change.
+    """
+    bits = np.random.PCG64([_SEED, point]).random_raw(count)
+    return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-52 - 1.0
+
+
+def _deformed(letter: Image.Image, chance: np.ndarray, image_size: int) -> np.ndarray:
+    """Draws one picture from a letter and ``_NUM_CHANCES`` numbers in [-1, 1)."""
+    turn, shear, width, height, right, down, weight, softness = chance.tolist()
+    canvas = image_size * _OVERSAMPLING
+    turn *= _MAX_ROTATION
+    rotation = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
+    slant = np.array([[1.0, shear * _MAX_SHEAR], [0.0, 1.0]])
+    stretch = np.exp(np.array([width, height]) * _MAX_LOG_SCALE)
+    forward = rotation @ slant @ np.diag(stretch * _LETTER_SHARE * canvas / _LETTER_SIDE)
+    # Pillow asks where in the letter each pixel of the canvas comes from.
+    backward = np.linalg.inv(forward)
+    centre = canvas * (0.5 + np.array([right, down]) * _MAX_SHIFT)
+    offset = np.array(letter.size) / 2.0 - backward @ centre
+    image = letter.transform(
+        (canvas, canvas),
+        Image.Transform.AFFINE,
+        (*backward[0], offset[0], *backward[1], offset[1]),
+        Image.Resampling.BICUBIC,
+    )
+    # Blurring and sharpening around another grey than the middle one moves the edge of the stroke.
+    image = image.filter(ImageFilter.GaussianBlur(canvas / 84.0 * (1.1 + 0.4 * softness)))
+    image = image.point(_edge_table(95.0 + 45.0 * weight))
+    return np.asarray(image.resize((image_size, image_size), Image.Resampling.LANCZOS))
+
+
+def _edge_table(middle: float) -> list[int]:
+    """Returns the grey that replaces each of 0..255: steeper, and 127 at ``middle``."""
+    greys = 127.5 + (np.arange(256) - middle) * 2.5
+    return np.clip(np.rint(greys), 0, 255).astype(int).tolist()

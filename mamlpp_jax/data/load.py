@@ -1,0 +1,154 @@
+"""The way from a configuration to a data set: the cache first, then the source."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from absl import logging
+
+from mamlpp_jax.data import dataset as dataset_lib
+from mamlpp_jax.data.dataset import Dataset
+from mamlpp_jax.errors import ConfigError, DataError
+
+
+class _Source(NamedTuple):
+    """How a data set is made.
+
+    Attributes:
+        version: part of the cache file's name; raise it when the same settings give other arrays.
+        build: from the ``data`` configuration and a cache folder to the data set.
+    """
+
+    version: int
+    build: Callable[[Any, Path], Dataset]
+
+
+# The modules are imported when they are needed: reading the cache takes NumPy alone.
+def _build_glyphs(data_config: Any, cache_dir: Path) -> Dataset:
+    from mamlpp_jax.data import glyphs
+
+    del cache_dir
+    return glyphs.build(int(data_config.image_size))
+
+
+def _build_omniglot(data_config: Any, cache_dir: Path) -> Dataset:
+    from mamlpp_jax.data import omniglot
+
+    return omniglot.build(data_config, cache_dir)
+
+
+_SOURCES = {
+    "glyphs": _Source(1, _build_glyphs),
+    "omniglot": _Source(1, _build_omniglot),
+}
+
+
+def known_names() -> tuple[str, ...]:
+    """Returns the values ``data.name`` may have, sorted."""
+    return tuple(sorted(_SOURCES))
+
+
+def load_dataset(data_config: Any) -> Dataset:
+    """Returns the configured data set, from the cache when it was made before.
+
+    The cache file depends on the name and the picture size, not on where the source lies: every
+    source of a data set gives the same arrays. Nothing is written beside a source.
+
+    Args:
+        data_config: has ``name``, ``image_size`` (pixels), ``tfds_dir``, ``manual_dir`` and
+            ``cache_dir`` ("" = unset; the cache is then the user's cache folder).
+
+    Returns:
+        The data set.
+
+    Raises:
+        ConfigError: the name is unknown, the size not positive or the cache not writable.
+        DataError: the source is missing or broken.
+    """
+    source = _SOURCES.get(data_config.name)
+    if source is None:
+        raise ConfigError(
+            f"data.name is {data_config.name!r}; known data sets are {', '.join(known_names())}."
+        )
+    size = data_config.image_size
+    if not isinstance(size, int) or size < 1:
+        raise ConfigError(f"data.image_size is {size!r}; it must be a positive number of pixels.")
+    folder = cache_folder(data_config.cache_dir)
+    path = folder / f"{data_config.name}-{size}px-v{source.version}.npz"
+    start = time.perf_counter()
+    dataset = _from_cache(path, data_config.name, size)
+    if dataset is None:
+        _make_writable(folder)
+        logging.info("Making the data set %s at %dx%d pixels.", data_config.name, size, size)
+        dataset = source.build(data_config, folder)
+        _to_cache(dataset, path)
+    logging.info(
+        "Data set %s (%s): %d classes, %d pictures, %.1f s.",
+        dataset.name,
+        path,
+        dataset.num_classes,
+        len(dataset.images),
+        time.perf_counter() - start,
+    )
+    return dataset
+
+
+def cache_folder(cache_dir: str) -> Path:
+    """Returns the folder for what is made once.
+
+    Args:
+        cache_dir: ``data.cache_dir``; "" for ``mamlpp_jax`` in the user's cache folder.
+
+    Returns:
+        The folder, which need not exist.
+    """
+    if cache_dir:
+        return Path(cache_dir).expanduser()
+    user_cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(user_cache).expanduser() / "mamlpp_jax"
+
+
+def _from_cache(path: Path, name: str, size: int) -> Dataset | None:
+    """Returns the cached data set, or None when it has to be made."""
+    try:
+        if not path.exists():
+            return None
+        dataset = dataset_lib.load(path)
+        if dataset.name != name or dataset.images.shape[1:3] != (size, size):
+            raise DataError(
+                f"Data set file {path} holds {dataset.name!r} pictures of the shape "
+                f"{dataset.images.shape[1:]}; it must hold {name!r} at {size}x{size} pixels."
+            )
+    except (DataError, OSError) as error:
+        logging.warning("The cached data set is made again: %s", error)
+        return None
+    return dataset
+
+
+def _make_writable(folder: Path) -> None:
+    """Makes the cache folder, before minutes are spent on what could not be kept."""
+    problem = "it is not writable"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if os.access(folder, os.W_OK | os.X_OK):
+            return
+    except OSError as error:
+        problem = str(error)
+    raise ConfigError(
+        f"data.cache_dir: the cache folder {folder} cannot be used ({problem}); set data.cache_dir "
+        "to a folder that can be made and written."
+    )
+
+
+def _to_cache(dataset: Dataset, path: Path) -> None:
+    try:
+        dataset_lib.save(dataset, path)
+    except OSError as error:
+        raise DataError(
+            f"data.cache_dir: {path} cannot be written ({error}); set data.cache_dir to a folder "
+            "with enough room."
+        ) from error

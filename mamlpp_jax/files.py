@@ -1,0 +1,93 @@
+"""Small files in a working directory, written whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from mamlpp_jax.errors import WorkdirError
+
+
+@contextlib.contextmanager
+def naming(path: pathlib.Path, action: str) -> Iterator[None]:
+    """Turns an operating-system error inside the block into one that names the file.
+
+    Args:
+        path: the file or directory at work.
+        action: what failed, a verb: "read", "write".
+
+    Raises:
+        WorkdirError: for an OSError (missing, not permitted, disk full ...) inside the block.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise WorkdirError(f"cannot {action} {path}: {error.strerror or error}") from error
+
+
+def write_atomically(path: pathlib.Path, content: bytes) -> None:
+    """Replaces a file; whatever happens, readers see the old content or the new one.
+
+    Args:
+        path: file to write; its directory must exist.
+        content: all of its bytes.
+
+    Raises:
+        WorkdirError: the file cannot be written; the old one is untouched.
+    """
+    path = pathlib.Path(path)
+    with naming(path, "write"):
+        # In the same directory, since a rename is only atomic within a file system.
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            with temporary.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+            raise
+
+
+def write_json(path: pathlib.Path, value: Any) -> None:
+    """Writes a value as JSON, atomically: keys in the order given, indented by two.
+
+    Args:
+        path: file to write; its directory must exist.
+        value: dicts, sequences, strings, numbers, None, NumPy scalars and arrays, paths.
+
+    Raises:
+        WorkdirError: the file cannot be written (no such directory, no permission, disk full).
+    """
+    text = json.dumps(value, indent=2, ensure_ascii=False, default=_plain)
+    write_atomically(path, (text + "\n").encode())
+
+
+def read_json(path: pathlib.Path) -> Any:
+    """Reads a JSON file.
+
+    Raises:
+        WorkdirError: the file is missing, unreadable or not JSON; the message names it.
+    """
+    with naming(path, "read"):
+        content = pathlib.Path(path).read_bytes()
+    try:
+        return json.loads(content)
+    except ValueError as error:  # JSONDecodeError or UnicodeDecodeError
+        raise WorkdirError(f"{path} is not readable as JSON: {error}") from error
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, (np.generic, np.ndarray)):
+        return value.tolist()
+    if isinstance(value, pathlib.PurePath):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} cannot be written as JSON")

@@ -1,0 +1,54 @@
+"""The pictures of a run, drawn from its files and its first test task."""
+
+from __future__ import annotations
+
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mamlpp_jax import plots
+from mamlpp_jax.evaluate import Predictions
+from mamlpp_jax.program import Program
+from mamlpp_jax.reporting import read_metrics
+from mamlpp_jax.types import MetaState
+
+
+def draw_run(
+    workdir: pathlib.Path,
+    program: Program,
+    best: MetaState,
+    results: dict[str, Any],
+    answers: Predictions,
+) -> None:
+    """Draws learning curves, accuracy per inner step, learned inner rates and one test episode.
+
+    Args:
+        workdir: where the PNG files go and `metrics.jsonl` is.
+        program: the parts.
+        best: the state of the best epoch, whose inner rates are shown.
+        results: the content of `results.json`.
+        answers: on the test tasks; the first one is drawn.
+    """
+    plots.learning_curves(
+        read_metrics(workdir), workdir / "learning_curves.png", way=program.config.task.way
+    )
+    plots.accuracy_per_inner_step(results["test"], workdir / "accuracy_per_inner_step.png")
+    rates = {
+        "/".join(str(part.key) for part in path): np.asarray(leaf)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(best.inner)
+    }
+    if rates:
+        plots.inner_rates(rates, workdir / "inner_rates.png")
+    draw_episode(workdir / "episode.png", program, answers)
+
+
+def draw_episode(path: pathlib.Path, program: Program, answers: Predictions) -> None:
+    """Draws the first test task with a model's answers to it."""
+    episodes = program.draw(program.sources["test"], jnp.int32(0), jnp.zeros((1,), jnp.int32))
+    episode = jax.tree.map(lambda leaf: np.asarray(leaf[0]), episodes)
+    logits = answers.logits[0, -1]
+    probabilities = np.asarray(jax.nn.softmax(logits))
+    plots.episode(*episode, probabilities, path)

@@ -1,0 +1,167 @@
+"""From a configuration and a data set to the parts that training and evaluation run."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+import optax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from mamlpp_jax import config as config_lib
+from mamlpp_jax import schedules
+from mamlpp_jax.data.dataset import Dataset
+from mamlpp_jax.data.episodes import TaskShape, TaskSource, make_draw, make_source
+from mamlpp_jax.data.splits import SPLITS, split_classes
+from mamlpp_jax.inner_optimizers import make_inner_optimizer
+from mamlpp_jax.models import Conv4, init_model, make_forward
+from mamlpp_jax.outer_loop import Learner, init_state
+from mamlpp_jax.parallel import make_mesh, replicate
+from mamlpp_jax.types import Array, DrawTasks, MetaState
+
+_ROTATIONS = 4
+_STREAMS = {"init": 0, "train": 1, "val": 2, "test": 3}
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """What a run is made of.
+
+    Attributes:
+        config: the validated configuration.
+        mesh: the devices.
+        learner: backbone and inner loop.
+        optimizer: outer Adam.
+        learning_rate: its rate per outer step.
+        image_shape: (H, W, C).
+        sources: where the tasks of "train", "val" and "test" come from, on the devices.
+        class_names: of each split, before rotation.
+        largest_class: pictures of the largest class.
+        draw: draws tasks of the configuration's shape.
+    """
+
+    config: ConfigDict
+    mesh: Mesh
+    learner: Learner
+    optimizer: optax.GradientTransformation
+    learning_rate: optax.Schedule
+    image_shape: tuple[int, int, int]
+    sources: dict[str, TaskSource]
+    class_names: dict[str, list[str]]
+    largest_class: int
+    draw: DrawTasks
+
+    @property
+    def tasks_per_chunk(self) -> int:
+        """Tasks computed together on one device."""
+        per_device = self.config.train.tasks_per_step // self.mesh.size
+        chunk = self.config.compute.tasks_per_chunk
+        return chunk or (1 if jax.default_backend() == "cpu" else per_device)
+
+    def init_state(self) -> MetaState:
+        """The state before the first outer step, on the devices."""
+        variables = init_model(
+            _module(self.config), stream_key(self.config.seed, "init"), self.image_shape
+        )
+        state = init_state(
+            variables,
+            self.learner,
+            self.optimizer,
+            per_step_affine=self.config.norm.per_step_affine,
+            per_step_statistics=self.config.norm.per_step_statistics,
+        )
+        return replicate(state, self.mesh)
+
+
+def stream_key(seed: int, stream: str) -> Array:
+    """The random key of one use of a seed; the generator is fixed so that runs repeat everywhere."""
+    return jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), _STREAMS[stream])
+
+
+def task_shape(config: ConfigDict) -> TaskShape:
+    """The kind of task a configuration asks for."""
+    rotations = _ROTATIONS if config.data.rotations else 1
+    return TaskShape(config.task.way, config.task.shot, config.task.query, rotations)
+
+
+def choose_classes(
+    config: ConfigDict, dataset: Dataset, splits: Sequence[str] = SPLITS
+) -> dict[str, np.ndarray]:
+    """Splits the classes and checks that the splits can give the tasks asked for.
+
+    Returns:
+        Class indices of each of `splits`.
+
+    Raises:
+        ConfigError: too few classes or images.
+    """
+    data = config.data
+    counts = (data.train_classes, data.val_classes, data.test_classes)
+    everything = split_classes(dataset.num_classes, counts, data.seed)
+    classes = {split: everything[split] for split in splits}
+    rotations = task_shape(config).rotations
+    for split, members in classes.items():
+        smallest = int(dataset.class_sizes[members].min())
+        config_lib.check_classes(config, split, len(members) * rotations, smallest)
+    return classes
+
+
+def build(config: ConfigDict, dataset: Dataset, splits: Sequence[str] = SPLITS) -> Program:
+    """Builds everything but compiles nothing.
+
+    Args:
+        config: validated.
+        dataset: the data it asks for.
+        splits: those that tasks will be drawn from.
+
+    Raises:
+        ConfigError: the data do not give the tasks asked for, or devices are lacking.
+    """
+    classes = choose_classes(config, dataset, splits)
+    mesh = make_mesh(config.train.tasks_per_step, config.compute.devices)
+    images = replicate(dataset.images, mesh)
+    seeds = {"train": config.seed, "val": config.data.seed, "test": config.data.seed}
+    sources = {
+        split: replicate(
+            make_source(dataset, classes[split], images, stream_key(seeds[split], split)), mesh
+        )
+        for split in splits
+    }
+    train = config.train
+    rate = schedules.outer_learning_rate(
+        train.learning_rate,
+        train.final_learning_rate,
+        config_lib.total_steps(config),
+        train.cosine_annealing,
+    )
+    largest = int(dataset.class_sizes.max())
+    return Program(
+        config=config,
+        mesh=mesh,
+        learner=make_learner(config),
+        optimizer=optax.adam(rate, b1=train.adam_b1, b2=train.adam_b2),
+        learning_rate=rate,
+        image_shape=dataset.images.shape[1:],
+        sources=sources,
+        class_names={s: [dataset.class_names[i] for i in classes[s]] for s in splits},
+        largest_class=largest,
+        draw=make_draw(task_shape(config), largest),
+    )
+
+
+def make_learner(config: ConfigDict) -> Learner:
+    """The backbone and inner loop of a configuration."""
+    return Learner(
+        forward=make_forward(_module(config)),
+        inner_optimizer=make_inner_optimizer(config.inner.optimizer, config.inner.learning_rate),
+        inner_steps=config.train.inner_steps,
+        train_statistics=config.norm.train_statistics,
+    )
+
+
+def _module(config: ConfigDict) -> Conv4:
+    model = config.model
+    return Conv4(config.task.way, model.filters, model.max_pool, model.conv)
