@@ -102,6 +102,7 @@ class Checkpoints:
 def quiet_orbax() -> None:
     """Keeps Orbax's per-save chatter out of the log; warnings stay."""
     logging.get_absl_logger().addFilter(
-        lambda record: record.levelno >= logging.converter.STANDARD_WARNING
-        or "orbax" not in record.pathname
+        lambda record: (
+            record.levelno >= logging.converter.STANDARD_WARNING or "orbax" not in record.pathname
+        )
     )

@@ -64,7 +64,9 @@ def default_config() -> ConfigDict:
     norm.per_step_statistics = True  # BNRS: running statistics per inner step
     norm.per_step_affine = True  # BNWB: scale and bias per inner step
     norm.train_statistics = "batch"  # batch | running | support: what normalises in training
-    norm.eval_statistics = "batch"  # one or several, "batch,support,running"; the first selects epochs
+    norm.eval_statistics = (
+        "batch"  # one or several, "batch,support,running"; the first selects epochs
+    )
 
     config.inner = inner = ConfigDict()
     inner.optimizer = "lslr"  # lslr: learned per-tensor per-step rates; sgd: one fixed rate
@@ -76,7 +78,9 @@ def default_config() -> ConfigDict:
     train.tasks_per_step = 16  # the meta-batch (released code: 8)
     train.inner_steps = 5
     train.first_order_epochs = 50  # DA: first order before this epoch; 0 = off (released code: off)
-    train.multi_step_epochs = 10  # MSL: annealed over these epochs, then the last loss only; 0 = off
+    train.multi_step_epochs = (
+        10  # MSL: annealed over these epochs, then the last loss only; 0 = off
+    )
     train.cosine_annealing = True  # CA, per outer step (released code: per epoch)
     train.learning_rate = 1e-3  # outer Adam
     train.final_learning_rate = 1e-5  # where CA ends
@@ -156,7 +160,9 @@ def parse_argument(argument: str | None, defaults: dict[str, Any]) -> dict[str, 
         try:
             result[key] = kind(text)
         except ValueError as error:
-            raise ConfigError(f"argument {key}={text!r} must be of type {kind.__name__}.") from error
+            raise ConfigError(
+                f"argument {key}={text!r} must be of type {kind.__name__}."
+            ) from error
     return result
 
 
@@ -259,19 +265,38 @@ def _check_choice(choices: dict[str, tuple[str, tuple[str, ...]]]) -> None:
             raise ConfigError(f"config.{name} is {value!r}; choose one of {', '.join(allowed)}.")
 
 
-_AT_LEAST_ONE = (
-    "data.image_size data.train_classes data.val_classes data.test_classes task.way task.shot task.query "
-    "model.filters train.epochs train.steps_per_epoch train.tasks_per_step train.inner_steps "
-    "evaluation.tasks evaluation.ensemble"
-).split()
-_AT_LEAST_ZERO = (
-    "seed data.seed train.first_order_epochs train.multi_step_epochs compute.devices "
-    "compute.tasks_per_chunk compute.steps_per_dispatch"
-).split()
-_POSITIVE = (
-    "inner.learning_rate train.learning_rate train.final_learning_rate checkpoint.every_minutes "
-    "log.every_seconds"
-).split()
+_AT_LEAST_ONE = [
+    "data.image_size",
+    "data.train_classes",
+    "data.val_classes",
+    "data.test_classes",
+    "task.way",
+    "task.shot",
+    "task.query",
+    "model.filters",
+    "train.epochs",
+    "train.steps_per_epoch",
+    "train.tasks_per_step",
+    "train.inner_steps",
+    "evaluation.tasks",
+    "evaluation.ensemble",
+]
+_AT_LEAST_ZERO = [
+    "seed",
+    "data.seed",
+    "train.first_order_epochs",
+    "train.multi_step_epochs",
+    "compute.devices",
+    "compute.tasks_per_chunk",
+    "compute.steps_per_dispatch",
+]
+_POSITIVE = [
+    "inner.learning_rate",
+    "train.learning_rate",
+    "train.final_learning_rate",
+    "checkpoint.every_minutes",
+    "log.every_seconds",
+]
 _HALVINGS = 4
 
 

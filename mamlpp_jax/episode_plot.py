@@ -21,7 +21,7 @@ _LONGEST_CAPTION = 11  # characters of a class name below an image
 
 # Sizes in tiles; a tile is an image and the margin around it.
 _INCHES = 0.72
-_NAME_WIDTH = 1.1
+_NAME_WIDTH = 1.3
 _GAP = 0.35  # between support and query images
 _BLOCK_GAP = 0.45
 _HEAD = 0.95
@@ -195,7 +195,7 @@ class _Canvas:
         self._layout = layout
         self._cmap = cmap
         # A narrow episode still needs room for its title.
-        self._width = max(layout.width, 3.7)
+        self._width = max(layout.width, 3.9)
         self._top = _HEAD + 0.25
         height = layout.height + self._top
         self.figure = new_figure(_INCHES * self._width, _INCHES * height, constrained=False)

@@ -1,4 +1,4 @@
-"""Small files in a working directory, written whole or not at all."""
+"""Files that appear whole or not at all."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import contextlib
 import json
 import os
 import pathlib
+import uuid
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -31,6 +32,33 @@ def naming(path: pathlib.Path, action: str) -> Iterator[None]:
         raise WorkdirError(f"cannot {action} {path}: {error.strerror or error}") from error
 
 
+@contextlib.contextmanager
+def replacing(path: pathlib.Path) -> Iterator[BinaryIO]:
+    """Opens a file for writing that takes its place only when the block ends without an error.
+
+    Args:
+        path: the file; its folder must exist. An existing file is replaced.
+
+    Yields:
+        A binary file under a temporary name.
+
+    Raises:
+        OSError: the folder cannot be written, or the disk is full.
+    """
+    # In the same folder, because os.replace is atomic within one file system only. The name is
+    # unique, because several processes may fill a shared cache at once.
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        with temporary.open("xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
 def write_atomically(path: pathlib.Path, content: bytes) -> None:
     """Replaces a file; whatever happens, readers see the old content or the new one.
 
@@ -42,19 +70,8 @@ def write_atomically(path: pathlib.Path, content: bytes) -> None:
         WorkdirError: the file cannot be written; the old one is untouched.
     """
     path = pathlib.Path(path)
-    with naming(path, "write"):
-        # In the same directory, since a rename is only atomic within a file system.
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            with temporary.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
-            raise
+    with naming(path, "write"), replacing(path) as file:
+        file.write(content)
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:

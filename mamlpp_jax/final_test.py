@@ -166,9 +166,16 @@ def write_page(workdir: pathlib.Path, results: dict[str, Any]) -> None:
     write_atomically(workdir / "results.md", results_page(results, workdir).encode())
 
 
-_CONDITION_FIELDS = (
-    "model train_statistics eval_statistics way shot query inner_steps tasks"
-).split()
+_CONDITION_FIELDS = [
+    "model",
+    "train_statistics",
+    "eval_statistics",
+    "way",
+    "shot",
+    "query",
+    "inner_steps",
+    "tasks",
+]
 
 
 def _identity(row: dict[str, Any]) -> tuple[Any, ...]:
@@ -187,4 +194,3 @@ def is_tested(results: dict[str, Any] | None, config: ConfigDict) -> bool:
 
 def _shape(row: dict[str, Any]) -> tuple[int, int, int, int]:
     return row["way"], row["shot"], row["query"], row["inner_steps"]
-

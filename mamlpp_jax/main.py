@@ -1,7 +1,7 @@
 """The command line.
 
-    python -m mamlpp_jax.main --config=configs/omniglot.py:way=20,shot=1,method=maml++
-    python -m mamlpp_jax.main --mode=evaluate --workdir=runs/... --shot=5 --statistics=support
+python -m mamlpp_jax.main --config=configs/omniglot.py:way=20,shot=1,method=maml++
+python -m mamlpp_jax.main --mode=evaluate --workdir=runs/... --shot=5 --statistics=support
 """
 
 from __future__ import annotations
@@ -19,16 +19,23 @@ from mamlpp_jax.errors import ConfigError, MamlppError
 from mamlpp_jax.parallel import largest_divisor
 
 _CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "Configuration file, optionally with an argument after a colon.", lock_config=True
+    "config",
+    None,
+    "Configuration file, optionally with an argument after a colon.",
+    lock_config=True,
 )
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; default: a name made of the config.")
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Folder of the run; default: a name made of the config."
+)
 _MODE = flags.DEFINE_enum("mode", "train", ["train", "evaluate"], "What to do.")
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print shapes, memory and the schedule, and stop.")
 _WAY = flags.DEFINE_integer("way", None, "Evaluate: classes per task.", lower_bound=2)
 _SHOT = flags.DEFINE_integer("shot", None, "Evaluate: support images per class.", lower_bound=1)
 _QUERY = flags.DEFINE_integer("query", None, "Evaluate: query images per class.", lower_bound=1)
 _INNER_STEPS = flags.DEFINE_integer("inner_steps", None, "Evaluate: inner steps.", lower_bound=1)
-_STATISTICS = flags.DEFINE_string("statistics", None, "Evaluate: batch, running, support, or several.")
+_STATISTICS = flags.DEFINE_string(
+    "statistics", None, "Evaluate: batch, running, support, or several."
+)
 
 USAGE_EXIT_CODE = 2
 
@@ -37,7 +44,15 @@ def _parse_flags(argv: list[str]) -> list[str]:
     """Parses flags; a mistake in them is one paragraph, not a traceback."""
     try:
         return flags.FLAGS(argv)
-    except (flags.Error, MamlppError, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+    except (
+        flags.Error,
+        MamlppError,
+        AttributeError,
+        KeyError,
+        TypeError,
+        ValueError,
+        OSError,
+    ) as error:
         _fail(error)
 
 
@@ -49,7 +64,9 @@ def _fail(error: Exception) -> None:
 
 def _use_cpu_cores(config: ConfigDict) -> None:
     """Splits the CPU into devices; must run before JAX is first used, and means nothing to a GPU."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
     devices = config.compute.devices or largest_divisor(config.train.tasks_per_step, cores)
     jax.config.update("jax_num_cpu_devices", devices)
 

@@ -34,6 +34,7 @@ from mamlpp_jax.types import (
     RunningStats,
 )
 
+
 class Learner(NamedTuple):
     """The static part of the program: what does not change while training.
 
@@ -360,7 +361,9 @@ def make_train_step(
     return train_step
 
 
-def _over_devices(device_sums: Callable[..., _ChunkSums], mesh: Mesh | None) -> Callable[..., _ChunkSums]:
+def _over_devices(
+    device_sums: Callable[..., _ChunkSums], mesh: Mesh | None
+) -> Callable[..., _ChunkSums]:
     """Runs `device_sums` on every device's share of the task indices and averages."""
     if mesh is None:
         return device_sums

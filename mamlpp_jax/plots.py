@@ -248,7 +248,7 @@ def inner_rates(rates: Mapping[str, np.ndarray], path: pathlib.Path) -> None:
         raise ValueError("the inner rates belong to different numbers of inner steps")
     table = np.stack(list(means.values()))
     height, width = table.shape
-    figure = new_figure(2.6 + 0.62 * width, 1.2 + 0.3 * height)
+    figure = new_figure(2.6 + 0.62 * width, max(1.2 + 0.3 * height, 2.2))
     axes = figure.subplots()
     finite = np.abs(table[np.isfinite(table)])
     limit = max(float(finite.max(initial=0.0)), 1e-12)

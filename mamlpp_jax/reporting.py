@@ -372,12 +372,23 @@ class Progress:
 def _bar(total_steps: int, start_step: int, stream: TextIO) -> Any:
     import tqdm
 
+    # A container's terminal may say that its size is 0 by 0; tqdm would then draw nothing.
+    known = _has_size(stream)
     return tqdm.tqdm(
         total=total_steps,
         initial=start_step,
         file=stream,
         unit=" steps",
-        dynamic_ncols=True,
+        dynamic_ncols=known,
+        ncols=None if known else 100,
+        nrows=None if known else 24,
         mininterval=0.5,
         miniters=1,  # a fixed count: otherwise the bar stalls when steps turn slower
     )
+
+
+def _has_size(terminal: TextIO) -> bool:
+    try:
+        return 0 not in os.get_terminal_size(terminal.fileno())
+    except (AttributeError, OSError, ValueError):
+        return False

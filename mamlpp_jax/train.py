@@ -6,7 +6,6 @@ import math
 import pathlib
 import time
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -242,9 +241,7 @@ class _Loop:
             row[f"val_loss_{mode}"] = scores.loss
             texts.append(f"{mode} {100 * scores.accuracy:.2f} ± {100 * scores.ci95:.2f} %")
         self.writer.validation(row)
-        self.writer.timing(
-            {"step": row["step"], "validation_seconds": time.monotonic() - started}
-        )
+        self.writer.timing({"step": row["step"], "validation_seconds": time.monotonic() - started})
         self.writer.flush()
         self.progress.message(
             f"epoch {plan.epoch + 1}/{self.config.train.epochs}: validation accuracy "

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from mamlpp_jax.data.files import replacing
 from mamlpp_jax.errors import DataError
+from mamlpp_jax.files import replacing
 
 _FORMAT = 1
 

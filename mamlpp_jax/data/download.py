@@ -11,8 +11,8 @@ from typing import BinaryIO
 
 from absl import logging
 
-from mamlpp_jax.data.files import replacing
 from mamlpp_jax.errors import DataError
+from mamlpp_jax.files import replacing
 
 _TIMEOUT_SECONDS = 30.0  # without an answer; a slow download may take longer
 

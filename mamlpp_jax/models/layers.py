@@ -71,7 +71,9 @@ class PerStepBatchNorm(nn.Module):
         self._leave("var", var)
         self._leave("count", jnp.asarray(x.size // x.shape[-1], mean.dtype))
         if use_given or self.is_initializing():
-            mean = self.variable("batch_stats", "mean", jnp.zeros, shape, offset.dtype).value - offset
+            mean = (
+                self.variable("batch_stats", "mean", jnp.zeros, shape, offset.dtype).value - offset
+            )
             var = self.variable("batch_stats", "var", jnp.ones, shape, offset.dtype).value
         factor = scale * lax.rsqrt(var + self.epsilon)
         return x * factor + (bias - mean * factor)

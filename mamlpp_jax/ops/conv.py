@@ -53,7 +53,9 @@ class Geometry(NamedTuple):
         return high, wide
 
 
-def conv2d(x: Array, kernel: Array, *, stride: int = 1, padding: int = 1, kind: str = "auto") -> Array:
+def conv2d(
+    x: Array, kernel: Array, *, stride: int = 1, padding: int = 1, kind: str = "auto"
+) -> Array:
     """Cross-correlates a batch of images with a kernel.
 
     Args:

@@ -1,0 +1,44 @@
+"""Packaging of mamlpp_jax; tools are configured in pyproject.toml."""
+
+from setuptools import find_packages, setup
+
+setup(
+    name="mamlpp_jax",
+    version="0.1.0",
+    description="MAML++ and every ablation of it, as pure JAX/Flax functions",
+    long_description=open("README.md", encoding="utf-8").read(),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    python_requires=">=3.11",
+    packages=find_packages(include=["mamlpp_jax", "mamlpp_jax.*"]),
+    package_data={"mamlpp_jax": ["py.typed"]},
+    install_requires=[
+        "absl-py>=2.0",
+        "array_record>=0.8",
+        "flax>=0.12",
+        # tensorflow-datasets imports it without declaring it.
+        "importlib_resources>=6.0",
+        "jax>=0.10",
+        "jaxlib>=0.10",
+        "matplotlib>=3.9",
+        "ml-collections>=1.0",
+        "numpy>=2.0",
+        "optax>=0.2.8",
+        "orbax-checkpoint>=0.12",
+        "pillow>=10.0",
+        "tensorboardX>=2.6",
+        "tensorflow-datasets>=4.9.10",
+        "tqdm>=4.66",
+    ],
+    extras_require={
+        "gpu": ["jax[cuda13]>=0.10"],
+        "tpu": ["jax[tpu]>=0.10"],
+        "test": [
+            "hypothesis>=6.100",
+            "mypy>=1.15",
+            "pytest>=8.3",
+            "pytest-xdist>=3.6",
+            "ruff>=0.12",
+        ],
+    },
+)
