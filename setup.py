@@ -1,12 +1,14 @@
 """Packaging of mamlpp_jax; tools are configured in pyproject.toml."""
 
+from pathlib import Path
+
 from setuptools import find_packages, setup
 
 setup(
     name="mamlpp_jax",
     version="0.1.0",
     description="MAML++ and every ablation of it, as pure JAX/Flax functions",
-    long_description=open("README.md", encoding="utf-8").read(),
+    long_description=Path("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="MIT",
     python_requires=">=3.11",

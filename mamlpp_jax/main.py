@@ -6,6 +6,7 @@ python -m mamlpp_jax.main --mode=evaluate --workdir=runs/... --shot=5 --statisti
 
 from __future__ import annotations
 
+import logging as std_logging
 import os
 import pathlib
 import sys
@@ -15,6 +16,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from mamlpp_jax import commands
+from mamlpp_jax.data.load import cache_folder
 from mamlpp_jax.errors import ConfigError, MamlppError
 from mamlpp_jax.parallel import largest_divisor
 
@@ -62,8 +64,14 @@ def _fail(error: Exception) -> None:
     sys.exit(USAGE_EXIT_CODE)
 
 
-def _use_cpu_cores(config: ConfigDict) -> None:
-    """Splits the CPU into devices; must run before JAX is first used, and means nothing to a GPU."""
+def _set_up_jax(config: ConfigDict) -> None:
+    """Sets what must be set before JAX is first used."""
+    # A machine without a TPU says so at length; which devices are used is logged anyway.
+    std_logging.getLogger("jax._src.xla_bridge").setLevel(std_logging.WARNING)
+    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        compiled = cache_folder(config.data.cache_dir) / "compiled"
+        jax.config.update("jax_compilation_cache_dir", str(compiled))
+    # Splits the CPU into devices; means nothing to a GPU.
     cores = (
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     )
@@ -80,7 +88,7 @@ def _main(argv: list[str]) -> None:
     )
     try:
         config = commands.resolve_config(_MODE.value, _CONFIG.value, workdir, overrides)
-        _use_cpu_cores(config)
+        _set_up_jax(config)
         if _DRY_RUN.value:
             commands.dry_run(config, workdir)
         elif _MODE.value == "evaluate":

@@ -97,5 +97,5 @@ def test_third_derivative():
 
 def test_unknown_kind_lists_the_known():
     x, w, _ = make(CASES[0])
-    with pytest.raises(ValueError, match="fft.*auto, xla, patches"):
+    with pytest.raises(ValueError, match=r"fft.*auto, xla, patches"):
         conv2d(x, w, kind="fft")

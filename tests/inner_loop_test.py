@@ -156,5 +156,5 @@ def test_a_stateful_transformation_carries_its_state_over_the_steps(problem):
 
 
 def test_unknown_inner_optimizer_lists_the_known():
-    with pytest.raises(ValueError, match="adagrad.*sgd, lslr"):
+    with pytest.raises(ValueError, match=r"adagrad.*sgd, lslr"):
         make_inner_optimizer("adagrad", 0.1)
