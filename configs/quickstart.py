@@ -1,6 +1,12 @@
 """A first run in minutes: 5-way 1-shot on built-in glyphs, no download.
 
-python -m mamlpp_jax.main --config=configs/quickstart.py
+Run it with ``make quickstart`` or
+
+    python -m mamlpp_jax.main --config=configs/quickstart.py
+
+Measured with method=maml++, seed 0, trained with `batch` statistics: test accuracy (300 tasks, ensemble of 3
+epochs) 96.40 ± 0.96 % with `batch`, 93.87 ± 1.23 % with `support`, 22.00 ± 0.84 % with `running`
+statistics; 2 min 43 s on 2 CPU cores (AMD EPYC, JAX 0.10.2).
 """
 
 from ml_collections import ConfigDict

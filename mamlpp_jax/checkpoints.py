@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging as std_logging
 import pathlib
 from typing import Any
 
@@ -102,7 +103,5 @@ class Checkpoints:
 def quiet_orbax() -> None:
     """Keeps Orbax's per-save chatter out of the log; warnings stay."""
     logging.get_absl_logger().addFilter(
-        lambda record: (
-            record.levelno >= logging.converter.STANDARD_WARNING or "orbax" not in record.pathname
-        )
+        lambda record: record.levelno >= std_logging.WARNING or "orbax" not in record.pathname
     )

@@ -141,7 +141,7 @@ def make_evaluator(
 
 def ensemble(predictions: Sequence[Predictions]) -> Predictions:
     """Averages the logits of several models on the same tasks (section 5 of the paper)."""
-    logits = np.mean([p.logits for p in predictions], axis=0, dtype=np.float64)
+    logits = np.stack([p.logits for p in predictions]).mean(axis=0, dtype=np.float64)
     return Predictions(logits, predictions[0].labels)
 
 

@@ -1,7 +1,9 @@
 """The command line.
 
-python -m mamlpp_jax.main --config=configs/omniglot.py:way=20,shot=1,method=maml++
-python -m mamlpp_jax.main --mode=evaluate --workdir=runs/... --shot=5 --statistics=support
+    python -m mamlpp_jax.main --config=configs/omniglot.py:way=20,shot=1,method=maml++
+    python -m mamlpp_jax.main --mode=evaluate --workdir=runs/... --shot=5 --statistics=support
+
+Bad input ends with one paragraph on standard error and exit code 2.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ import logging as std_logging
 import os
 import pathlib
 import sys
+from typing import NoReturn
 
 import jax
 from absl import app, flags, logging
@@ -58,7 +61,7 @@ def _parse_flags(argv: list[str]) -> list[str]:
         _fail(error)
 
 
-def _fail(error: Exception) -> None:
+def _fail(error: Exception) -> NoReturn:
     text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
     print(f"error: {text.strip()}", file=sys.stderr)
     sys.exit(USAGE_EXIT_CODE)

@@ -51,4 +51,11 @@ def draw_episode(path: pathlib.Path, program: Program, answers: Predictions) -> 
     episode = jax.tree.map(lambda leaf: np.asarray(leaf[0]), episodes)
     logits = answers.logits[0, -1]
     probabilities = np.asarray(jax.nn.softmax(logits))
-    plots.episode(*episode, probabilities, path)
+    plots.episode(
+        episode.support_images,
+        episode.support_labels,
+        episode.query_images,
+        episode.query_labels,
+        probabilities,
+        path,
+    )

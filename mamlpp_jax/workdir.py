@@ -82,7 +82,7 @@ def hardware() -> dict[str, Any]:
         "device": devices[0].device_kind,
         "devices": len(devices),
         "jax": jax.__version__,
-        "matmul_precision": jax.config.jax_default_matmul_precision or "default",
+        "matmul_precision": jax.config.values["jax_default_matmul_precision"] or "default",
     }
 
 

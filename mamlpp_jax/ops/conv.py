@@ -79,7 +79,8 @@ def conv2d(
         return lax.conv_general_dilated(
             x, kernel, (stride, stride), pads, dimension_numbers=("NHWC", "HWIO", "NHWC")
         )
-    geometry = Geometry(x.shape[1:3], kernel.shape[:2], stride, padding)
+    size, window = (x.shape[1], x.shape[2]), (kernel.shape[0], kernel.shape[1])
+    geometry = Geometry(size, window, stride, padding)
     return _conv(geometry, x, kernel)
 
 
