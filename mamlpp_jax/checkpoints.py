@@ -51,12 +51,9 @@ class Checkpoints:
             val_accuracy: at the end of an epoch, what ranks it.
         """
         metrics = None if val_accuracy is None else {_METRIC: val_accuracy}
-        step = int(state.step)
-        if step in self._manager.all_steps():
-            # A save inside the epoch fell on its last step; the ranked one replaces it.
-            self._manager.wait_until_finished()
-            self._manager.delete(step)
-        self._manager.save(step, args=ocp.args.StandardSave(state), metrics=metrics, force=True)
+        self._manager.save(
+            int(state.step), args=ocp.args.StandardSave(state), metrics=metrics, force=True
+        )
 
     def latest_step(self) -> int | None:
         """The newest checkpoint's outer step, None when there is none."""

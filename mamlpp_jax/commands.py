@@ -104,15 +104,14 @@ def evaluate(config: ConfigDict, workdir: pathlib.Path, overrides: Overrides) ->
     Raises:
         MamlppError: bad input; see `mamlpp_jax.errors`.
     """
+    workdir_lib.read_config(workdir)  # Nothing is made in a folder that no run has claimed.
     tested_config = _with_overrides(config, overrides)
     config_lib.validate(tested_config)
     dataset = load_dataset(config.data)
     tested = build(tested_config, dataset, splits=("test",))
     quiet_orbax()
-    if not (workdir / "checkpoints").is_dir():
-        workdir_lib.read_config(workdir)
+    trained = build(config, dataset)
     with Checkpoints(workdir, config.evaluation.ensemble) as checkpoints:
-        trained = build(config, dataset)
         conditions = final_test.as_trained(tested_config)
         _test_and_report(trained, tested, workdir, checkpoints, conditions)
 

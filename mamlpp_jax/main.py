@@ -48,22 +48,40 @@ USAGE_EXIT_CODE = 2
 def _parse_flags(argv: list[str]) -> list[str]:
     """Parses flags; a mistake in them is one paragraph, not a traceback."""
     try:
-        return flags.FLAGS(argv)
-    except (
-        flags.Error,
-        MamlppError,
-        AttributeError,
-        KeyError,
-        TypeError,
-        ValueError,
-        OSError,
-    ) as error:
-        _fail(error)
+        rest = flags.FLAGS(argv)
+        _check_config_file()
+    except (flags.Error, MamlppError) as error:
+        _fail(str(_root_cause(error)))
+    except (AttributeError, KeyError) as error:
+        # What ml_collections raises for --config.FIELD when there is no such field.
+        _fail(f"unknown configuration field: {' '.join(str(error.args[0]).split())}")
+    except (TypeError, ValueError) as error:
+        _fail(f"a --config field has a value of the wrong type: {error}")
+    return rest
 
 
-def _fail(error: Exception) -> NoReturn:
-    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
-    print(f"error: {text.strip()}", file=sys.stderr)
+def _check_config_file() -> None:
+    """Without this a missing file is noticed, in many words, only when a field is read."""
+    flag = flags.FLAGS["config"]
+    if flag.present and not os.path.isfile(config_flags.get_config_filename(flag)):
+        path = config_flags.get_config_filename(flag)
+        raise ConfigError(
+            f"--config: {path} does not exist; give the path of a configuration file."
+        )
+
+
+def _root_cause(error: BaseException) -> BaseException:
+    """Our own error, which the flag libraries wrap into others that quote its traceback."""
+    cause: BaseException | None = error
+    root = error
+    while cause is not None:
+        root = cause if isinstance(cause, MamlppError) else root
+        cause = cause.__cause__ or cause.__context__
+    return root
+
+
+def _fail(message: str) -> NoReturn:
+    print(f"error: {message.strip()}", file=sys.stderr)
     sys.exit(USAGE_EXIT_CODE)
 
 
@@ -101,7 +119,7 @@ def _main(argv: list[str]) -> None:
         else:
             commands.train(config, workdir)
     except MamlppError as error:
-        _fail(error)
+        _fail(str(error))
 
 
 if __name__ == "__main__":
