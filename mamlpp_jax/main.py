@@ -54,7 +54,7 @@ def _parse_flags(argv: list[str]) -> list[str]:
         _fail(str(_root_cause(error)))
     except (AttributeError, KeyError) as error:
         # What ml_collections raises for --config.FIELD when there is no such field.
-        _fail(f"unknown configuration field: {' '.join(str(error.args[0]).split())}")
+        _fail(f"unknown configuration field: {_first_text(error)}")
     except (TypeError, ValueError) as error:
         _fail(f"a --config field has a value of the wrong type: {error}")
     return rest
@@ -78,6 +78,12 @@ def _root_cause(error: BaseException) -> BaseException:
         root = cause if isinstance(cause, MamlppError) else root
         cause = cause.__cause__ or cause.__context__
     return root
+
+
+def _first_text(error: BaseException) -> str:
+    """The message of an error whose argument may be another error, on one line."""
+    first = error.args[0] if error.args else ""
+    return _first_text(first) if isinstance(first, BaseException) else " ".join(str(first).split())
 
 
 def _fail(message: str) -> NoReturn:
