@@ -54,6 +54,8 @@ def resolve_config(
             f"{given} change an evaluation only; for training use the configuration's fields "
             "(--config=FILE:way=20 or --config.task.way=20)."
         )
+    if mode == "evaluate" and workdir is None:
+        raise ConfigError("--mode=evaluate needs --workdir, the folder of a trained run.")
     if mode == "evaluate" and workdir is not None and config is None:
         return workdir_lib.read_config(workdir)
     if config is None:

@@ -223,17 +223,27 @@ def validate(config: ConfigDict) -> None:
         ConfigError: names the field, its value and what is allowed.
     """
     _check_names_and_types(config)
-    parse_method(config.method)
+    _check_method(config)
     _check_choices(config)
     _check_ranges(config)
     _check_divisibility(config)
 
 
+def check_field(name: str) -> None:
+    """Checks that a field such as "train.epochs" exists.
+
+    Raises:
+        ConfigError: it does not; suggests one that does.
+    """
+    known = dict(flatten(default_config()))
+    if name not in known:
+        raise ConfigError(f"config.{name} is not a field{_suggest(name, known)}.")
+
+
 def _check_names_and_types(config: ConfigDict) -> None:
     known, given = dict(flatten(default_config())), dict(flatten(config))
     for name in given:
-        if name not in known:
-            raise ConfigError(f"config.{name} is not a field{_suggest(name, known)}.")
+        check_field(name)
     for name, default in known.items():
         if name not in given:
             raise ConfigError(f"config.{name} is missing; its default is {default!r}.")
@@ -242,6 +252,26 @@ def _check_names_and_types(config: ConfigDict) -> None:
         if not isinstance(value, allowed) or isinstance(value, bool) != isinstance(default, bool):
             raise ConfigError(
                 f"config.{name} is {value!r}; it must be of type {type(default).__name__}."
+            )
+
+
+def _check_method(config: ConfigDict) -> None:
+    """A method may be cut short (DA for no epochs), but has no component that its name leaves out."""
+    named, train = parse_method(config.method), config.train
+    switches = {
+        "msl": ("train.multi_step_epochs", train.multi_step_epochs, 0),
+        "da": ("train.first_order_epochs", train.first_order_epochs, 0),
+        "bnrs": ("norm.per_step_statistics", config.norm.per_step_statistics, False),
+        "bnwb": ("norm.per_step_affine", config.norm.per_step_affine, False),
+        "lslr": ("inner.optimizer", config.inner.optimizer, "sgd"),
+        "ca": ("train.cosine_annealing", train.cosine_annealing, False),
+    }
+    for component, (field, value, off) in switches.items():
+        if component not in named and value != off:
+            raise ConfigError(
+                f"config.method is {config.method!r}, which leaves out {component}, but config.{field} is "
+                f"{value!r}. The method is chosen by the argument of the configuration file "
+                "(--config=FILE:method=maml), which sets every switch."
             )
 
 
@@ -311,6 +341,9 @@ def _check_ranges(config: ConfigDict) -> None:
         for name in names:
             if fields[name] < low:
                 raise ConfigError(f"config.{name} is {fields[name]}; it must be {text}.")
+    for name in ("seed", "data.seed"):
+        if fields[name] >= 2**32:
+            raise ConfigError(f"config.{name} is {fields[name]}; it must be less than 2**32.")
     for name in _POSITIVE:
         if not (fields[name] > 0 and math.isfinite(fields[name])):
             raise ConfigError(f"config.{name} is {fields[name]}; it must be a positive number.")
@@ -332,16 +365,26 @@ def _check_divisibility(config: ConfigDict) -> None:
             f"config.compute.devices={compute.devices}; use a divisor of {tasks}, or 0 for automatic."
         )
     # How many devices "automatic" means is only known later; a divisor of the whole is needed anyway.
-    if compute.tasks_per_chunk and (tasks // (compute.devices or 1)) % compute.tasks_per_chunk:
-        raise ConfigError(
-            f"config.compute.tasks_per_chunk is {compute.tasks_per_chunk}; it must divide the tasks per "
-            f"device (config.train.tasks_per_step={tasks} over {compute.devices or 'all'} devices)."
-        )
+    check_chunk(config, compute.devices or 1)
     dispatch = compute.steps_per_dispatch
     if dispatch and config.train.steps_per_epoch % dispatch:
         raise ConfigError(
             f"config.compute.steps_per_dispatch is {dispatch}; it must divide "
             f"config.train.steps_per_epoch={config.train.steps_per_epoch}."
+        )
+
+
+def check_chunk(config: ConfigDict, devices: int) -> None:
+    """Checks that the tasks of each of so many devices divide into chunks.
+
+    Raises:
+        ConfigError: they do not.
+    """
+    tasks, chunk = config.train.tasks_per_step, config.compute.tasks_per_chunk
+    if chunk and (tasks // devices) % chunk:
+        raise ConfigError(
+            f"config.compute.tasks_per_chunk is {chunk}; it must divide the {tasks // devices} tasks "
+            f"per device (config.train.tasks_per_step={tasks} over {devices} device(s))."
         )
 
 

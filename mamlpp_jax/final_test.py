@@ -143,7 +143,10 @@ def write_results(
     config = program.config
     per_epoch = config.train.steps_per_epoch
     steps = checkpoints.latest_step() or 0
-    earlier = (workdir_lib.read_results(workdir) or {}).get("test", [])
+    best_epochs = [step // per_epoch - 1 for step in checkpoints.best_steps()]
+    stored = workdir_lib.read_results(workdir) or {}
+    # Rows of other epochs, from before the run was finished, are another model's.
+    earlier = stored["test"] if stored.get("best_epochs") == best_epochs else []
     fresh = {_identity(row) for row in rows}
     results = {
         "experiment": config.experiment,
@@ -154,7 +157,7 @@ def write_results(
         "commit": workdir_lib.commit(),
         "hardware": workdir_lib.hardware(),
         "config": config.to_dict(),
-        "best_epochs": [step // per_epoch - 1 for step in checkpoints.best_steps()],
+        "best_epochs": best_epochs,
         "test": [row for row in earlier if _identity(row) not in fresh] + list(rows),
     }
     write_json(workdir / workdir_lib.RESULTS_FILE, results)

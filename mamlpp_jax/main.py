@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging as std_logging
 import os
 import pathlib
+import re
 import sys
 from typing import NoReturn
 
@@ -19,6 +20,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from mamlpp_jax import commands
+from mamlpp_jax import config as config_lib
 from mamlpp_jax.data.load import cache_folder
 from mamlpp_jax.errors import ConfigError, MamlppError
 from mamlpp_jax.parallel import largest_divisor
@@ -48,26 +50,30 @@ USAGE_EXIT_CODE = 2
 def _parse_flags(argv: list[str]) -> list[str]:
     """Parses flags; a mistake in them is one paragraph, not a traceback."""
     try:
+        _check_field_names(argv)
         rest = flags.FLAGS(argv)
-        _check_config_file()
+        if len(rest) > 1:
+            raise ConfigError(f"{rest[1]!r} is not a flag; flags start with --.")
+        if _CONFIG.value is not None:
+            _CONFIG.value.items()  # A file that cannot be read is only told of on first use.
     except (flags.Error, MamlppError) as error:
         _fail(str(_root_cause(error)))
+    except OSError as error:
+        _fail(f"--config cannot be read: {str(error).splitlines()[-1].strip()}")
     except (AttributeError, KeyError) as error:
-        # What ml_collections raises for --config.FIELD when there is no such field.
-        _fail(f"unknown configuration field: {_first_text(error)}")
+        # What ml_collections raises when a configuration file reads a field that is not there.
+        _fail(f"--config: unknown configuration field: {_first_text(error)}")
     except (TypeError, ValueError) as error:
         _fail(f"a --config field has a value of the wrong type: {error}")
     return rest
 
 
-def _check_config_file() -> None:
-    """Without this a missing file is noticed, in many words, only when a field is read."""
-    flag = flags.FLAGS["config"]
-    if flag.present and not os.path.isfile(config_flags.get_config_filename(flag)):
-        path = config_flags.get_config_filename(flag)
-        raise ConfigError(
-            f"--config: {path} does not exist; give the path of a configuration file."
-        )
+def _check_field_names(argv: list[str]) -> None:
+    """Checks the fields of --config.FIELD=... flags, whose own message names a part of the field."""
+    for argument in argv[1:]:
+        override = re.match(r"--?(no)?config\.(?P<field>[^=]+)", argument)
+        if override:
+            config_lib.check_field(override["field"])
 
 
 def _root_cause(error: BaseException) -> BaseException:
@@ -119,8 +125,7 @@ def _main(argv: list[str]) -> None:
         if _DRY_RUN.value:
             commands.dry_run(config, workdir)
         elif _MODE.value == "evaluate":
-            if workdir is None:
-                raise ConfigError("--mode=evaluate needs --workdir, the folder of a trained run.")
+            assert workdir is not None  # Else resolve_config has complained.
             commands.evaluate(config, workdir, overrides)
         else:
             commands.train(config, workdir)

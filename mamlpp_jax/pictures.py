@@ -32,8 +32,9 @@ def draw_run(
         results: the content of `results.json`.
         answers: on the test tasks; the first one is drawn.
     """
+    trained_way = results["config"]["task"]["way"]  # `program` may have been built for another.
     plots.learning_curves(
-        read_metrics(workdir), workdir / "learning_curves.png", way=program.config.task.way
+        read_metrics(workdir), workdir / "learning_curves.png", way=trained_way
     )
     plots.accuracy_per_inner_step(results["test"], workdir / "accuracy_per_inner_step.png")
     rates = {

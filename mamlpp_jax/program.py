@@ -122,6 +122,7 @@ def build(config: ConfigDict, dataset: Dataset, splits: Sequence[str] = SPLITS) 
     """
     classes = choose_classes(config, dataset, splits)
     mesh = make_mesh(config.train.tasks_per_step, config.compute.devices)
+    config_lib.check_chunk(config, mesh.size)
     images = replicate(dataset.images, mesh)
     seeds = {"train": config.seed, "val": config.data.seed, "test": config.data.seed}
     sources = {

@@ -168,6 +168,7 @@ class _Loop:
             if pending is not None and self._save_is_due():
                 started = self._collect(plan, pending, started)
                 pending = None
+                self.writer.flush()
                 self.checkpoints.save(state)
             state, metrics = self.train_steps(
                 state,

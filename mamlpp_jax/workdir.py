@@ -10,7 +10,7 @@ import jax
 from ml_collections import ConfigDict
 
 from mamlpp_jax import config as config_lib
-from mamlpp_jax.errors import WorkdirError
+from mamlpp_jax.errors import ConfigError, WorkdirError
 from mamlpp_jax.files import read_json, write_json
 
 CONFIG_FILE = "config.json"
@@ -34,7 +34,7 @@ def check_owner(workdir: pathlib.Path, config: ConfigDict) -> None:
     path = workdir / CONFIG_FILE
     if not path.exists():
         return
-    different = config_lib.differences(config, read_json(path))
+    different = config_lib.differences(config, _read_object(path))
     if different:
         raise WorkdirError(
             f"workdir {workdir} belongs to a run of another configuration ({'; '.join(different)}). "
@@ -59,19 +59,28 @@ def read_config(workdir: pathlib.Path) -> ConfigDict:
     """The configuration a working directory was trained with.
 
     Raises:
-        WorkdirError: there is none, or it cannot be read.
-        ConfigError: it does not fit this version.
+        WorkdirError: there is none, it cannot be read, or it does not fit this version.
     """
     path = workdir / CONFIG_FILE
     if not path.exists():
         raise WorkdirError(f"{path} does not exist; --workdir must be the folder of a trained run.")
-    return config_lib.from_dict(read_json(path))
+    try:
+        return config_lib.from_dict(_read_object(path))
+    except ConfigError as error:
+        raise WorkdirError(f"{path} does not fit this version: {error}") from error
+
+
+def _read_object(path: pathlib.Path) -> dict[str, Any]:
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise WorkdirError(f"{path} holds a {type(content).__name__}; it must hold a JSON object.")
+    return content
 
 
 def read_results(workdir: pathlib.Path) -> dict[str, Any] | None:
     """The run's results so far, None when there are none."""
     path = workdir / RESULTS_FILE
-    return read_json(path) if path.exists() else None
+    return _read_object(path) if path.exists() else None
 
 
 def hardware() -> dict[str, Any]:

@@ -1,0 +1,316 @@
+"""Whole small runs: train, resume, finish, evaluate again, refuse; and what they leave on disk."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from mamlpp_jax import commands, final_test
+from mamlpp_jax import config as config_lib
+from mamlpp_jax import train as train_module
+from mamlpp_jax import workdir as workdir_lib
+from mamlpp_jax.checkpoints import Checkpoints
+from mamlpp_jax.errors import ConfigError, MamlppError, WorkdirError
+from mamlpp_jax.program import build
+from mamlpp_jax.reporting import read_metrics
+from tests.small import patterns, small_config
+
+RESULT_KEYS = ["experiment", "method", "seed", "steps", "finished", "commit", "hardware", "config", "best_epochs", "test"]
+ROW_KEYS = ["model", "train_statistics", "eval_statistics", "way", "shot", "inner_steps", "tasks", "accuracy", "ci95", "accuracy_per_step"]
+
+
+@pytest.fixture(autouse=True)
+def _use_patterns(monkeypatch):
+    monkeypatch.setattr(commands, "load_dataset", lambda data: patterns())
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """One finished run of MAML++ that other tests look at or copy."""
+    workdir = tmp_path_factory.mktemp("runs") / "finished"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(commands, "load_dataset", lambda data: patterns())
+        compiled = []
+        original = train_module.compiled_train_steps
+
+        def remember(*args):
+            compiled.append(original(*args))
+            return compiled[-1]
+
+        patch.setattr(train_module, "compiled_train_steps", remember)
+        commands.train(small_config(**{"norm.eval_statistics": "batch,support"}), workdir)
+    return workdir, compiled
+
+
+def test_mamlpp_compiles_exactly_three_train_functions(finished):
+    _, compiled = finished
+    assert [function._cache_size() for function in compiled] == [3]
+
+
+def test_results_have_the_documented_keys(finished):
+    workdir, _ = finished
+    results = json.loads((workdir / "results.json").read_text())
+    assert list(results) == RESULT_KEYS
+    assert results["finished"] is True
+    assert results["steps"] == 6
+    assert results["config"] == json.loads((workdir / "config.json").read_text())
+    assert len(results["test"]) == 4
+    for row in results["test"]:
+        assert set(ROW_KEYS) <= set(row)
+        assert 0 <= row["accuracy"] <= 1
+        assert len(row["accuracy_per_step"]) == 3
+    assert [row["model"] for row in results["test"]] == ["ensemble", "best"] * 2
+    assert {row["eval_statistics"] for row in results["test"]} == {"batch", "support"}
+
+
+def test_metrics_have_one_line_per_outer_step_and_one_per_validation(finished):
+    workdir, _ = finished
+    rows = read_metrics(workdir)
+    steps = [row for row in rows if "loss" in row]
+    assert [row["step"] for row in steps] == [1, 2, 3, 4, 5, 6]
+    assert [row["epoch"] for row in steps] == [0, 0, 1, 1, 2, 2]
+    assert set(steps[0]) == {"step", "epoch", "loss", "accuracy", "learning_rate", "grad_norm"}
+    rates = [row["learning_rate"] for row in steps]
+    assert rates[0] == pytest.approx(1e-3)
+    assert rates == sorted(rates, reverse=True)
+    validations = [row for row in rows if "val_accuracy" in row]
+    assert [row["step"] for row in validations] == [2, 4, 6]
+    assert validations[0]["val_accuracy"] == validations[0]["val_accuracy_batch"]
+    assert "val_accuracy_support" in validations[0]
+
+
+def test_pictures_and_page_are_there(finished):
+    workdir, _ = finished
+    for name in ("learning_curves", "accuracy_per_inner_step", "inner_rates", "episode"):
+        assert (workdir / f"{name}.png").stat().st_size > 1000
+    page = (workdir / "results.md").read_text()
+    assert "episode.png" in page
+    assert "support" in page
+
+
+def test_a_finished_run_only_reports(finished, monkeypatch, capsys):
+    workdir, _ = finished
+    before = (workdir / "results.json").read_bytes()
+    monkeypatch.setattr(commands, "load_dataset", lambda data: pytest.fail("data were loaded"))
+    commands.train(small_config(**{"norm.eval_statistics": "batch,support"}), workdir)
+    assert "batch/support" in capsys.readouterr().out
+    assert (workdir / "results.json").read_bytes() == before
+
+
+def state_of(workdir, config):
+    program = build(config, patterns())
+    with Checkpoints(workdir, config.evaluation.ensemble) as checkpoints:
+        return jax.device_get(checkpoints.restore(checkpoints.latest_step(), program.init_state()))
+
+
+class _StoppedError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("stop_after", [2, 3])
+def test_a_stopped_run_ends_where_the_uninterrupted_one_does(
+    finished, tmp_path, monkeypatch, stop_after
+):
+    """Stopped after a step and started again, also with another dispatch size; bit for bit."""
+    config = small_config(
+        **{
+            "norm.eval_statistics": "batch,support",
+            "checkpoint.every_minutes": 1e-9,
+            "compute.steps_per_dispatch": 1,
+        }
+    )
+    original = train_module._Loop._collect
+
+    def stop(self, plan, pending, started):
+        if pending[0] >= stop_after:
+            raise _StoppedError
+        return original(self, plan, pending, started)
+
+    with monkeypatch.context() as patch, pytest.raises(_StoppedError):
+        patch.setattr(train_module._Loop, "_collect", stop)
+        commands.train(config, tmp_path)
+    with Checkpoints(tmp_path, 3) as checkpoints:
+        assert 0 < checkpoints.latest_step() <= stop_after
+    config.compute.steps_per_dispatch = 0
+    commands.train(config, tmp_path)
+    whole, _ = finished
+    assert (tmp_path / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
+    for a, b in zip(
+        jax.tree.leaves(state_of(tmp_path, config)),
+        jax.tree.leaves(state_of(whole, config)),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(a, b)
+    results = [workdir_lib.read_results(path) for path in (tmp_path, whole)]
+    assert results[0]["test"] == results[1]["test"]
+    assert results[0]["best_epochs"] == results[1]["best_epochs"]
+
+
+def test_another_configuration_is_refused_naming_the_fields(finished, capsys):
+    workdir, _ = finished
+    other = small_config(**{"norm.eval_statistics": "batch,support", "train.epochs": 4, "seed": 7})
+    before = (workdir / "config.json").read_bytes()
+    with pytest.raises(WorkdirError, match=r"seed: 7 here, 0 there; train.epochs: 4 here, 3 there"):
+        commands.train(other, workdir)
+    assert (workdir / "config.json").read_bytes() == before
+    same = small_config(
+        **{
+            "norm.eval_statistics": "batch,support",
+            "compute.devices": 2,
+            "log.every_seconds": 1.0,
+            "checkpoint.every_minutes": 3.0,
+            "data.cache_dir": "/elsewhere",
+        }
+    )
+    commands.train(same, workdir)
+    assert config_lib.config_hash(same) != config_lib.config_hash(other)
+
+
+def test_evaluation_under_other_conditions_adds_rows(finished, tmp_path):
+    workdir = tmp_path / "copy"
+    shutil.copytree(finished[0], workdir)
+    config = workdir_lib.read_config(workdir)
+    before = workdir_lib.read_results(workdir)["test"]
+    for overrides in (
+        commands.Overrides(way=2, shot=2, statistics="running"),
+        commands.Overrides(way=4, inner_steps=4, statistics="support"),
+    ):
+        commands.evaluate(config, workdir, overrides)
+    rows = workdir_lib.read_results(workdir)["test"]
+    assert rows[: len(before)] == before
+    fewer, more = rows[len(before)], rows[len(before) + 2]
+    assert (fewer["way"], fewer["shot"], fewer["eval_statistics"]) == (2, 2, "running")
+    assert (more["way"], more["inner_steps"], len(more["accuracy_per_step"])) == (4, 4, 5)
+    commands.evaluate(config, workdir, commands.Overrides(way=2, shot=2, statistics="running"))
+    assert len(workdir_lib.read_results(workdir)["test"]) == len(rows)
+
+
+def test_evaluating_what_was_never_trained_makes_no_folder(tmp_path):
+    missing = tmp_path / "none"
+    with pytest.raises(WorkdirError, match=r"config\.json does not exist"):
+        commands.resolve_config("evaluate", None, missing, commands.Overrides())
+    with pytest.raises(WorkdirError, match=r"config\.json does not exist"):
+        commands.evaluate(small_config(), missing, commands.Overrides())
+    assert not missing.exists()
+
+
+def test_more_classes_than_the_test_split_has_are_refused_in_evaluation(finished):
+    config = workdir_lib.read_config(finished[0])
+    with pytest.raises(ConfigError, match=r"task\.way is 5, but the test split .* has 4 classes"):
+        commands.evaluate(config, finished[0], commands.Overrides(way=5))
+
+
+def test_dry_run_prints_everything_and_writes_nothing(tmp_path, capsys):
+    commands.dry_run(small_config(), tmp_path / "run")
+    text = capsys.readouterr().out
+    for part in (
+        "3x3x1x4",
+        "all meta-parameters",
+        "MiB",
+        "order 1, multi-step",
+        "order 2, last-step",
+    ):
+        assert part in text
+    assert "epochs 1-1 (outer steps 3-4): order 2, multi-step loss" in text
+    assert not (tmp_path / "run").exists()
+
+
+def test_bad_numbers_stop_the_run_and_keep_the_good_checkpoint(tmp_path, monkeypatch):
+    config = small_config(**{"compute.steps_per_dispatch": 1})
+    original = train_module._Loop._rows
+
+    def spoil(self, plan, first, metrics):
+        rows = original(self, plan, first, metrics)
+        return [{**row, "loss": float("nan")} if row["step"] == 4 else row for row in rows]
+
+    monkeypatch.setattr(train_module._Loop, "_rows", spoil)
+    with pytest.raises(train_module.TrainingDivergedError, match="loss is nan at outer step 4"):
+        commands.train(config, tmp_path)
+    with Checkpoints(tmp_path, 3) as checkpoints:
+        assert checkpoints.latest_step() == 2
+    assert max(row["step"] for row in read_metrics(tmp_path)) == 3
+
+
+def test_best_epochs_by_accuracy_and_ties_to_the_later(tmp_path):
+    config = small_config()
+    program = build(config, patterns())
+    state = program.init_state()
+    accuracies = [0.5, 0.9, 0.7, 0.9, 0.1, 0.7, 0.2]
+    with Checkpoints(tmp_path, 3) as checkpoints:
+        for epoch, accuracy in enumerate(accuracies):
+            checkpoints.save(state._replace(step=state.step + 10 * (epoch + 1)), accuracy)
+        assert checkpoints.best_steps() == [40, 20, 60]
+        assert checkpoints.latest_step() == 70
+        kept = sorted(int(path.name) for path in (tmp_path / "checkpoints").iterdir())
+        assert kept == [20, 40, 60, 70]
+        checkpoints.save(
+            state._replace(step=state.step + 75)
+        )  # inside an epoch: latest, not ranked
+        assert checkpoints.best_steps() == [40, 20, 60]
+        assert checkpoints.latest_step() == 75
+
+
+def test_a_damaged_checkpoint_is_named(finished, tmp_path):
+    workdir = tmp_path / "copy"
+    shutil.copytree(finished[0], workdir)
+    shutil.rmtree(workdir / "checkpoints" / "6" / "default")
+    program = build(small_config(), patterns())
+    with (
+        Checkpoints(workdir, 3) as checkpoints,
+        pytest.raises(WorkdirError, match=r"checkpoints/6"),
+    ):
+        checkpoints.restore(6, program.init_state())
+
+
+def test_workdir_that_is_a_file_or_holds_a_broken_config(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("")
+    with pytest.raises(WorkdirError, match="is a file"):
+        commands.train(small_config(), path)
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "config.json").write_text("{")
+    with pytest.raises(WorkdirError, match=r"config\.json"):
+        commands.train(small_config(), folder)
+    below = path / "run"
+    with pytest.raises(MamlppError, match="file/run"):
+        commands.train(small_config(), below)
+
+
+def test_default_workdir_changes_with_the_run_and_not_with_the_machine():
+    names = [
+        workdir_lib.default_workdir(small_config(**fields))
+        for fields in ({}, {"compute.devices": 2}, {"train.learning_rate": 1e-2})
+    ]
+    assert names[0] == names[1]
+    assert names[0] != names[2]
+    assert names[0].name.startswith("small-maml++-seed0-")
+
+
+@pytest.mark.parametrize(
+    "method", ["maml", "maml+msl", "maml+da", "maml+bnrs+bnwb", "maml+lslr", "maml+ca"]
+)
+def test_every_method_of_table_1_takes_steps(tmp_path, method):
+    fields = {"train.epochs": 1, "norm.eval_statistics": "batch"}
+    program = build(small_config(method, **fields), patterns())
+    with Checkpoints(tmp_path, 3) as checkpoints:
+        train_module.train(program, workdir_of(tmp_path, program.config), checkpoints)
+        assert checkpoints.latest_step() == 2
+    losses = [row["loss"] for row in read_metrics(tmp_path) if "loss" in row]
+    assert len(losses) == 2
+    assert np.all(np.isfinite(losses))
+
+
+def workdir_of(path, config):
+    workdir_lib.claim(path, config)
+    return path
+
+
+def test_a_shorter_test_than_asked_for_is_not_finished(finished):
+    results = workdir_lib.read_results(finished[0])
+    asked = small_config(**{"norm.eval_statistics": "batch,support"})
+    assert final_test.is_tested(results, asked)
+    assert not final_test.is_tested({**results, "finished": False}, asked)
+    assert not final_test.is_tested(results, small_config(**{"norm.eval_statistics": "running"}))
