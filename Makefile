@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 # Names the interpreter: another one makes the environment again.
-WANTED = $(shell $(PYTHON) -c 'import sys; print(sys.version, sys.base_prefix)' 2>/dev/null)
+WANTED = $(shell $(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11); print(sys.version, sys.base_prefix)' 2>/dev/null)
 # Two test processes; a machine with more cores may use them: make test JOBS=8
 JOBS ?= 2
 
@@ -21,9 +21,8 @@ env: $(VENV)/installed
 
 # Touched only when another interpreter is asked for than made the environment.
 $(VENV)/python-version: python
-	@mkdir -p $(VENV)
+	@test -n "$(WANTED)" || { echo "error: PYTHON=$(PYTHON) is not a Python 3.11 or newer"; exit 1; }
 	@test "$$(cat $@ 2>/dev/null)" = "$(WANTED)" || { \
-	  test -n "$(WANTED)" || { echo "error: PYTHON=$(PYTHON) does not run"; exit 1; }; \
 	  rm -rf $(VENV) && $(PYTHON) -m venv $(VENV) && printf '%s\n' "$(WANTED)" > $@; }
 
 python: ;
@@ -45,10 +44,10 @@ format: env
 	$(BIN)/ruff format .
 
 test: lint
-	$(BIN)/python -m pytest -n $(JOBS) -m "not slow"
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup -m "not slow"
 
 test-all: lint
-	MAMLPP_TEST_OPTIMIZED=1 $(BIN)/python -m pytest -n $(JOBS)
+	MAMLPP_TEST_OPTIMIZED=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadgroup
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -15,8 +15,8 @@ from mamlpp_jax import final_test, pictures
 from mamlpp_jax import workdir as workdir_lib
 from mamlpp_jax.checkpoints import Checkpoints, quiet_orbax
 from mamlpp_jax.data.load import load_dataset
-from mamlpp_jax.errors import ConfigError
-from mamlpp_jax.program import Program, build
+from mamlpp_jax.errors import ConfigError, WorkdirError
+from mamlpp_jax.program import build, retarget
 from mamlpp_jax.results import results_table
 from mamlpp_jax.train import train as train_loop
 
@@ -57,7 +57,8 @@ def resolve_config(
     if mode == "evaluate" and workdir is None:
         raise ConfigError("--mode=evaluate needs --workdir, the folder of a trained run.")
     if mode == "evaluate" and workdir is not None and config is None:
-        return workdir_lib.read_config(workdir)
+        # The devices are those of this machine, not of the one that trained.
+        return config_lib.with_default_compute(workdir_lib.read_config(workdir))
     if config is None:
         raise ConfigError("--config is missing, for example --config=configs/quickstart.py.")
     config_lib.validate(config)
@@ -92,7 +93,14 @@ def train(config: ConfigDict, workdir: pathlib.Path | None = None) -> None:
     logging.info("workdir: %s", workdir)
     with Checkpoints(workdir, config.evaluation.ensemble) as checkpoints:
         train_loop(program, workdir, checkpoints)
-        _test_and_report(program, program, workdir, checkpoints, final_test.as_trained(config))
+        states = final_test.best_states(program, checkpoints)
+        conditions = final_test.as_trained(config)
+        rows, answers = final_test.run_test(program, states, conditions)
+        results = final_test.collect_results(workdir, program, checkpoints, rows)
+        pictures.draw_run(workdir, program, states[0], results, answers)
+    # Last, since a run with results counts as finished.
+    final_test.write_results(workdir, results)
+    _print_results(results, workdir)
 
 
 def evaluate(config: ConfigDict, workdir: pathlib.Path, overrides: Overrides) -> None:
@@ -107,15 +115,20 @@ def evaluate(config: ConfigDict, workdir: pathlib.Path, overrides: Overrides) ->
         MamlppError: bad input; see `mamlpp_jax.errors`.
     """
     workdir_lib.read_config(workdir)  # Nothing is made in a folder that no run has claimed.
+    if not (workdir / "checkpoints").is_dir():
+        raise WorkdirError(f"the run in {workdir} has no checkpoint; train before evaluating.")
     tested_config = _with_overrides(config, overrides)
     config_lib.validate(tested_config)
     dataset = load_dataset(config.data)
-    tested = build(tested_config, dataset, splits=("test",))
+    trained = build(config, dataset, splits=("test",))
+    tested = retarget(trained, tested_config, dataset)
     quiet_orbax()
-    trained = build(config, dataset)
     with Checkpoints(workdir, config.evaluation.ensemble) as checkpoints:
-        conditions = final_test.as_trained(tested_config)
-        _test_and_report(trained, tested, workdir, checkpoints, conditions)
+        states = final_test.best_states(trained, checkpoints)
+        rows, _ = final_test.run_test(tested, states, final_test.as_trained(tested_config))
+        results = final_test.collect_results(workdir, trained, checkpoints, rows)
+    final_test.write_results(workdir, results)
+    _print_results(results, workdir)
 
 
 def _with_overrides(config: ConfigDict, overrides: Overrides) -> ConfigDict:
@@ -129,21 +142,6 @@ def _with_overrides(config: ConfigDict, overrides: Overrides) -> ConfigDict:
     if overrides.statistics is not None:
         changed.norm.eval_statistics = overrides.statistics
     return changed
-
-
-def _test_and_report(
-    trained: Program,
-    tested: Program,
-    workdir: pathlib.Path,
-    checkpoints: Checkpoints,
-    conditions: final_test.Conditions,
-) -> None:
-    states = final_test.best_states(trained, checkpoints)
-    rows, answers = final_test.run_test(tested, states, conditions)
-    results = final_test.write_results(workdir, trained, checkpoints, rows)
-    pictures.draw_run(workdir, tested, states[0], results, answers)
-    final_test.write_page(workdir, results)
-    _print_results(results, workdir)
 
 
 def _print_results(results: dict[str, object], workdir: pathlib.Path) -> None:

@@ -9,10 +9,12 @@ A configuration file calls `default_config`, changes what its experiment needs a
 
 from __future__ import annotations
 
+import copy
 import difflib
 import hashlib
 import json
 import math
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -195,6 +197,13 @@ def differences(ours: ConfigDict, stored: dict[str, Any]) -> list[str]:
     ]
 
 
+def with_default_compute(config: ConfigDict) -> ConfigDict:
+    """A copy that leaves devices and chunks to the machine it runs on."""
+    changed = copy.deepcopy(config)
+    changed.compute = default_config().compute
+    return changed
+
+
 def config_hash(config: ConfigDict) -> str:
     """Eight hexadecimal digits that change with every field that changes the run."""
     fields = {name: value for name, value in flatten(config) if not _is_resumable(name)}
@@ -320,6 +329,15 @@ _AT_LEAST_ZERO = [
     "compute.tasks_per_chunk",
     "compute.steps_per_dispatch",
 ]
+# Random keys take 32 bits of a seed; the others keep a slip of the keyboard from filling the memory.
+_AT_MOST = {
+    "seed": 2**32 - 1,
+    "data.seed": 2**32 - 1,
+    "data.image_size": 1024,
+    "train.tasks_per_step": 2**20,
+    "evaluation.tasks": 2**20,
+    "train.inner_steps": 10_000,
+}
 _POSITIVE = [
     "inner.learning_rate",
     "train.learning_rate",
@@ -341,15 +359,26 @@ def _check_ranges(config: ConfigDict) -> None:
         for name in names:
             if fields[name] < low:
                 raise ConfigError(f"config.{name} is {fields[name]}; it must be {text}.")
-    for name in ("seed", "data.seed"):
-        if fields[name] >= 2**32:
-            raise ConfigError(f"config.{name} is {fields[name]}; it must be less than 2**32.")
+    for name, high in _AT_MOST.items():
+        if fields[name] > high:
+            raise ConfigError(f"config.{name} is {fields[name]}; it must be at most {high}.")
     for name in _POSITIVE:
         if not (fields[name] > 0 and math.isfinite(fields[name])):
             raise ConfigError(f"config.{name} is {fields[name]}; it must be a positive number.")
     for name in ("train.adam_b1", "train.adam_b2"):
         if not 0 <= fields[name] < 1:
             raise ConfigError(f"config.{name} is {fields[name]}; it must be in [0, 1).")
+    if not re.fullmatch(r"[\w+-][\w.+-]*", config.experiment):
+        raise ConfigError(
+            f"config.experiment is {config.experiment!r}; it names folders, so it must be letters, digits "
+            "and _ + - . only, and not begin with a dot."
+        )
+    train = config.train
+    if train.cosine_annealing and train.final_learning_rate > train.learning_rate:
+        raise ConfigError(
+            f"config.train.final_learning_rate is {train.final_learning_rate}; annealing goes down, so it "
+            f"must be at most config.train.learning_rate={train.learning_rate}."
+        )
     if config.model.max_pool and config.data.image_size < 2**_HALVINGS:
         raise ConfigError(
             f"config.data.image_size is {config.data.image_size}; four 2x2 poolings need at least "

@@ -58,11 +58,11 @@ def best_states(program: Program, checkpoints: Checkpoints) -> list[MetaState]:
     Raises:
         WorkdirError: no epoch has been finished.
     """
-    like = program.init_state()
-    states = [checkpoints.restore(step, like) for step in checkpoints.best_steps()]
-    if not states:
+    steps = checkpoints.best_steps()
+    if not steps:
         raise WorkdirError("no epoch of this run has been finished; train before evaluating.")
-    return states
+    like = program.init_state()
+    return [checkpoints.restore(step, like) for step in steps]
 
 
 def run_test(
@@ -129,44 +129,40 @@ def _entry(
     }
 
 
-def write_results(
+def collect_results(
     workdir: pathlib.Path,
     program: Program,
     checkpoints: Checkpoints,
     rows: Sequence[dict[str, Any]],
 ) -> dict[str, Any]:
-    """Writes `results.json`, keeping earlier rows of other conditions.
-
-    Returns:
-        The content of `results.json`.
-    """
+    """The content of `results.json`: the run, earlier rows of other conditions, and new rows."""
     config = program.config
     per_epoch = config.train.steps_per_epoch
     steps = checkpoints.latest_step() or 0
     best_epochs = [step // per_epoch - 1 for step in checkpoints.best_steps()]
     stored = workdir_lib.read_results(workdir) or {}
-    # Rows of other epochs, from before the run was finished, are another model's.
-    earlier = stored["test"] if stored.get("best_epochs") == best_epochs else []
     fresh = {_identity(row) for row in rows}
-    results = {
+    if stored.get("finished"):
+        # An evaluation, perhaps elsewhere, adds rows; where and how the run was trained stays.
+        kept = [row for row in stored["test"] if _identity(row) not in fresh]
+        return {**stored, "test": kept + list(rows)}
+    return {
         "experiment": config.experiment,
         "method": config.method,
         "seed": config.seed,
         "steps": steps,
         "finished": steps >= config_lib.total_steps(config),
-        "commit": workdir_lib.commit(),
-        "hardware": workdir_lib.hardware(),
+        **workdir_lib.provenance(program.mesh.size),
         "config": config.to_dict(),
         "best_epochs": best_epochs,
-        "test": [row for row in earlier if _identity(row) not in fresh] + list(rows),
+        "test": list(rows),
     }
-    write_json(workdir / workdir_lib.RESULTS_FILE, results)
-    return results
 
 
-def write_page(workdir: pathlib.Path, results: dict[str, Any]) -> None:
-    """Writes `results.md`, which shows the pictures that are there by then."""
+def write_results(workdir: pathlib.Path, results: dict[str, Any]) -> None:
+    """Writes `results.md`, which shows the pictures that are there by then, and `results.json`."""
     write_atomically(workdir / "results.md", results_page(results, workdir).encode())
+    write_json(workdir / workdir_lib.RESULTS_FILE, results)
 
 
 _CONDITION_FIELDS = [

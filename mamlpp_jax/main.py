@@ -58,6 +58,8 @@ def _parse_flags(argv: list[str]) -> list[str]:
             _CONFIG.value.items()  # A file that cannot be read is only told of on first use.
     except (flags.Error, MamlppError) as error:
         _fail(str(_root_cause(error)))
+    except SyntaxError as error:
+        _fail(f"--config: {error.filename} is not a configuration file: {error}")
     except OSError as error:
         _fail(f"--config cannot be read: {str(error).splitlines()[-1].strip()}")
     except (AttributeError, KeyError) as error:

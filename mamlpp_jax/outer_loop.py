@@ -274,10 +274,15 @@ def meta_gradient(
     chunks = task_indices.shape[0]
     if chunks == 1:
         return chunk(task_indices[0])
+
+    def zeros(shape: jax.ShapeDtypeStruct) -> Array:
+        # Made from an index, so that inside `shard_map` it differs between devices as the sums do.
+        return jnp.broadcast_to(jnp.zeros_like(task_indices[0, 0], shape.dtype), shape.shape)
+
     total, _ = lax.scan(
         lambda sums, indices: (jax.tree.map(jnp.add, sums, chunk(indices)), None),
-        chunk(task_indices[0]),
-        task_indices[1:],
+        jax.tree.map(zeros, jax.eval_shape(chunk, task_indices[0])),
+        task_indices,
     )
     return jax.tree.map(lambda leaf: leaf / chunks, total)
 

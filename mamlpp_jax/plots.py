@@ -212,6 +212,7 @@ def _test_labels(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         "train_statistics": "trained with {}",
         "way": "{}-way",
         "shot": "{}-shot",
+        "query": "{} query images per class",
         "inner_steps": "{} steps",
     }
     differing = {

@@ -153,6 +153,26 @@ def build(config: ConfigDict, dataset: Dataset, splits: Sequence[str] = SPLITS) 
     )
 
 
+def retarget(program: Program, config: ConfigDict, dataset: Dataset) -> Program:
+    """The same data on the same devices, for tasks of another shape.
+
+    Args:
+        program: the parts to share.
+        config: differs in `task`, inner steps or statistics only.
+        dataset: the data of `program`.
+
+    Raises:
+        ConfigError: the data do not give the tasks asked for.
+    """
+    choose_classes(config, dataset, list(program.sources))
+    return dataclasses.replace(
+        program,
+        config=config,
+        learner=make_learner(config),
+        draw=make_draw(task_shape(config), program.largest_class),
+    )
+
+
 def make_learner(config: ConfigDict) -> Learner:
     """The backbone and inner loop of a configuration."""
     return Learner(

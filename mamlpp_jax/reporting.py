@@ -1,6 +1,6 @@
 """What a run tells while it runs: metric files, TensorBoard and the progress bar.
 
-Takes plain numbers; knows nothing of JAX. In a run of several processes only the first reports.
+Takes plain numbers; knows nothing of JAX.
 """
 
 from __future__ import annotations
@@ -20,21 +20,7 @@ from typing import Any, BinaryIO, TextIO
 from absl import logging
 
 from mamlpp_jax.errors import WorkdirError
-from mamlpp_jax.files import naming, read_json, write_atomically, write_json
-from mamlpp_jax.results import PICTURES, results_page, results_table
-
-__all__ = [
-    "METRICS_FILE",
-    "PICTURES",
-    "TIMING_FILE",
-    "MetricsWriter",
-    "Progress",
-    "read_json",
-    "read_metrics",
-    "results_page",
-    "results_table",
-    "write_json",
-]
+from mamlpp_jax.files import naming, write_atomically
 
 METRICS_FILE = "metrics.jsonl"
 TIMING_FILE = "timing.jsonl"

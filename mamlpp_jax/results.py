@@ -42,7 +42,8 @@ def results_table(results: Mapping[str, Any]) -> str:
         ("Test accuracy (%, ± 95 % confidence interval over tasks)", _summary_cells(test)),
         ("Accuracy (%) after each number of inner steps", _per_step_cells(test)),
     )
-    return "\n\n".join(f"{title}\n{_aligned(*cells)}" for title, cells in blocks)
+    tables = [f"{title}\n{_aligned(*cells)}" for title, cells in blocks]
+    return "\n\n".join([*tables, *_extrapolations(results)])
 
 
 def results_page(results: Mapping[str, Any], workdir: pathlib.Path | None = None) -> str:
@@ -67,6 +68,7 @@ def results_page(results: Mapping[str, Any], workdir: pathlib.Path | None = None
             "\n".join(f"- {_STATISTICS[mode]}" for mode in modes if mode in _STATISTICS),
             "## Accuracy after each number of inner steps",
             _markdown_table(*_per_step_cells(test)),
+            *_extrapolations(results),
         ]
     else:
         parts.append("No test results.")
@@ -74,13 +76,43 @@ def results_page(results: Mapping[str, Any], workdir: pathlib.Path | None = None
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
+def _extrapolations(results: Mapping[str, Any]) -> list[str]:
+    """Sentences on rows that ask for more than was trained."""
+    config = results.get("config")
+    if not config:
+        return []
+    way, steps = config["task"]["way"], config["train"]["inner_steps"]
+    notes = []
+    if any(row["way"] > way for row in results["test"]):
+        notes.append(
+            f"Trained for {way} ways: more ways give each extra output the mean of the trained ones."
+        )
+    if any(row["way"] < way for row in results["test"]):
+        notes.append(f"Trained for {way} ways: fewer ways use the first outputs.")
+    if any(row["inner_steps"] > steps for row in results["test"]):
+        notes.append(
+            f"Trained for {steps} inner steps: further steps repeat the last one's rates and "
+            "normalisation."
+        )
+    return notes
+
+
 def _summary_cells(test: Sequence[Mapping[str, Any]]) -> tuple[list[str], Cells]:
-    header = ["model", "statistics (train/eval)", "way", "shot", "inner steps", "tasks", "accuracy"]
+    header = [
+        "model",
+        "statistics (train/eval)",
+        "way",
+        "shot",
+        "query",
+        "inner steps",
+        "tasks",
+        "accuracy",
+    ]
     body = [
         [
             str(row["model"]),
             _statistics(row),
-            *(str(row[key]) for key in ("way", "shot", "inner_steps", "tasks")),
+            *(str(row[key]) for key in ("way", "shot", "query", "inner_steps", "tasks")),
             f"{100 * row['accuracy']:.2f} ± {100 * row['ci95']:.2f}",
         ]
         for row in test

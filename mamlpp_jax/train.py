@@ -149,6 +149,9 @@ class _Loop:
         self.per_dispatch = steps_per_dispatch(self.config, start)
         self.train_steps = compiled_train_steps(program, self.per_dispatch)
         self.evaluators = make_evaluators(program)
+        # All at once: the last bit of a cosine depends on how many are computed together.
+        every_step = np.arange(config_lib.total_steps(self.config))
+        self.rates = np.broadcast_to(program.learning_rate(every_step), every_step.shape)
         self.saved_at = time.monotonic()
 
     def run(self, state: MetaState) -> None:
@@ -215,8 +218,7 @@ class _Loop:
 
     def _rows(self, plan: EpochPlan, first: int, metrics: StepMetrics) -> list[dict[str, Any]]:
         steps = np.arange(first, first + len(metrics.loss))
-        rates = np.broadcast_to(self.program.learning_rate(steps), steps.shape)
-        columns = zip(steps, *metrics, rates, strict=True)
+        columns = zip(steps, *metrics, self.rates[steps], strict=True)
         return [
             {
                 "step": int(step) + 1,
@@ -245,8 +247,8 @@ class _Loop:
         self.writer.timing({"step": row["step"], "validation_seconds": time.monotonic() - started})
         self.writer.flush()
         self.progress.message(
-            f"epoch {plan.epoch + 1}/{self.config.train.epochs}: validation accuracy "
-            f"by statistics: {', '.join(texts)}"
+            f"epoch {plan.epoch} (last: {self.config.train.epochs - 1}): validation accuracy by "
+            f"statistics: {', '.join(texts)}"
         )
         return row["val_accuracy"]
 

@@ -83,19 +83,23 @@ def read_results(workdir: pathlib.Path) -> dict[str, Any] | None:
     return _read_object(path) if path.exists() else None
 
 
-def hardware() -> dict[str, Any]:
-    """Devices, JAX version and the precision of matrix products, for the results."""
-    devices = jax.devices()
-    return {
-        "platform": devices[0].platform,
-        "device": devices[0].device_kind,
-        "devices": len(devices),
+def provenance(devices: int) -> dict[str, Any]:
+    """The code and the machine a run is computed with.
+
+    Args:
+        devices: how many devices the run uses.
+    """
+    hardware = {
+        "platform": jax.default_backend(),
+        "device": jax.devices()[0].device_kind,
+        "devices": devices,
         "jax": jax.__version__,
         "matmul_precision": jax.config.values["jax_default_matmul_precision"] or "default",
     }
+    return {"commit": _commit(), "hardware": hardware}
 
 
-def commit() -> str:
+def _commit() -> str:
     """The git commit of the code, with "-dirty" where files differ from it; "unknown" outside git."""
     here = pathlib.Path(__file__).resolve().parent
     try:

@@ -8,17 +8,42 @@ import numpy as np
 import pytest
 
 from mamlpp_jax import commands, final_test
-from mamlpp_jax import config as config_lib
 from mamlpp_jax import train as train_module
 from mamlpp_jax import workdir as workdir_lib
 from mamlpp_jax.checkpoints import Checkpoints
-from mamlpp_jax.errors import ConfigError, MamlppError, WorkdirError
+from mamlpp_jax.errors import ConfigError, WorkdirError
 from mamlpp_jax.program import build
 from mamlpp_jax.reporting import read_metrics
 from tests.small import patterns, small_config
 
-RESULT_KEYS = ["experiment", "method", "seed", "steps", "finished", "commit", "hardware", "config", "best_epochs", "test"]
-ROW_KEYS = ["model", "train_statistics", "eval_statistics", "way", "shot", "inner_steps", "tasks", "accuracy", "ci95", "accuracy_per_step"]
+RESULT_KEYS = [
+    "experiment",
+    "method",
+    "seed",
+    "steps",
+    "finished",
+    "commit",
+    "hardware",
+    "config",
+    "best_epochs",
+    "test",
+]
+ROW_KEYS = [
+    "model",
+    "train_statistics",
+    "eval_statistics",
+    "way",
+    "shot",
+    "inner_steps",
+    "tasks",
+    "accuracy",
+    "ci95",
+    "accuracy_per_step",
+]
+
+
+# In one process, so that the finished run is made once.
+pytestmark = pytest.mark.xdist_group("commands")
 
 
 @pytest.fixture(autouse=True)
@@ -128,9 +153,10 @@ def test_a_stopped_run_ends_where_the_uninterrupted_one_does(
             raise _StoppedError
         return original(self, plan, pending, started)
 
-    with monkeypatch.context() as patch, pytest.raises(_StoppedError):
+    with monkeypatch.context() as patch:
         patch.setattr(train_module._Loop, "_collect", stop)
-        commands.train(config, tmp_path)
+        with pytest.raises(_StoppedError):
+            commands.train(config, tmp_path)
     with Checkpoints(tmp_path, 3) as checkpoints:
         assert 0 < checkpoints.latest_step() <= stop_after
     config.compute.steps_per_dispatch = 0
@@ -148,24 +174,25 @@ def test_a_stopped_run_ends_where_the_uninterrupted_one_does(
     assert results[0]["best_epochs"] == results[1]["best_epochs"]
 
 
-def test_another_configuration_is_refused_naming_the_fields(finished, capsys):
-    workdir, _ = finished
-    other = small_config(**{"norm.eval_statistics": "batch,support", "train.epochs": 4, "seed": 7})
-    before = (workdir / "config.json").read_bytes()
-    with pytest.raises(WorkdirError, match=r"seed: 7 here, 0 there; train.epochs: 4 here, 3 there"):
-        commands.train(other, workdir)
-    assert (workdir / "config.json").read_bytes() == before
-    same = small_config(
-        **{
-            "norm.eval_statistics": "batch,support",
-            "compute.devices": 2,
-            "log.every_seconds": 1.0,
-            "checkpoint.every_minutes": 3.0,
-            "data.cache_dir": "/elsewhere",
-        }
-    )
-    commands.train(same, workdir)
-    assert config_lib.config_hash(same) != config_lib.config_hash(other)
+def test_an_evaluation_keeps_where_the_run_was_trained(finished, tmp_path):
+    workdir = tmp_path / "copy"
+    shutil.copytree(finished[0], workdir)
+    results = workdir_lib.read_results(workdir)
+    results["commit"], results["hardware"] = "abc", {"device": "another machine"}
+    (workdir / "results.json").write_text(json.dumps(results))
+    episode = (workdir / "episode.png").read_bytes()
+    config = commands.resolve_config("evaluate", None, workdir, commands.Overrides())
+    assert config.compute.devices == 0  # of this machine, not the stored 1
+    commands.evaluate(config, workdir, commands.Overrides(shot=2, statistics="batch"))
+    after = workdir_lib.read_results(workdir)
+    for key in ("commit", "hardware", "config", "best_epochs"):
+        assert after[key] == results[key]
+    assert len(after["test"]) == len(results["test"]) + 2
+    assert (workdir / "episode.png").read_bytes() == episode
+    commands.evaluate(config, workdir, commands.Overrides(way=4, inner_steps=3, statistics="batch"))
+    page = (workdir / "results.md").read_text()
+    assert "Trained for 3 ways: more ways" in page
+    assert "Trained for 2 inner steps" in page
 
 
 def test_evaluation_under_other_conditions_adds_rows(finished, tmp_path):
@@ -215,78 +242,6 @@ def test_dry_run_prints_everything_and_writes_nothing(tmp_path, capsys):
         assert part in text
     assert "epochs 1-1 (outer steps 3-4): order 2, multi-step loss" in text
     assert not (tmp_path / "run").exists()
-
-
-def test_bad_numbers_stop_the_run_and_keep_the_good_checkpoint(tmp_path, monkeypatch):
-    config = small_config(**{"compute.steps_per_dispatch": 1})
-    original = train_module._Loop._rows
-
-    def spoil(self, plan, first, metrics):
-        rows = original(self, plan, first, metrics)
-        return [{**row, "loss": float("nan")} if row["step"] == 4 else row for row in rows]
-
-    monkeypatch.setattr(train_module._Loop, "_rows", spoil)
-    with pytest.raises(train_module.TrainingDivergedError, match="loss is nan at outer step 4"):
-        commands.train(config, tmp_path)
-    with Checkpoints(tmp_path, 3) as checkpoints:
-        assert checkpoints.latest_step() == 2
-    assert max(row["step"] for row in read_metrics(tmp_path)) == 3
-
-
-def test_best_epochs_by_accuracy_and_ties_to_the_later(tmp_path):
-    config = small_config()
-    program = build(config, patterns())
-    state = program.init_state()
-    accuracies = [0.5, 0.9, 0.7, 0.9, 0.1, 0.7, 0.2]
-    with Checkpoints(tmp_path, 3) as checkpoints:
-        for epoch, accuracy in enumerate(accuracies):
-            checkpoints.save(state._replace(step=state.step + 10 * (epoch + 1)), accuracy)
-        assert checkpoints.best_steps() == [40, 20, 60]
-        assert checkpoints.latest_step() == 70
-        kept = sorted(int(path.name) for path in (tmp_path / "checkpoints").iterdir())
-        assert kept == [20, 40, 60, 70]
-        checkpoints.save(
-            state._replace(step=state.step + 75)
-        )  # inside an epoch: latest, not ranked
-        assert checkpoints.best_steps() == [40, 20, 60]
-        assert checkpoints.latest_step() == 75
-
-
-def test_a_damaged_checkpoint_is_named(finished, tmp_path):
-    workdir = tmp_path / "copy"
-    shutil.copytree(finished[0], workdir)
-    shutil.rmtree(workdir / "checkpoints" / "6" / "default")
-    program = build(small_config(), patterns())
-    with (
-        Checkpoints(workdir, 3) as checkpoints,
-        pytest.raises(WorkdirError, match=r"checkpoints/6"),
-    ):
-        checkpoints.restore(6, program.init_state())
-
-
-def test_workdir_that_is_a_file_or_holds_a_broken_config(tmp_path):
-    path = tmp_path / "file"
-    path.write_text("")
-    with pytest.raises(WorkdirError, match="is a file"):
-        commands.train(small_config(), path)
-    folder = tmp_path / "folder"
-    folder.mkdir()
-    (folder / "config.json").write_text("{")
-    with pytest.raises(WorkdirError, match=r"config\.json"):
-        commands.train(small_config(), folder)
-    below = path / "run"
-    with pytest.raises(MamlppError, match="file/run"):
-        commands.train(small_config(), below)
-
-
-def test_default_workdir_changes_with_the_run_and_not_with_the_machine():
-    names = [
-        workdir_lib.default_workdir(small_config(**fields))
-        for fields in ({}, {"compute.devices": 2}, {"train.learning_rate": 1e-2})
-    ]
-    assert names[0] == names[1]
-    assert names[0] != names[2]
-    assert names[0].name.startswith("small-maml++-seed0-")
 
 
 @pytest.mark.parametrize(

@@ -82,8 +82,10 @@ def test_unknown_method_lists_the_known(tmp_path, method):
 
 def test_a_label_that_is_not_what_is_trained_is_refused():
     """``--config.method=maml`` would train MAML++ and file it under MAML."""
+    config = small_config()
+    config.method = "maml"
     with pytest.raises(ConfigError, match=r"leaves out msl, but config.train.multi_step_epochs"):
-        config_lib.validate(changed("method", "maml"))
+        config_lib.validate(config)
     config = small_config("maml")
     config.inner.optimizer = "lslr"
     with pytest.raises(ConfigError, match=r"leaves out lslr, but config.inner.optimizer is 'lslr'"):

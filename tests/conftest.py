@@ -1,10 +1,24 @@
 """Four fake CPU devices for every test, set before JAX's first use, and quick compilation."""
 
 import os
+import shutil
+import tempfile
 
-import jax
+# Whole runs compile the same functions in many tests. The folder lasts for one call of pytest; its worker
+# processes inherit the variable.
+_CACHE = None
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    _CACHE = os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="mamlpp-tests-")
+
+import jax  # noqa: E402  (it reads the variable)
 
 jax.config.update("jax_num_cpu_devices", 4)
 # Compiling is most of the tests' time. `make test-all` compiles as a real run does.
 if not os.environ.get("MAMLPP_TEST_OPTIMIZED"):
     jax.config.update("jax_disable_most_optimizations", True)
+
+
+def pytest_unconfigure():
+    """Removes the folder in the process that made it."""
+    if _CACHE is not None:
+        shutil.rmtree(_CACHE, ignore_errors=True)

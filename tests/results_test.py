@@ -1,4 +1,4 @@
-from mamlpp_jax import reporting
+from mamlpp_jax import results
 
 
 def make_row(model="ensemble", mode="batch", **changes):
@@ -8,6 +8,7 @@ def make_row(model="ensemble", mode="batch", **changes):
         "eval_statistics": mode,
         "way": 5,
         "shot": 1,
+        "query": 1,
         "inner_steps": 2,
         "tasks": 600,
         "accuracy": 0.97204,
@@ -40,12 +41,12 @@ def table_rows(text):
 
 
 def test_the_table_has_every_row_and_column():
-    first, second = reporting.results_table(RESULTS).split("\n\n")
+    first, second = results.results_table(RESULTS).split("\n\n")
     rows = table_rows(first)[3:]
-    assert rows[0] == ["ensemble", "batch/batch", "5", "1", "2", "600", "97.20", "±", "0.31"]
+    assert rows[0] == ["ensemble", "batch/batch", "5", "1", "1", "2", "600", "97.20", "±", "0.31"]
     assert rows[1][:2] == ["ensemble", "batch/support"]
-    assert rows[1][6:] == ["95.00", "±", "0.40"]
-    assert rows[2] == ["best", "batch/batch", "5", "1", "1", "600", "5.00", "±", "0.31"]
+    assert rows[1][7:] == ["95.00", "±", "0.40"]
+    assert rows[2] == ["best", "batch/batch", "5", "1", "1", "1", "600", "5.00", "±", "0.31"]
     steps = table_rows(second)
     assert steps[1][-3:] == ["0", "1", "2"]
     assert steps[3][-3:] == ["20.00", "91.00", "97.20"]
@@ -53,24 +54,24 @@ def test_the_table_has_every_row_and_column():
 
 
 def test_the_table_is_aligned():
-    lines = reporting.results_table(RESULTS).split("\n\n")[0].splitlines()[1:]
+    lines = results.results_table(RESULTS).split("\n\n")[0].splitlines()[1:]
     assert len({len(line) for line in lines}) == 1
     assert len({line.index("±") for line in lines[2:]}) == 1
 
 
 def test_no_tests_are_said():
-    assert reporting.results_table({"test": []}) == "No test results."
-    assert "No test results." in reporting.results_page({"experiment": "omniglot"})
+    assert results.results_table({"test": []}) == "No test results."
+    assert "No test results." in results.results_page({"experiment": "omniglot"})
 
 
 def test_a_failed_measurement_is_shown():
     nan = float("nan")
-    table = reporting.results_table({"test": [make_row(accuracy=nan, ci95=nan)]})
+    table = results.results_table({"test": [make_row(accuracy=nan, ci95=nan)]})
     assert "nan ± nan" in table
 
 
 def test_the_page_says_what_was_run():
-    page = reporting.results_page(RESULTS)
+    page = results.results_page(RESULTS)
     assert page.startswith("# omniglot_5w1s maml++\n")
     for line in (
         "| experiment | omniglot_5w1s |",
@@ -80,7 +81,7 @@ def test_the_page_says_what_was_run():
         "| epochs of the ensemble | 120, 133, 149 |",
         "| hardware | devices: 2, kind: H\\|100 |",
         "| commit | abc1234 |",
-        "| ensemble | batch/batch | 5 | 1 | 2 | 600 | 97.20 ± 0.31 |",
+        "| ensemble | batch/batch | 5 | 1 | 1 | 2 | 600 | 97.20 ± 0.31 |",
         "| ensemble | batch/support | 5 | 1 | 20.00 | 90.00 | 95.00 |",
     ):
         assert line in page.splitlines()
@@ -90,22 +91,22 @@ def test_the_page_says_what_was_run():
 
 
 def test_the_page_leaves_out_what_is_not_known():
-    page = reporting.results_page({"experiment": "omniglot", "commit": None})
+    page = results.results_page({"experiment": "omniglot", "commit": None})
     assert "commit" not in page
     assert "seed" not in page
 
 
 def test_an_unfinished_run_is_said():
-    page = reporting.results_page(RESULTS | {"finished": False})
+    page = results.results_page(RESULTS | {"finished": False})
     assert "| outer steps | 75,000 (not finished) |" in page
 
 
 def test_the_page_shows_the_pictures_that_exist(tmp_path):
     for name in ("learning_curves.png", "episode.png", "other.png"):
         (tmp_path / name).write_bytes(b"")
-    page = reporting.results_page(RESULTS, tmp_path)
+    page = results.results_page(RESULTS, tmp_path)
     assert "](learning_curves.png)" in page
     assert "](episode.png)" in page
     assert "inner_rates" not in page
     assert "other.png" not in page
-    assert ".png" not in reporting.results_page(RESULTS)
+    assert ".png" not in results.results_page(RESULTS)

@@ -70,6 +70,11 @@ def make_source(dataset: Dataset, classes: np.ndarray, images: Array, key: Array
     return TaskSource(images, jnp.asarray(starts[classes]), jnp.asarray(sizes[classes]), key)
 
 
+def task_key(source: TaskSource, step: Array, index: Array) -> Array:
+    """The random key of one task: of its outer step and its global index in the meta-batch."""
+    return jax.random.fold_in(jax.random.fold_in(source.key, step), index)
+
+
 def draw_indices(
     key: Array, starts: Array, sizes: Array, shape: TaskShape, largest: int
 ) -> tuple[Array, Array]:
@@ -143,7 +148,7 @@ def make_draw(shape: TaskShape, largest: int) -> DrawTasks:
     """
 
     def draw_one(source: TaskSource, step: Array, index: Array) -> Episode:
-        key = jax.random.fold_in(jax.random.fold_in(source.key, step), index)
+        key = task_key(source, step, index)
         pictures, turns = draw_indices(key, source.starts, source.sizes, shape, largest)
         return assemble(source.images[pictures], turns, shape)
 

@@ -81,6 +81,9 @@ def load_dataset(data_config: Any) -> Dataset:
     path = folder / f"{data_config.name}-{size}px-v{source.version}.npz"
     start = time.perf_counter()
     dataset = _from_cache(path, data_config.name, size)
+    source_dir = data_config.tfds_dir or data_config.manual_dir
+    if dataset is not None and source_dir:
+        logging.info("The cache is used; %s is not read (remove %s to read it).", source_dir, path)
     if dataset is None:
         _make_writable(folder)
         logging.info("Making the data set %s at %dx%d pixels.", data_config.name, size, size)
