@@ -6,7 +6,7 @@ Run it with ``make quickstart`` or
 
 Measured with method=maml++, seed 0, trained with `batch` statistics: test accuracy (300 tasks, ensemble of 3
 epochs) 96.40 ± 0.96 % with `batch`, 93.87 ± 1.23 % with `support`, 22.00 ± 0.84 % with `running`
-statistics; 2 min 43 s on 2 CPU cores (AMD EPYC, JAX 0.10.2).
+statistics; 3 minutes on 2 CPU cores with installation (AMD EPYC, JAX 0.10.2).
 """
 
 from ml_collections import ConfigDict
