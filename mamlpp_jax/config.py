@@ -25,6 +25,7 @@ from mamlpp_jax.inner_loop import STATISTICS
 from mamlpp_jax.inner_optimizers import NAMES as INNER_OPTIMIZERS
 from mamlpp_jax.ops.conv import KINDS as CONV_KINDS
 
+_DTYPES = ("float32", "bfloat16")
 COMPONENTS = ("msl", "da", "bnrs", "bnwb", "lslr", "ca")
 # Fields a workdir may be resumed with other values of: they do not change what is computed.
 RESUMABLE = ("compute", "log", "checkpoint", "data.tfds_dir", "data.manual_dir", "data.cache_dir")
@@ -60,7 +61,8 @@ def default_config() -> ConfigDict:
     config.model = model = ConfigDict()
     model.filters = 64  # of each of the four blocks
     model.max_pool = True  # False: stride-2 convolutions and global average pooling
-    model.conv = "auto"  # auto | xla | patches (mamlpp_jax.ops.conv)
+    model.conv = "auto"  # auto | xla | patches | direct (mamlpp_jax.ops.conv)
+    model.dtype = "float32"  # or bfloat16: of convolutions and activations; the rest stays float32
 
     config.norm = norm = ConfigDict()
     norm.per_step_statistics = True  # BNRS: running statistics per inner step
@@ -99,6 +101,7 @@ def default_config() -> ConfigDict:
     config.compute = compute = ConfigDict()
     compute.devices = 0  # tasks are sharded over these; 0 = as many as divide the meta-batch
     compute.tasks_per_chunk = 0  # tasks computed together on a device; 0 = 1 on CPU, else all
+    compute.remat = False  # less memory, more time: for many inner steps
     compute.steps_per_dispatch = 0  # outer steps per call of the compiled function; 0 = automatic
 
     config.log = log = ConfigDict()
@@ -287,6 +290,7 @@ def _check_method(config: ConfigDict) -> None:
 def _check_choices(config: ConfigDict) -> None:
     choices = {
         "model.conv": (config.model.conv, CONV_KINDS),
+        "model.dtype": (config.model.dtype, _DTYPES),
         "norm.train_statistics": (config.norm.train_statistics, STATISTICS),
         "inner.optimizer": (config.inner.optimizer, INNER_OPTIMIZERS),
     }

@@ -43,12 +43,14 @@ class Learner(NamedTuple):
         inner_optimizer: adapts a task's parameters.
         inner_steps: S.
         train_statistics: what normalises in training, one of `inner_loop.STATISTICS`.
+        remat: compute inner steps again in the backward pass (`inner_loop.adapt`).
     """
 
     forward: Forward
     inner_optimizer: InnerOptimizer
     inner_steps: int
     train_statistics: str = "batch"
+    remat: bool = False
 
 
 class LossAux(NamedTuple):
@@ -143,6 +145,7 @@ def task_loss(
         order=order,
         statistics=learner.train_statistics,
         after_step=query if multi_step else None,
+        remat=learner.remat,
     )
     if multi_step:
         losses, all_logits, query_moments = trace.after

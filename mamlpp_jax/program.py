@@ -180,9 +180,10 @@ def make_learner(config: ConfigDict) -> Learner:
         inner_optimizer=make_inner_optimizer(config.inner.optimizer, config.inner.learning_rate),
         inner_steps=config.train.inner_steps,
         train_statistics=config.norm.train_statistics,
+        remat=config.compute.remat,
     )
 
 
 def _module(config: ConfigDict) -> Conv4:
     model = config.model
-    return Conv4(config.task.way, model.filters, model.max_pool, model.conv)
+    return Conv4(config.task.way, model.filters, model.max_pool, model.conv, model.dtype)

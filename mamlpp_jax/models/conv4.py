@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from flax import linen as nn
+from jax import numpy as jnp
 
 from mamlpp_jax.models.layers import Conv, PerStepBatchNorm
-from mamlpp_jax.ops.pool import max_pool_2x2
 from mamlpp_jax.types import Array
 
 BLOCKS = 4
@@ -21,12 +23,15 @@ class Conv4(nn.Module):
         max_pool: 2x2 max pooling; False for the "strided" network of the paper's Figure 1, which
             halves by stride-2 convolutions and ends in global average pooling.
         conv: which convolution (`mamlpp_jax.ops.conv.KINDS`).
+        dtype: what convolutions and activations are computed in; None for that of the images.
+            Parameters, statistics, sums and the linear layer keep the parameters' float32 or finer.
     """
 
     ways: int
     filters: int = 64
     max_pool: bool = True
     conv: str = "auto"
+    dtype: Any = None
 
     @nn.compact
     def __call__(self, images: Array, use_given: bool = False) -> Array:
@@ -36,16 +41,14 @@ class Conv4(nn.Module):
             images: [N, H, W, C].
             use_given: normalise by the collection `batch_stats`, not by the batch's own moments.
         """
-        x = images
+        x = images if self.dtype is None else images.astype(self.dtype)
         for block in range(BLOCKS):
             stride = 1 if self.max_pool else 2
             x, bias = Conv(self.filters, stride, self.conv, name=f"conv{block}")(x)
-            x = PerStepBatchNorm(name=f"norm{block}")(x, bias, use_given)
-            # Leaky ReLU is increasing, so pooling first gives the same on a quarter of the elements.
-            x = max_pool_2x2(x) if self.max_pool else x
+            x = PerStepBatchNorm(max_pool=self.max_pool, name=f"norm{block}")(x, bias, use_given)
             x = nn.leaky_relu(x, NEGATIVE_SLOPE)
         x = x.reshape(x.shape[0], -1) if self.max_pool else x.mean((1, 2))
-        # Dense promotes float32 parameters; the network computes in the dtype of its input.
+        x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
         return nn.Dense(
             self.ways, kernel_init=nn.initializers.xavier_uniform(), dtype=x.dtype, name="linear"
         )(x)

@@ -7,6 +7,7 @@ from jax import lax
 from jax import numpy as jnp
 
 from mamlpp_jax.ops.conv import conv2d
+from mamlpp_jax.ops.pool import max_pool_2x2
 from mamlpp_jax.types import Array
 
 
@@ -32,7 +33,7 @@ class Conv(nn.Module):
         shape = (3, 3, x.shape[-1], self.filters)
         kernel = self.param("kernel", nn.initializers.xavier_uniform(), shape)
         bias = self.param("bias", nn.initializers.zeros_init(), (self.filters,))
-        y = conv2d(x, kernel.astype(x.dtype), stride=self.stride, kind=self.kind)
+        y = conv2d(x, kernel, stride=self.stride, kind=self.kind)
         return y, bias
 
 
@@ -47,13 +48,17 @@ class PerStepBatchNorm(nn.Module):
 
     Attributes:
         epsilon: added to the variance.
+        max_pool: 2x2 max pooling of the result. Per channel the normalisation is an increasing function
+            (a decreasing one where the scale is negative), so pooling comes first: the rest is then
+            computed for a quarter of the elements.
     """
 
     epsilon: float = 1e-5
+    max_pool: bool = False
 
     @nn.compact
     def __call__(self, x: Array, offset: Array, use_given: bool) -> Array:
-        """Normalises ``x + offset`` over all axes but the last.
+        """Normalises ``x + offset`` over all axes but the last; statistics stay float32 or finer.
 
         Args:
             x: [N, H, W, F].
@@ -61,12 +66,12 @@ class PerStepBatchNorm(nn.Module):
             use_given: normalise by `batch_stats` instead of the batch's own moments.
 
         Returns:
-            [N, H, W, F].
+            [N, H, W, F], or [N, H // 2, W // 2, F] with `max_pool`, of the dtype of x.
         """
         shape = (x.shape[-1],)
         scale = self.variable("norm", "scale", jnp.ones, shape, offset.dtype).value
         bias = self.variable("norm", "bias", jnp.zeros, shape, offset.dtype).value
-        mean, var = _moments(x)
+        mean, var = _moments(x.astype(offset.dtype))
         self._leave("mean", mean + offset)
         self._leave("var", var)
         self._leave("count", jnp.asarray(x.size // x.shape[-1], mean.dtype))
@@ -75,8 +80,10 @@ class PerStepBatchNorm(nn.Module):
                 self.variable("batch_stats", "mean", jnp.zeros, shape, offset.dtype).value - offset
             )
             var = self.variable("batch_stats", "var", jnp.ones, shape, offset.dtype).value
+        if self.max_pool:
+            x = max_pool_2x2(x, jnp.where(scale < 0, -1, 1))
         factor = scale * lax.rsqrt(var + self.epsilon)
-        return x * factor + (bias - mean * factor)
+        return (x.astype(offset.dtype) * factor + (bias - mean * factor)).astype(x.dtype)
 
     def _leave(self, name: str, value: Array) -> None:
         self.sow("moments", name, value, init_fn=lambda: None, reduce_fn=lambda _, new: new)
