@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import copy
 import pathlib
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from absl import logging
 from ml_collections import ConfigDict
 
 from mamlpp_jax import config as config_lib
 from mamlpp_jax import dry_run as dry_run_lib
-from mamlpp_jax import final_test, pictures
+from mamlpp_jax import final_test, pictures, processes
 from mamlpp_jax import workdir as workdir_lib
 from mamlpp_jax.checkpoints import Checkpoints, quiet_orbax
+from mamlpp_jax.data.dataset import Dataset
 from mamlpp_jax.data.load import load_dataset
 from mamlpp_jax.errors import ConfigError, WorkdirError
 from mamlpp_jax.program import build, retarget
@@ -80,15 +81,15 @@ def train(config: ConfigDict, workdir: pathlib.Path | None = None) -> None:
     workdir = workdir or workdir_lib.default_workdir(config)
     workdir_lib.check_owner(workdir, config)
     results = workdir_lib.read_results(workdir)
-    if results is not None and final_test.is_tested(results, config):
+    if processes.any_process(final_test.is_tested(results, config)):
         logging.info("%s is finished", workdir)
         _print_results(results, workdir)
         return
-    program = build(config, load_dataset(config.data))
+    program = build(config, _load_everywhere(config))
     logging.info("configuration:\n%s", config)
     logging.info("%s", dry_run_lib.describe_devices(program))
     logging.info("learned by the outer loop:\n%s", dry_run_lib.describe_model(program))
-    workdir_lib.claim(workdir, config)
+    _claim_together(workdir, config)
     quiet_orbax()
     logging.info("workdir: %s", workdir)
     with Checkpoints(workdir, config.evaluation.ensemble) as checkpoints:
@@ -97,10 +98,10 @@ def train(config: ConfigDict, workdir: pathlib.Path | None = None) -> None:
         conditions = final_test.as_trained(config)
         rows, answers = final_test.run_test(program, states, conditions)
         results = final_test.collect_results(workdir, program, checkpoints, rows)
-        pictures.draw_run(workdir, program, states[0], results, answers)
+        if processes.is_first():
+            pictures.draw_run(workdir, program, states[0], results, answers)
     # Last, since a run with results counts as finished.
-    final_test.write_results(workdir, results)
-    _print_results(results, workdir)
+    _report(results, workdir)
 
 
 def evaluate(config: ConfigDict, workdir: pathlib.Path, overrides: Overrides) -> None:
@@ -119,7 +120,7 @@ def evaluate(config: ConfigDict, workdir: pathlib.Path, overrides: Overrides) ->
         raise WorkdirError(f"the run in {workdir} has no checkpoint; train before evaluating.")
     tested_config = _with_overrides(config, overrides)
     config_lib.validate(tested_config)
-    dataset = load_dataset(config.data)
+    dataset = _load_everywhere(config)
     trained = build(config, dataset, splits=("test",))
     tested = retarget(trained, tested_config, dataset)
     quiet_orbax()
@@ -127,8 +128,35 @@ def evaluate(config: ConfigDict, workdir: pathlib.Path, overrides: Overrides) ->
         states = final_test.best_states(trained, checkpoints)
         rows, _ = final_test.run_test(tested, states, final_test.as_trained(tested_config))
         results = final_test.collect_results(workdir, trained, checkpoints, rows)
-    final_test.write_results(workdir, results)
-    _print_results(results, workdir)
+    _report(results, workdir)
+
+
+def _load_everywhere(config: ConfigDict) -> Dataset:
+    """Loads the data in every process: process 0 first, whose cache the others may find."""
+    with processes.first_then_others("data"):
+        dataset = load_dataset(config.data)
+    processes.check_same(
+        "the data set",
+        [dataset.images, dataset.class_sizes, "/".join(dataset.class_names).encode()],
+        "Every host must have the same images: remove its cached data set to make it again.",
+    )
+    return dataset
+
+
+def _claim_together(workdir: pathlib.Path, config: ConfigDict) -> None:
+    """Process 0 claims the workdir; the others check that it is the same folder to them.
+
+    Raises:
+        WorkdirError: it cannot be written, or is not shared; the latter in every process.
+    """
+    if processes.is_first():
+        workdir_lib.claim(workdir, config)
+    processes.wait_for_all("claim")
+    if processes.any_process(not (workdir / workdir_lib.CONFIG_FILE).exists()):
+        raise WorkdirError(
+            f"workdir {workdir} is not the same folder to every process; with several hosts it must "
+            "lie on a file system that all of them share."
+        )
 
 
 def _with_overrides(config: ConfigDict, overrides: Overrides) -> ConfigDict:
@@ -144,11 +172,19 @@ def _with_overrides(config: ConfigDict, overrides: Overrides) -> ConfigDict:
     return changed
 
 
-def _print_results(results: dict[str, object], workdir: pathlib.Path) -> None:
-    print(f"\n{results_table(results)}\n\nresults: {workdir / 'results.md'}", flush=True)
+def _report(results: dict[str, Any], workdir: pathlib.Path) -> None:
+    if processes.is_first():
+        final_test.write_results(workdir, results)
+    _print_results(results, workdir)
+
+
+def _print_results(results: dict[str, Any] | None, workdir: pathlib.Path) -> None:
+    if results is not None and processes.is_first():
+        print(f"\n{results_table(results)}\n\nresults: {workdir / 'results.md'}", flush=True)
 
 
 def dry_run(config: ConfigDict, workdir: pathlib.Path | None = None) -> None:
     """Prints what a run would do; writes nothing but the data cache."""
-    print(f"workdir: {workdir or workdir_lib.default_workdir(config)}\n")
-    print(dry_run_lib.describe(build(config, load_dataset(config.data))))
+    text = dry_run_lib.describe(build(config, _load_everywhere(config)))
+    if processes.is_first():
+        print(f"workdir: {workdir or workdir_lib.default_workdir(config)}\n\n{text}")

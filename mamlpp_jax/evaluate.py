@@ -15,7 +15,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 from mamlpp_jax.inner_loop import StepRows, adapt, query_pass, row_at, step_rows
 from mamlpp_jax.outer_loop import Learner
-from mamlpp_jax.parallel import AXIS, varying
+from mamlpp_jax.parallel import AXIS, fetch, shard_tasks, varying
 from mamlpp_jax.types import Array, DrawTasks, Episode, MetaParams, Params, RunningStats
 
 HEAD = "linear"
@@ -102,7 +102,7 @@ def make_evaluator(
     """
     share = tasks_per_chunk * mesh.size
     padded = math.ceil(tasks / share) * share
-    indices = jnp.arange(padded, dtype=jnp.int32).reshape(-1, tasks_per_chunk)
+    indices = shard_tasks(np.arange(padded, dtype=np.int32).reshape(-1, tasks_per_chunk), mesh)
     everywhere, sharded = PartitionSpec(), PartitionSpec(AXIS)
 
     @jax.jit
@@ -130,7 +130,7 @@ def make_evaluator(
         return lax.map(chunk, indices)
 
     def evaluate(meta: MetaParams, batch_stats: RunningStats, source: Any) -> Predictions:
-        logits, labels = jax.device_get(run(meta, batch_stats, source, indices))
+        logits, labels = fetch(run(meta, batch_stats, source, indices))
         return Predictions(
             logits.reshape(-1, *logits.shape[2:])[:tasks],
             labels.reshape(-1, labels.shape[-1])[:tasks],

@@ -2,28 +2,31 @@
 
     python -m mamlpp_jax.main --config=configs/omniglot.py:way=20,shot=1,method=maml++
     python -m mamlpp_jax.main --mode=evaluate --workdir=runs/... --shot=5 --statistics=support
+    srun python -m mamlpp_jax.main --config=... --workdir=SHARED_FOLDER --distributed
 
 Bad input ends with one paragraph on standard error and exit code 2.
 """
 
 from __future__ import annotations
 
+import json
 import logging as std_logging
 import os
 import pathlib
 import re
 import sys
+import traceback
 from typing import NoReturn
 
 import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from mamlpp_jax import commands
+from mamlpp_jax import commands, processes
 from mamlpp_jax import config as config_lib
 from mamlpp_jax.data.load import cache_folder
 from mamlpp_jax.errors import ConfigError, MamlppError
-from mamlpp_jax.parallel import largest_divisor
+from mamlpp_jax.parallel import cpu_devices
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config",
@@ -43,6 +46,14 @@ _INNER_STEPS = flags.DEFINE_integer("inner_steps", None, "Evaluate: inner steps.
 _STATISTICS = flags.DEFINE_string(
     "statistics", None, "Evaluate: batch, running, support, or several."
 )
+_DISTRIBUTED = flags.DEFINE_bool(
+    "distributed", False, "Join the processes that SLURM, Open MPI or a TPU pod started."
+)
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator_address", None, "Several processes: host:port of process 0."
+)
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Several processes: how many.")
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Several processes: this one, from 0.")
 
 USAGE_EXIT_CODE = 2
 
@@ -95,12 +106,14 @@ def _first_text(error: BaseException) -> str:
 
 
 def _fail(message: str) -> NoReturn:
-    print(f"error: {message.strip()}", file=sys.stderr)
+    print(f"error: {processes.whose()}{message.strip()}", file=sys.stderr)
+    if processes.joined():
+        processes.abandon(USAGE_EXIT_CODE)
     sys.exit(USAGE_EXIT_CODE)
 
 
-def _set_up_jax(config: ConfigDict) -> None:
-    """Sets what must be set before JAX is first used."""
+def _set_up_jax(config: ConfigDict, group: processes.Group) -> None:
+    """Sets what must be set before JAX is first used, and joins the other processes."""
     # A machine without a TPU says so at length; which devices are used is logged anyway.
     std_logging.getLogger("jax._src.xla_bridge").setLevel(std_logging.WARNING)
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
@@ -110,29 +123,62 @@ def _set_up_jax(config: ConfigDict) -> None:
     cores = (
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     )
-    devices = config.compute.devices or largest_divisor(config.train.tasks_per_step, cores)
-    jax.config.update("jax_num_cpu_devices", devices)
+    count = processes.join(group)
+    cores = max(cores // processes.sharing_host(group, count), 1)
+    tasks, devices = config.train.tasks_per_step, config.compute.devices
+    jax.config.update("jax_num_cpu_devices", cpu_devices(tasks, devices, count, cores))
+    if not processes.is_first():
+        logging.set_verbosity(logging.WARNING)
+
+
+def _check_same_command(config: ConfigDict, overrides: commands.Overrides) -> None:
+    """Processes that run different things would wait for one another for ever."""
+    fields = config.to_dict()
+    for field in ("tfds_dir", "manual_dir", "cache_dir"):  # where each host has its data
+        del fields["data"][field]
+    command = [_MODE.value, _DRY_RUN.value, overrides, fields]
+    processes.check_same(
+        "the command or configuration",
+        [json.dumps(command, sort_keys=True).encode()],
+        "Give every process the same flags, --process_id and the folders of the data aside.",
+    )
 
 
 def _main(argv: list[str]) -> None:
+    """Runs the command; an error in one of several processes ends it without waiting for the others."""
     del argv
     logging.set_verbosity(logging.INFO)
+    try:
+        _run()
+        processes.leave()
+    except MamlppError as error:
+        _fail(str(error))
+    except (Exception, KeyboardInterrupt):
+        if not processes.joined():
+            raise
+        traceback.print_exc()
+        processes.abandon(1)
+
+
+def _run() -> None:
+    group = processes.Group(
+        _DISTRIBUTED.value, _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value
+    )
     workdir = pathlib.Path(_WORKDIR.value) if _WORKDIR.value else None
     overrides = commands.Overrides(
         _WAY.value, _SHOT.value, _QUERY.value, _INNER_STEPS.value, _STATISTICS.value
     )
-    try:
-        config = commands.resolve_config(_MODE.value, _CONFIG.value, workdir, overrides)
-        _set_up_jax(config)
-        if _DRY_RUN.value:
-            commands.dry_run(config, workdir)
-        elif _MODE.value == "evaluate":
-            assert workdir is not None  # Else resolve_config has complained.
-            commands.evaluate(config, workdir, overrides)
-        else:
-            commands.train(config, workdir)
-    except MamlppError as error:
-        _fail(str(error))
+    processes.check_group(group)
+    config = commands.resolve_config(_MODE.value, _CONFIG.value, workdir, overrides)
+    _set_up_jax(config, group)
+    _check_same_command(config, overrides)
+    if _DRY_RUN.value:
+        commands.dry_run(config, workdir)
+    elif _MODE.value == "evaluate":
+        assert workdir is not None  # Else resolve_config has complained.
+        commands.evaluate(config, workdir, overrides)
+    else:
+        commands.train(config, workdir)
 
 
 if __name__ == "__main__":

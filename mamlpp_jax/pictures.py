@@ -12,6 +12,7 @@ import numpy as np
 from mamlpp_jax import plots
 from mamlpp_jax.data.episodes import draw_indices, task_key
 from mamlpp_jax.evaluate import Predictions
+from mamlpp_jax.parallel import local_copy
 from mamlpp_jax.program import Program, task_shape
 from mamlpp_jax.reporting import read_metrics
 from mamlpp_jax.types import MetaState
@@ -48,7 +49,7 @@ def draw_run(
 
 def draw_episode(path: pathlib.Path, program: Program, answers: Predictions) -> None:
     """Draws the first test task with a model's answers to it."""
-    source, first = program.sources["test"], jnp.zeros((1,), jnp.int32)
+    source, first = local_copy(program.sources["test"]), jnp.zeros((1,), jnp.int32)
     episodes = program.draw(source, jnp.int32(0), first)
     episode = jax.tree.map(lambda leaf: np.asarray(leaf[0]), episodes)
     plots.episode(
@@ -64,7 +65,7 @@ def draw_episode(path: pathlib.Path, program: Program, answers: Predictions) -> 
 
 def _drawn_class_names(program: Program) -> list[str]:
     """Names of the classes of the first test task, with the quarter turns they were drawn at."""
-    source = program.sources["test"]
+    source = local_copy(program.sources["test"])
     key = task_key(source, jnp.int32(0), jnp.int32(0))
     shape = task_shape(program.config)
     pictures, turns = draw_indices(key, source.starts, source.sizes, shape, program.largest_class)

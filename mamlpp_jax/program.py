@@ -63,17 +63,20 @@ class Program:
 
     def init_state(self) -> MetaState:
         """The state before the first outer step, on the devices."""
+        return replicate(self.initial_values(), self.mesh)
+
+    def initial_values(self) -> MetaState:
+        """The same, not yet placed; may be traced."""
         variables = init_model(
             _module(self.config), stream_key(self.config.seed, "init"), self.image_shape
         )
-        state = init_state(
+        return init_state(
             variables,
             self.learner,
             self.optimizer,
             per_step_affine=self.config.norm.per_step_affine,
             per_step_statistics=self.config.norm.per_step_statistics,
         )
-        return replicate(state, self.mesh)
 
 
 def stream_key(seed: int, stream: str) -> Array:

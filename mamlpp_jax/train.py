@@ -15,14 +15,14 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from mamlpp_jax import config as config_lib
-from mamlpp_jax import schedules
+from mamlpp_jax import processes, schedules
 from mamlpp_jax.checkpoints import Checkpoints
 from mamlpp_jax.errors import MamlppError
 from mamlpp_jax.evaluate import Evaluator, make_evaluator, score
 from mamlpp_jax.outer_loop import StepMetrics, make_train_step, scan_steps
 from mamlpp_jax.parallel import largest_divisor
 from mamlpp_jax.program import Program
-from mamlpp_jax.reporting import MetricsWriter, Progress
+from mamlpp_jax.reporting import MetricsWriter, Progress, Silent
 from mamlpp_jax.types import Array, MetaState
 
 _MAX_STEPS_PER_DISPATCH = {"cpu": 5}
@@ -121,16 +121,30 @@ def train(program: Program, workdir: pathlib.Path, checkpoints: Checkpoints) -> 
     """
     state = program.init_state()
     latest = checkpoints.latest_step()
+    processes.check_same(
+        "the latest checkpoint",
+        [str(latest).encode()],
+        f"Every process must see the same folder {workdir}: put it on a shared file system.",
+    )
     if latest is not None:
         state = checkpoints.restore(latest, like=state)
         logging.info("resuming after outer step %d from %s", latest, workdir)
     start = int(state.step)
     config = program.config
-    with (
-        MetricsWriter(workdir, start, config.log.tensorboard) as writer,
-        Progress(config_lib.total_steps(config), start, config.log.every_seconds) as progress,
-    ):
+    with _writer(workdir, start, config) as writer, _progress(start, config) as progress:
         _Loop(program, checkpoints, writer, progress, start).run(state)
+
+
+def _writer(workdir: pathlib.Path, start: int, config: ConfigDict) -> MetricsWriter | Silent:
+    if not processes.is_first():
+        return Silent()
+    return MetricsWriter(workdir, start, config.log.tensorboard)
+
+
+def _progress(start: int, config: ConfigDict) -> Progress | Silent:
+    if not processes.is_first():
+        return Silent()
+    return Progress(config_lib.total_steps(config), start, config.log.every_seconds)
 
 
 class _Loop:
@@ -140,8 +154,8 @@ class _Loop:
         self,
         program: Program,
         checkpoints: Checkpoints,
-        writer: MetricsWriter,
-        progress: Progress,
+        writer: MetricsWriter | Silent,
+        progress: Progress | Silent,
         start: int,
     ) -> None:
         self.program, self.config = program, program.config
@@ -192,7 +206,9 @@ class _Loop:
         return iter(range(step, (step // per_epoch + 1) * per_epoch, self.per_dispatch))
 
     def _save_is_due(self) -> bool:
-        if time.monotonic() - self.saved_at < 60 * self.config.checkpoint.every_minutes:
+        waited = time.monotonic() - self.saved_at
+        # Clocks differ, and a save is the work of all processes.
+        if not processes.any_process(waited >= 60 * self.config.checkpoint.every_minutes):
             return False
         self.saved_at = time.monotonic()
         return True

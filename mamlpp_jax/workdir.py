@@ -93,6 +93,7 @@ def provenance(devices: int) -> dict[str, Any]:
         "platform": jax.default_backend(),
         "device": jax.devices()[0].device_kind,
         "devices": devices,
+        "processes": jax.process_count(),
         "jax": jax.__version__,
         "matmul_precision": jax.config.values["jax_default_matmul_precision"] or "default",
     }
