@@ -62,7 +62,7 @@ def default_config() -> ConfigDict:
     model.filters = 64  # of each of the four blocks
     model.max_pool = True  # False: stride-2 convolutions and global average pooling
     model.conv = "auto"  # auto | xla | patches | direct (mamlpp_jax.ops.conv)
-    model.dtype = "float32"  # or bfloat16: of convolutions and activations; the rest stays float32
+    model.dtype = "float32"  # or bfloat16: factors of the convolutions; sums and the rest float32
 
     config.norm = norm = ConfigDict()
     norm.per_step_statistics = True  # BNRS: running statistics per inner step

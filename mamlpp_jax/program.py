@@ -189,4 +189,5 @@ def make_learner(config: ConfigDict) -> Learner:
 
 def _module(config: ConfigDict) -> Conv4:
     model = config.model
-    return Conv4(config.task.way, model.filters, model.max_pool, model.conv, model.dtype)
+    operands = "" if model.dtype == "float32" else model.dtype
+    return Conv4(config.task.way, model.filters, model.max_pool, model.conv, operands)

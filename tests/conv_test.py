@@ -120,19 +120,26 @@ def test_direct_leaves_batched_kernels_to_matrix_products():
 
 
 @pytest.mark.parametrize("kind", ["patches", "direct", "xla"])
-def test_bfloat16_images_and_float32_kernels(kind):
+def test_bfloat16_operands_change_little_and_no_dtype(kind):
     x, w, options = make(CASES[2])
-    x, w = x.astype(jnp.bfloat16), w.astype(jnp.float32)
+    x, w = x.astype(jnp.float32), w.astype(jnp.float32)
 
-    def loss(x, w):
-        return jnp.sum(conv2d(x, w, kind=kind, **options).astype(jnp.float32) ** 2)
+    def loss(x, w, operands):
+        return jnp.sum(conv2d(x, w, kind=kind, operands=operands, **options) ** 2)
 
-    exact = jax.grad(loss, (0, 1))(x.astype(jnp.float32), w)
-    rounded = jax.grad(loss, (0, 1))(x, w)
-    assert rounded[0].dtype == jnp.bfloat16
-    assert rounded[1].dtype == jnp.float32
-    for a, b in zip(rounded, exact, strict=True):
-        np.testing.assert_allclose(a.astype(jnp.float32), b, atol=0.03 * float(jnp.abs(b).max()))
+    exact = jax.value_and_grad(loss, (0, 1))(x, w, "")
+    rounded = jax.value_and_grad(loss, (0, 1))(x, w, "bfloat16")
+    for a, b in zip(jax.tree.leaves(rounded), jax.tree.leaves(exact), strict=True):
+        assert a.dtype == jnp.float32
+        assert not np.array_equal(a, b)
+        np.testing.assert_allclose(a, b, atol=0.02 * float(jnp.abs(b).max()))
+
+
+def test_sums_of_bfloat16_products_are_float32():
+    """4,608 exact products, whose sum bfloat16 cannot hold."""
+    x, w = jnp.full((1, 3, 3, 512), 1.0), jnp.full((3, 3, 512, 1), 1 + 2**-7)
+    y = conv2d(x, w, padding=0, operands="bfloat16")
+    assert float(y[0, 0, 0, 0]) == 9 * 512 * (1 + 2**-7)
 
 
 def test_third_derivative():

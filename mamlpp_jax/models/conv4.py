@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from flax import linen as nn
-from jax import numpy as jnp
 
 from mamlpp_jax.models.layers import Conv, PerStepBatchNorm
 from mamlpp_jax.types import Array
@@ -23,15 +20,15 @@ class Conv4(nn.Module):
         max_pool: 2x2 max pooling; False for the "strided" network of the paper's Figure 1, which
             halves by stride-2 convolutions and ends in global average pooling.
         conv: which convolution (`mamlpp_jax.ops.conv.KINDS`).
-        dtype: what convolutions and activations are computed in; None for that of the images.
-            Parameters, statistics, sums and the linear layer keep the parameters' float32 or finer.
+        operands: "bfloat16" rounds the factors of the convolutions' products; everything else
+            (parameters, sums, activations, statistics) keeps the dtype of the images.
     """
 
     ways: int
     filters: int = 64
     max_pool: bool = True
     conv: str = "auto"
-    dtype: Any = None
+    operands: str = ""
 
     @nn.compact
     def __call__(self, images: Array, use_given: bool = False) -> Array:
@@ -41,14 +38,14 @@ class Conv4(nn.Module):
             images: [N, H, W, C].
             use_given: normalise by the collection `batch_stats`, not by the batch's own moments.
         """
-        x = images if self.dtype is None else images.astype(self.dtype)
+        x = images
         for block in range(BLOCKS):
             stride = 1 if self.max_pool else 2
-            x, bias = Conv(self.filters, stride, self.conv, name=f"conv{block}")(x)
+            x, bias = Conv(self.filters, stride, self.conv, self.operands, name=f"conv{block}")(x)
             x = PerStepBatchNorm(max_pool=self.max_pool, name=f"norm{block}")(x, bias, use_given)
             x = nn.leaky_relu(x, NEGATIVE_SLOPE)
         x = x.reshape(x.shape[0], -1) if self.max_pool else x.mean((1, 2))
-        x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        # Dense promotes float32 parameters; the network computes in the dtype of its input.
         return nn.Dense(
             self.ways, kernel_init=nn.initializers.xavier_uniform(), dtype=x.dtype, name="linear"
         )(x)

@@ -21,11 +21,13 @@ class Conv(nn.Module):
         filters: F.
         stride: 1 or 2.
         kind: which convolution (`mamlpp_jax.ops.conv.KINDS`).
+        operands: what the factors of its products are rounded to (`mamlpp_jax.ops.conv.conv2d`).
     """
 
     filters: int
     stride: int = 1
     kind: str = "auto"
+    operands: str = ""
 
     @nn.compact
     def __call__(self, x: Array) -> tuple[Array, Array]:
@@ -33,7 +35,8 @@ class Conv(nn.Module):
         shape = (3, 3, x.shape[-1], self.filters)
         kernel = self.param("kernel", nn.initializers.xavier_uniform(), shape)
         bias = self.param("bias", nn.initializers.zeros_init(), (self.filters,))
-        y = conv2d(x, kernel, stride=self.stride, kind=self.kind)
+        kernel = kernel.astype(x.dtype)
+        y = conv2d(x, kernel, stride=self.stride, kind=self.kind, operands=self.operands)
         return y, bias
 
 
@@ -58,7 +61,7 @@ class PerStepBatchNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, offset: Array, use_given: bool) -> Array:
-        """Normalises ``x + offset`` over all axes but the last; statistics stay float32 or finer.
+        """Normalises ``x + offset`` over all axes but the last.
 
         Args:
             x: [N, H, W, F].
@@ -66,12 +69,12 @@ class PerStepBatchNorm(nn.Module):
             use_given: normalise by `batch_stats` instead of the batch's own moments.
 
         Returns:
-            [N, H, W, F], or [N, H // 2, W // 2, F] with `max_pool`, of the dtype of x.
+            [N, H, W, F], or [N, H // 2, W // 2, F] with `max_pool`.
         """
         shape = (x.shape[-1],)
         scale = self.variable("norm", "scale", jnp.ones, shape, offset.dtype).value
         bias = self.variable("norm", "bias", jnp.zeros, shape, offset.dtype).value
-        mean, var = _moments(x.astype(offset.dtype))
+        mean, var = _moments(x)
         self._leave("mean", mean + offset)
         self._leave("var", var)
         self._leave("count", jnp.asarray(x.size // x.shape[-1], mean.dtype))
@@ -83,7 +86,7 @@ class PerStepBatchNorm(nn.Module):
         if self.max_pool:
             x = max_pool_2x2(x, jnp.where(scale < 0, -1, 1))
         factor = scale * lax.rsqrt(var + self.epsilon)
-        return (x.astype(offset.dtype) * factor + (bias - mean * factor)).astype(x.dtype)
+        return x * factor + (bias - mean * factor)
 
     def _leave(self, name: str, value: Array) -> None:
         self.sow("moments", name, value, init_fn=lambda: None, reduce_fn=lambda _, new: new)

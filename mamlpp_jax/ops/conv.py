@@ -47,7 +47,7 @@ class Geometry(NamedTuple):
         stride: the same in both directions.
         padding: zeros added on every side of the input.
         direct: the back end's own convolution wherever kernels are not batched.
-        kernel_dtype: of kernels and their gradients; everything else has the dtype of the images.
+        operands: dtype that the factors of every product are rounded to; "" for their own.
     """
 
     size: tuple[int, int]
@@ -55,7 +55,7 @@ class Geometry(NamedTuple):
     stride: int
     padding: int
     direct: bool = False
-    kernel_dtype: Any = jnp.float32
+    operands: str = ""
 
     @property
     def out(self) -> tuple[int, int]:
@@ -68,20 +68,28 @@ class Geometry(NamedTuple):
 
 
 def conv2d(
-    x: Array, kernel: Array, *, stride: int = 1, padding: int = 1, kind: str = "auto"
+    x: Array,
+    kernel: Array,
+    *,
+    stride: int = 1,
+    padding: int = 1,
+    kind: str = "auto",
+    operands: str = "",
 ) -> Array:
     """Cross-correlates a batch of images with a kernel.
 
     Args:
-        x: [N, H, W, C]; its dtype is the one computed in (sums are float32 or finer).
-        kernel: [kh, kw, C, F]; its gradient has its own dtype.
+        x: [N, H, W, C].
+        kernel: [kh, kw, C, F], of the dtype of x.
         stride: 1 or more, the same in both directions.
         padding: zeros added on every side.
         kind: `xla` (`lax.conv_general_dilated`, differentiable in every mode), `patches`, `direct`
             (direct unless kernels are batched), or `auto`: direct for float32 on a CPU, else patches.
+        operands: "bfloat16" rounds the factors of every product, here and in the gradients; sums and
+            results keep the dtype of x. "" rounds nothing.
 
     Returns:
-        [N, H', W', F] of the dtype of x.
+        [N, H', W', F].
 
     Raises:
         ValueError: the kind is unknown.
@@ -90,12 +98,13 @@ def conv2d(
         raise ValueError(f"conv kind {kind!r} is unknown; choose one of {', '.join(KINDS)}")
     if kind == "xla":
         pads = [(padding, padding)] * 2
-        return _convolve(x, kernel.astype(x.dtype), window_strides=(stride, stride), padding=pads)
+        x, kernel = (_round(a, operands) for a in (x, kernel))
+        return _convolve(x, kernel, window_strides=(stride, stride), padding=pads)
     size, window = (x.shape[1], x.shape[2]), (kernel.shape[0], kernel.shape[1])
     # The CPU back end has no fast convolution of other types.
-    fast = jax.default_backend() == "cpu" and x.dtype == jnp.float32
+    fast = jax.default_backend() == "cpu" and x.dtype == jnp.float32 and not operands
     direct = kind == "direct" or (kind == "auto" and fast)
-    geometry = Geometry(size, window, stride, padding, direct, kernel.dtype)
+    geometry = Geometry(size, window, stride, padding, direct, operands)
     return _conv(geometry, x, kernel)
 
 
@@ -125,31 +134,32 @@ def _patches(x: Array, kernel: tuple[int, int], out: tuple[int, int], stride: in
     return jnp.concatenate(_pieces(x, kernel, out, stride), axis=-1)
 
 
-def _wide(dtype: Any) -> Any:
-    """What to sum products of `dtype` in."""
-    return jnp.promote_types(dtype, jnp.float32)
-
-
 def _multiply(patches: Array, kernel: Array) -> Array:
     """[N, H', W', kh*kw*C] times [kh, kw, C, F], over the patches: [N, H', W', F]."""
-    flat = kernel.reshape(-1, kernel.shape[-1])
-    wide = _wide(patches.dtype)
-    product = lax.dot_general(patches, flat, (((3,), (0,)), ((), ())), preferred_element_type=wide)
-    return product.astype(patches.dtype)
+    return _dot(patches, kernel.reshape(-1, kernel.shape[-1]), (3,), (0,))
 
 
 def _sum_products(a: Array, b: Array) -> Array:
     """[N, H', W', A] and [N, H', W', B] -> [A, B], summed over all positions."""
-    positions = (0, 1, 2)
-    return lax.dot_general(
-        a, b, ((positions, positions), ((), ())), preferred_element_type=_wide(a.dtype)
-    )
+    return _dot(a, b, (0, 1, 2), (0, 1, 2))
+
+
+def _dot(a: Array, b: Array, axes_a: tuple[int, ...], axes_b: tuple[int, ...]) -> Array:
+    wide = jnp.promote_types(a.dtype, jnp.float32)
+    return lax.dot_general(a, b, ((axes_a, axes_b), ((), ())), preferred_element_type=wide)
+
+
+def _round(x: Array, dtype: str) -> Array:
+    """Rounds to a narrower dtype, through which gradients pass unrounded; "" does nothing."""
+    return x if not dtype else x + lax.stop_gradient(x.astype(dtype).astype(x.dtype) - x)
 
 
 def _where_unbatched(
     g: Geometry, direct: Callable[..., Array], patches: Callable[..., Array], a: Array, b: Array
 ) -> Array:
     """Calls `direct`, but `patches` under a `vmap` that batches both operands (or when not asked)."""
+    if g.operands:
+        a, b = a.astype(g.operands), b.astype(g.operands)
     if not g.direct:
         return patches(g, a, b)
     function = custom_vmap(partial(direct, g))
@@ -165,19 +175,17 @@ def _where_unbatched(
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _conv(g: Geometry, x: Array, w: Array) -> Array:
-    return _where_unbatched(g, _conv_direct, _conv_patches, x, w.astype(x.dtype))
+    return _where_unbatched(g, _conv_direct, _conv_patches, x, w)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _input_gradient(g: Geometry, dy: Array, w: Array) -> Array:
-    w = w.astype(dy.dtype)
     return _where_unbatched(g, _input_gradient_direct, _input_gradient_patches, dy, w)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _kernel_gradient(g: Geometry, x: Array, dy: Array) -> Array:
-    dw = _where_unbatched(g, _kernel_gradient_direct, _kernel_gradient_patches, x, dy)
-    return dw.astype(g.kernel_dtype)
+    return _where_unbatched(g, _kernel_gradient_direct, _kernel_gradient_patches, x, dy)
 
 
 def _conv_patches(g: Geometry, x: Array, w: Array) -> Array:
@@ -217,30 +225,28 @@ def _kernel_gradient_patches(g: Geometry, x: Array, dy: Array) -> Array:
 
 def _convolve(x: Array, w: Array, **options: Any) -> Array:
     """`lax.conv_general_dilated` in the one layout that the CPU back end has a fast path for."""
-    return lax.conv_general_dilated(x, w, dimension_numbers=("NHWC", "HWIO", "NHWC"), **options)
+    return lax.conv_general_dilated(
+        x,
+        w,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        preferred_element_type=jnp.promote_types(x.dtype, jnp.float32),
+        **options,
+    )
 
 
 def _conv_direct(g: Geometry, x: Array, w: Array) -> Array:
-    product = _convolve(
-        x,
-        w,
-        window_strides=(g.stride, g.stride),
-        padding=[(g.padding, g.padding)] * 2,
-        preferred_element_type=_wide(x.dtype),
-    )
-    return product.astype(x.dtype)
+    padding = [(g.padding, g.padding)] * 2
+    return _convolve(x, w, window_strides=(g.stride, g.stride), padding=padding)
 
 
 def _input_gradient_direct(g: Geometry, dy: Array, w: Array) -> Array:
-    product = _convolve(
+    return _convolve(
         dy,
         _mirrored(w),
         window_strides=(1, 1),
         padding=_backward_padding(g),
         lhs_dilation=(g.stride, g.stride),
-        preferred_element_type=_wide(dy.dtype),
     )
-    return product.astype(dy.dtype)
 
 
 def _kernel_gradient_direct(g: Geometry, x: Array, dy: Array) -> Array:
@@ -271,7 +277,6 @@ def _kernel_gradient_sliding(g: Geometry, x: Array, dy: Array) -> Array:
         window_strides=(1, 1),
         padding=padding,
         rhs_dilation=(g.stride, g.stride),
-        preferred_element_type=_wide(x.dtype),
     )
     return product.transpose(1, 2, 0, 3)
 
