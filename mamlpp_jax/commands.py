@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import pathlib
 from typing import Any, NamedTuple
@@ -17,8 +18,10 @@ from mamlpp_jax.checkpoints import Checkpoints, quiet_orbax
 from mamlpp_jax.data.dataset import Dataset
 from mamlpp_jax.data.load import load_dataset
 from mamlpp_jax.errors import ConfigError, WorkdirError
+from mamlpp_jax.lock import only_writer
 from mamlpp_jax.program import build, retarget
 from mamlpp_jax.results import results_table
+from mamlpp_jax.stopping import Stopper
 from mamlpp_jax.train import train as train_loop
 
 
@@ -68,14 +71,18 @@ def resolve_config(
     return config
 
 
-def train(config: ConfigDict, workdir: pathlib.Path | None = None) -> None:
+def train(
+    config: ConfigDict, workdir: pathlib.Path | None = None, stopper: Stopper | None = None
+) -> None:
     """Trains, tests and reports; continues what is unfinished, only reports what is finished.
 
     Args:
         config: validated.
         workdir: the run's folder; None for a name made of the configuration.
+        stopper: asked whether to leave early; None to run to the end.
 
     Raises:
+        StoppedError: the stopper said so; what is done is saved.
         MamlppError: bad input, or numbers gone bad; see `mamlpp_jax.errors`.
     """
     workdir = workdir or workdir_lib.default_workdir(config)
@@ -89,19 +96,23 @@ def train(config: ConfigDict, workdir: pathlib.Path | None = None) -> None:
     logging.info("configuration:\n%s", config)
     logging.info("%s", dry_run_lib.describe_devices(program))
     logging.info("learned by the outer loop:\n%s", dry_run_lib.describe_model(program))
-    _claim_together(workdir, config)
     quiet_orbax()
     logging.info("workdir: %s", workdir)
-    with Checkpoints(workdir, config.evaluation.ensemble) as checkpoints:
-        train_loop(program, workdir, checkpoints)
+    stopper = stopper or Stopper()
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_only_writer(workdir))
+        _claim_together(workdir, config)
+        checkpoints = stack.enter_context(_open_checkpoints(workdir, config))
+        train_loop(program, workdir, checkpoints, stopper)
         states = final_test.best_states(program, checkpoints)
+        stopper.check()
         conditions = final_test.as_trained(config)
         rows, answers = final_test.run_test(program, states, conditions)
         results = final_test.collect_results(workdir, program, checkpoints, rows)
         if processes.is_first():
             pictures.draw_run(workdir, program, states[0], results, answers)
-    # Last, since a run with results counts as finished.
-    _report(results, workdir)
+        # Last, since a run with results counts as finished.
+        _report(results, workdir)
 
 
 def evaluate(config: ConfigDict, workdir: pathlib.Path, overrides: Overrides) -> None:
@@ -124,11 +135,20 @@ def evaluate(config: ConfigDict, workdir: pathlib.Path, overrides: Overrides) ->
     trained = build(config, dataset, splits=("test",))
     tested = retarget(trained, tested_config, dataset)
     quiet_orbax()
-    with Checkpoints(workdir, config.evaluation.ensemble) as checkpoints:
+    with _only_writer(workdir), _open_checkpoints(workdir, config) as checkpoints:
         states = final_test.best_states(trained, checkpoints)
         rows, _ = final_test.run_test(tested, states, final_test.as_trained(tested_config))
         results = final_test.collect_results(workdir, trained, checkpoints, rows)
-    _report(results, workdir)
+        _report(results, workdir)
+
+
+def _only_writer(workdir: pathlib.Path) -> contextlib.AbstractContextManager[None]:
+    """Process 0 writes, so it holds the lock."""
+    return only_writer(workdir) if processes.is_first() else contextlib.nullcontext()
+
+
+def _open_checkpoints(workdir: pathlib.Path, config: ConfigDict) -> Checkpoints:
+    return Checkpoints(workdir, config.evaluation.ensemble, config.to_dict())
 
 
 def _load_everywhere(config: ConfigDict) -> Dataset:

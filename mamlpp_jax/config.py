@@ -90,6 +90,8 @@ def default_config() -> ConfigDict:
     train.final_learning_rate = 1e-5  # where CA ends
     train.adam_b1 = 0.9
     train.adam_b2 = 0.99  # released code: 0.999
+    train.clip_norm = 0.0  # global L2 norm the meta-gradient is scaled down to; 0 = off
+    train.clip_value = 0.0  # its elements' largest size; 0 = off (released mini-ImageNet code: 10)
 
     config.evaluation = evaluation = ConfigDict()
     evaluation.tasks = 600  # fixed tasks, of validation and of the test alike
@@ -369,6 +371,11 @@ def _check_ranges(config: ConfigDict) -> None:
     for name in _POSITIVE:
         if not (fields[name] > 0 and math.isfinite(fields[name])):
             raise ConfigError(f"config.{name} is {fields[name]}; it must be a positive number.")
+    for name in ("train.clip_norm", "train.clip_value"):
+        if not (fields[name] >= 0 and math.isfinite(fields[name])):
+            raise ConfigError(
+                f"config.{name} is {fields[name]}; it must be a positive number, or 0 for no clipping."
+            )
     for name in ("train.adam_b1", "train.adam_b2"):
         if not 0 <= fields[name] < 1:
             raise ConfigError(f"config.{name} is {fields[name]}; it must be in [0, 1).")

@@ -4,7 +4,8 @@
     python -m mamlpp_jax.main --mode=evaluate --workdir=runs/... --shot=5 --statistics=support
     srun python -m mamlpp_jax.main --config=... --workdir=SHARED_FOLDER --distributed
 
-Bad input ends with one paragraph on standard error and exit code 2.
+Exit codes: 0 done; 2 bad input or numbers gone bad, with one paragraph on standard error; 75 stopped early (SIGTERM,
+SIGINT or --max_minutes) with everything saved: the same command goes on. A second signal leaves at once.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from mamlpp_jax import config as config_lib
 from mamlpp_jax.data.load import cache_folder
 from mamlpp_jax.errors import ConfigError, MamlppError
 from mamlpp_jax.parallel import cpu_devices
+from mamlpp_jax.stopping import STOPPED_EXIT_CODE, StoppedError, Stopper
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config",
@@ -54,6 +56,13 @@ _COORDINATOR = flags.DEFINE_string(
 )
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Several processes: how many.")
 _PROCESS_ID = flags.DEFINE_integer("process_id", None, "Several processes: this one, from 0.")
+
+_MAX_MINUTES = flags.DEFINE_float(
+    "max_minutes",
+    0.0,
+    "Train: save and leave after so many minutes; 0 = no limit.",
+    lower_bound=0.0,
+)
 
 USAGE_EXIT_CODE = 2
 
@@ -151,6 +160,10 @@ def _main(argv: list[str]) -> None:
     try:
         _run()
         processes.leave()
+    except StoppedError as error:
+        print(f"{processes.whose()}stopped: {error}", file=sys.stderr)
+        processes.leave()
+        sys.exit(STOPPED_EXIT_CODE)
     except MamlppError as error:
         _fail(str(error))
     except (Exception, KeyboardInterrupt):
@@ -168,6 +181,7 @@ def _run() -> None:
     overrides = commands.Overrides(
         _WAY.value, _SHOT.value, _QUERY.value, _INNER_STEPS.value, _STATISTICS.value
     )
+    stopper = Stopper(_MAX_MINUTES.value)
     processes.check_group(group)
     config = commands.resolve_config(_MODE.value, _CONFIG.value, workdir, overrides)
     _set_up_jax(config, group)
@@ -178,7 +192,9 @@ def _run() -> None:
         assert workdir is not None  # Else resolve_config has complained.
         commands.evaluate(config, workdir, overrides)
     else:
-        commands.train(config, workdir)
+        # After joining the others, whose set-up installs handlers of its own.
+        with stopper.listening():
+            commands.train(config, workdir, stopper)
 
 
 if __name__ == "__main__":

@@ -75,12 +75,14 @@ class StepMetrics(NamedTuple):
     Attributes:
         loss: the meta-loss before the update.
         accuracy: query accuracy after the last inner step, before the update.
-        grad_norm: global L2 norm of the meta-gradient.
+        grad_norm: global L2 norm of the meta-gradient, before any clipping.
+        finite: bool, whether every meta-parameter and running statistic is, after the update.
     """
 
     loss: Array
     accuracy: Array
     grad_norm: Array
+    finite: Array
 
 
 def init_state(
@@ -364,9 +366,16 @@ def make_train_step(
             batch_stats=fold_moments(state.batch_stats, sums.support_moments, sums.query_moments),
             opt_state=opt_state,
         )
-        return new_state, StepMetrics(sums.loss, sums.accuracy, optax.tree.norm(sums.gradient))
+        finite = _all_finite((meta, new_state.batch_stats))
+        return new_state, StepMetrics(
+            sums.loss, sums.accuracy, optax.tree.norm(sums.gradient), finite
+        )
 
     return train_step
+
+
+def _all_finite(tree: Any) -> Array:
+    return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
 
 
 def _over_devices(

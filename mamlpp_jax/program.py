@@ -34,7 +34,7 @@ class Program:
         config: the validated configuration.
         mesh: the devices.
         learner: backbone and inner loop.
-        optimizer: outer Adam.
+        optimizer: outer Adam, behind clipping where that is on.
         learning_rate: its rate per outer step.
         image_shape: (H, W, C).
         sources: where the tasks of "train", "val" and "test" come from, on the devices.
@@ -146,7 +146,7 @@ def build(config: ConfigDict, dataset: Dataset, splits: Sequence[str] = SPLITS) 
         config=config,
         mesh=mesh,
         learner=make_learner(config),
-        optimizer=optax.adam(rate, b1=train.adam_b1, b2=train.adam_b2),
+        optimizer=_outer_optimizer(config, rate),
         learning_rate=rate,
         image_shape=dataset.images.shape[1:],
         sources=sources,
@@ -154,6 +154,17 @@ def build(config: ConfigDict, dataset: Dataset, splits: Sequence[str] = SPLITS) 
         largest_class=largest,
         draw=make_draw(task_shape(config), largest),
     )
+
+
+def _outer_optimizer(config: ConfigDict, rate: optax.Schedule) -> optax.GradientTransformation:
+    train = config.train
+    parts = []
+    if train.clip_value:
+        parts.append(optax.clip(train.clip_value))
+    if train.clip_norm:
+        parts.append(optax.clip_by_global_norm(train.clip_norm))
+    adam = optax.adam(rate, b1=train.adam_b1, b2=train.adam_b2)
+    return optax.chain(*parts, adam) if parts else adam
 
 
 def retarget(program: Program, config: ConfigDict, dataset: Dataset) -> Program:

@@ -43,7 +43,7 @@ def check_owner(workdir: pathlib.Path, config: ConfigDict) -> None:
 
 
 def claim(workdir: pathlib.Path, config: ConfigDict) -> None:
-    """Makes the working directory and writes `config.json`.
+    """Writes `config.json` into the working directory, which is made when missing.
 
     Raises:
         WorkdirError: it cannot be written.
