@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from mamlpp_jax import stopping
+from mamlpp_jax.errors import ConfigError
 from mamlpp_jax.stopping import StoppedError, Stopper
 
 
@@ -52,6 +53,46 @@ def test_a_signal_is_a_request(number):
         os.kill(os.getpid(), number)
         assert stopper.reason() == f"received {signal.Signals(number).name}"
     assert signal.getsignal(number) is before
+
+
+@pytest.mark.parametrize("minutes", [-1.0, float("nan"), float("inf")])
+def test_a_limit_that_is_none_is_refused(minutes):
+    with pytest.raises(ConfigError, match="--max_minutes is "):
+        Stopper(minutes)
+
+
+def test_a_second_signal_ends_a_process_that_is_stuck_outside_python():
+    """As in a long compilation: a Python handler would not run before it is through."""
+    code = (
+        "import ctypes, signal\n"
+        "from mamlpp_jax.stopping import Stopper\n"
+        "mutex, libc = ctypes.create_string_buffer(128), ctypes.CDLL(None)\n"
+        "with Stopper().listening():\n"
+        "    libc.pthread_mutex_lock(mutex)\n"
+        "    print('stuck', flush=True)\n"
+        "    libc.pthread_mutex_lock(mutex)\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout.readline() == "stuck\n"
+        process.send_signal(signal.SIGTERM)
+        for line in process.stderr:
+            if "received SIGTERM" in line:
+                break
+        process.send_signal(signal.SIGINT)
+        try:
+            assert process.wait(timeout=60) == 128 + signal.SIGINT
+        finally:
+            process.kill()
+
+
+def test_handlers_can_be_installed_again():
+    for _ in range(2):
+        with Stopper().listening() as stopper:
+            os.kill(os.getpid(), signal.SIGINT)
+            assert stopper.reason() == "received SIGINT"
+    assert signal.set_wakeup_fd(-1) == -1
 
 
 def test_a_second_signal_leaves_at_once():
