@@ -157,7 +157,7 @@ def _load_everywhere(config: ConfigDict) -> Dataset:
         dataset = load_dataset(config.data)
     processes.check_same(
         "the data set",
-        [dataset.images, dataset.class_sizes, "/".join(dataset.class_names).encode()],
+        [dataset.images.data, dataset.class_sizes.data, "/".join(dataset.class_names).encode()],
         "Every host must have the same images: remove its cached data set to make it again.",
     )
     return dataset
