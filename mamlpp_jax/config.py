@@ -20,6 +20,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from mamlpp_jax.data.episodes import NORMALIZATIONS
+from mamlpp_jax.data.splits import parse_fractions
 from mamlpp_jax.errors import ConfigError
 from mamlpp_jax.inner_loop import STATISTICS
 from mamlpp_jax.inner_optimizers import NAMES as INNER_OPTIMIZERS
@@ -27,7 +29,15 @@ from mamlpp_jax.ops.conv import KINDS as CONV_KINDS
 
 COMPONENTS = ("msl", "da", "bnrs", "bnwb", "lslr", "ca")
 # Fields a workdir may be resumed with other values of: they do not change what is computed.
-RESUMABLE = ("compute", "log", "checkpoint", "data.tfds_dir", "data.manual_dir", "data.cache_dir")
+RESUMABLE = (
+    "compute",
+    "log",
+    "checkpoint",
+    "data.tfds_dir",
+    "data.manual_dir",
+    "data.cache_dir",
+    "data.device_limit_mib",
+)
 
 
 def default_config() -> ConfigDict:
@@ -44,13 +54,18 @@ def default_config() -> ConfigDict:
     data.name = "omniglot"  # a data source, see mamlpp_jax.data.load
     data.seed = 0  # class split and evaluation tasks; the same for every `seed`
     data.image_size = 28  # height and width in pixels
+    data.channels = 0  # 1 grey, 3 colour; 0 = as the pictures are (own images and TFDS data sets)
+    data.normalize = "none"  # none: pixels in 0..1; imagenet: ImageNet's channel mean and deviation
     data.rotations = True  # every quarter turn of a class is a class (released code: training only)
-    data.train_classes = 1150  # before rotation, as the two below
-    data.val_classes = 50
+    data.train_classes = 1150  # before rotation, as the two below; 0 = all of a published split, or
+    data.val_classes = 50  # a fraction of the classes
     data.test_classes = 423
+    data.split_fractions = "0.64,0.16,0.2"  # of classes without a published split
+    data.split_file = ""  # CSV with the header "class,split"; "" = the rules above
     data.tfds_dir = ""  # root of prepared TFDS data sets; "" = prepare our own
-    data.manual_dir = ""  # folder with the raw archives; "" = download them
+    data.manual_dir = ""  # folder with the raw archives or pictures; "" = download them
     data.cache_dir = ""  # where prepared data go; "" = the user's cache folder
+    data.device_limit_mib = 8192  # larger data stay on the host, which assembles the same tasks
 
     config.task = task = ConfigDict()
     task.way = 5  # classes of a task
@@ -286,6 +301,7 @@ def _check_method(config: ConfigDict) -> None:
 
 def _check_choices(config: ConfigDict) -> None:
     choices = {
+        "data.normalize": (config.data.normalize, tuple(NORMALIZATIONS)),
         "model.conv": (config.model.conv, CONV_KINDS),
         "norm.train_statistics": (config.norm.train_statistics, STATISTICS),
         "inner.optimizer": (config.inner.optimizer, INNER_OPTIMIZERS),
@@ -306,9 +322,6 @@ def _check_choice(choices: dict[str, tuple[str, tuple[str, ...]]]) -> None:
 
 _AT_LEAST_ONE = [
     "data.image_size",
-    "data.train_classes",
-    "data.val_classes",
-    "data.test_classes",
     "task.way",
     "task.shot",
     "task.query",
@@ -323,6 +336,10 @@ _AT_LEAST_ONE = [
 _AT_LEAST_ZERO = [
     "seed",
     "data.seed",
+    "data.train_classes",
+    "data.val_classes",
+    "data.test_classes",
+    "data.device_limit_mib",
     "train.first_order_epochs",
     "train.multi_step_epochs",
     "compute.devices",
@@ -368,6 +385,12 @@ def _check_ranges(config: ConfigDict) -> None:
     for name in ("train.adam_b1", "train.adam_b2"):
         if not 0 <= fields[name] < 1:
             raise ConfigError(f"config.{name} is {fields[name]}; it must be in [0, 1).")
+    parse_fractions(config.data.split_fractions)
+    if config.data.channels not in (0, 1, 3):
+        raise ConfigError(
+            f"config.data.channels is {config.data.channels}; it must be 1 (grey), 3 (colour) or 0 (as the "
+            "pictures are)."
+        )
     if not re.fullmatch(r"[\w+-][\w.+-]*", config.experiment):
         raise ConfigError(
             f"config.experiment is {config.experiment!r}; it names folders, so it must be letters, digits "
@@ -414,6 +437,28 @@ def check_chunk(config: ConfigDict, devices: int) -> None:
         raise ConfigError(
             f"config.compute.tasks_per_chunk is {chunk}; it must divide the {tasks // devices} tasks "
             f"per device (config.train.tasks_per_step={tasks} over {devices} device(s))."
+        )
+
+
+def check_channels(config: ConfigDict, channels: int) -> None:
+    """Checks that the pictures have the channels that were asked for.
+
+    Args:
+        config: gives channels and normalisation.
+        channels: of the pictures.
+
+    Raises:
+        ConfigError: they do not.
+    """
+    data = config.data
+    if data.channels not in (0, channels):
+        raise ConfigError(
+            f"config.data.channels is {data.channels}, but {data.name} has pictures of {channels}; use 0."
+        )
+    if len(NORMALIZATIONS[data.normalize][0]) not in (1, channels):
+        raise ConfigError(
+            f"config.data.normalize is {data.normalize!r}, which is for colour, but {data.name} has grey "
+            "pictures; use none."
         )
 
 

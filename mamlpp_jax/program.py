@@ -13,9 +13,15 @@ from ml_collections import ConfigDict
 
 from mamlpp_jax import config as config_lib
 from mamlpp_jax import schedules
-from mamlpp_jax.data.dataset import Dataset
-from mamlpp_jax.data.episodes import TaskShape, TaskSource, make_draw, make_source
-from mamlpp_jax.data.splits import SPLITS, split_classes
+from mamlpp_jax.data.dataset import SPLITS, Dataset
+from mamlpp_jax.data.episodes import (
+    NORMALIZATIONS,
+    TaskShape,
+    TaskSource,
+    make_draw,
+    make_source,
+)
+from mamlpp_jax.data.splits import split_dataset
 from mamlpp_jax.inner_optimizers import make_inner_optimizer
 from mamlpp_jax.models import Conv4, init_model, make_forward
 from mamlpp_jax.outer_loop import Learner, init_state
@@ -84,7 +90,8 @@ def stream_key(seed: int, stream: str) -> Array:
 def task_shape(config: ConfigDict) -> TaskShape:
     """The kind of task a configuration asks for."""
     rotations = _ROTATIONS if config.data.rotations else 1
-    return TaskShape(config.task.way, config.task.shot, config.task.query, rotations)
+    mean, std = NORMALIZATIONS[config.data.normalize]
+    return TaskShape(config.task.way, config.task.shot, config.task.query, rotations, mean, std)
 
 
 def choose_classes(
@@ -98,10 +105,9 @@ def choose_classes(
     Raises:
         ConfigError: too few classes or images.
     """
-    data = config.data
-    counts = (data.train_classes, data.val_classes, data.test_classes)
-    everything = split_classes(dataset.num_classes, counts, data.seed)
+    everything = split_dataset(dataset, config.data)
     classes = {split: everything[split] for split in splits}
+    config_lib.check_channels(config, dataset.images.shape[-1])
     rotations = task_shape(config).rotations
     for split, members in classes.items():
         smallest = int(dataset.class_sizes[members].min())

@@ -156,7 +156,7 @@ def test_a_whole_number_will_do_for_a_float():
         ("inner.learning_rate", [0.0, math.nan]),
         ("model.filters", [0]),
         ("data.image_size", [0, 15]),
-        ("data.val_classes", [0]),
+        ("data.val_classes", [-1]),
         ("data.seed", [-1, 2**32]),
         ("seed", [-1, 2**70]),
         ("evaluation.tasks", [0, 1]),
@@ -240,7 +240,7 @@ def test_rotated_classes_count(tmp_path):
 def test_unknown_data_set_lists_the_known(tmp_path):
     config = changed("data.name", "omniglott")
     config.data.cache_dir = str(tmp_path / "cache")
-    with refused(tmp_path, "data.name is 'omniglott'", "glyphs, omniglot"):
+    with refused(tmp_path, "data.name is 'omniglott'", "glyphs, mini_imagenet, omniglot"):
         commands.train(config, tmp_path / "run")
 
 

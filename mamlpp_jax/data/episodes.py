@@ -18,6 +18,11 @@ from mamlpp_jax.data.dataset import Dataset
 from mamlpp_jax.types import Array, DrawTasks, Episode
 
 _LAST = np.uint32(0xFFFFFFFF)
+# Mean and deviation of each channel, of pixels in 0..1.
+NORMALIZATIONS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
+    "none": ((0.0,), (1.0,)),
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+}
 
 
 class TaskSource(NamedTuple):

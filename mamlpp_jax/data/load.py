@@ -41,8 +41,15 @@ def _build_omniglot(data_config: Any, cache_dir: Path) -> Dataset:
     return omniglot.build(data_config, cache_dir)
 
 
+def _build_mini_imagenet(data_config: Any, cache_dir: Path) -> Dataset:
+    from mamlpp_jax.data import mini_imagenet
+
+    return mini_imagenet.build(data_config, cache_dir)
+
+
 _SOURCES = {
     "glyphs": _Source(1, _build_glyphs),
+    "mini_imagenet": _Source(1, _build_mini_imagenet),
     "omniglot": _Source(1, _build_omniglot),
 }
 
