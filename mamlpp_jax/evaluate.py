@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -13,13 +14,15 @@ import numpy as np
 from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 
+from mamlpp_jax.data.host import HostSource, prefetched
 from mamlpp_jax.inner_loop import StepRows, adapt, query_pass, row_at, step_rows
 from mamlpp_jax.outer_loop import Learner
-from mamlpp_jax.parallel import AXIS, varying
+from mamlpp_jax.parallel import AXIS, largest_divisor, varying
 from mamlpp_jax.types import Array, DrawTasks, Episode, MetaParams, Params, RunningStats
 
 HEAD = "linear"
 _Z95 = 1.96
+_BLOCK_BYTES = 128 * 2**20  # of the tasks that the host assembles at a time
 
 
 class Predictions(NamedTuple):
@@ -102,7 +105,7 @@ def make_evaluator(
     """
     share = tasks_per_chunk * mesh.size
     padded = math.ceil(tasks / share) * share
-    indices = jnp.arange(padded, dtype=jnp.int32).reshape(-1, tasks_per_chunk)
+    indices = np.arange(padded, dtype=np.int32).reshape(-1, tasks_per_chunk)
     everywhere, sharded = PartitionSpec(), PartitionSpec(AXIS)
 
     @jax.jit
@@ -130,13 +133,37 @@ def make_evaluator(
         return lax.map(chunk, indices)
 
     def evaluate(meta: MetaParams, batch_stats: RunningStats, source: Any) -> Predictions:
-        logits, labels = jax.device_get(run(meta, batch_stats, source, indices))
+        with contextlib.closing(_blocks(source, indices, mesh.size)) as blocks:
+            parts = [jax.device_get(run(meta, batch_stats, *block)) for block in blocks]
+        logits, labels = (np.concatenate(leaves) for leaves in zip(*parts, strict=True))
         return Predictions(
             logits.reshape(-1, *logits.shape[2:])[:tasks],
             labels.reshape(-1, labels.shape[-1])[:tasks],
         )
 
     return evaluate
+
+
+def _blocks(
+    source: Any, indices: np.ndarray, devices: int
+) -> Generator[tuple[Any, np.ndarray], None, None]:
+    """Sources and the task indices [chunks, tasks per chunk] to draw from each.
+
+    Data on the device need one block; tasks that the host assembles come in blocks of a limited size, alike so
+    that one compiled function takes them all, each prepared while the one before is computed.
+    """
+    if not isinstance(source, HostSource):
+        yield source, indices
+        return
+    shares = len(indices) // devices
+    share_bytes = devices * indices.shape[1] * source.task_bytes
+    rows = devices * largest_divisor(shares, _BLOCK_BYTES // share_bytes)
+
+    def prepare(block: np.ndarray) -> tuple[Any, np.ndarray]:
+        tasks = range(int(block[0, 0]), int(block[-1, -1]) + 1)
+        return source.batch(range(1), tasks), block
+
+    yield from prefetched(prepare, np.split(indices, len(indices) // rows))
 
 
 def ensemble(predictions: Sequence[Predictions]) -> Predictions:

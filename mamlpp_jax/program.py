@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import itertools
+from collections.abc import Generator, Mapping, Sequence
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh
@@ -18,17 +21,21 @@ from mamlpp_jax.data.episodes import (
     NORMALIZATIONS,
     TaskShape,
     TaskSource,
+    draw_indices,
     make_draw,
     make_source,
+    task_key,
 )
+from mamlpp_jax.data.host import HostSource, make_host_source, prefetched
 from mamlpp_jax.data.splits import split_dataset
 from mamlpp_jax.inner_optimizers import make_inner_optimizer
 from mamlpp_jax.models import Conv4, init_model, make_forward
 from mamlpp_jax.outer_loop import Learner, init_state
 from mamlpp_jax.parallel import make_mesh, replicate
-from mamlpp_jax.types import Array, DrawTasks, MetaState
+from mamlpp_jax.types import Array, DrawTasks, Episode, MetaState
 
 _ROTATIONS = 4
+_MIB = 2**20
 _STREAMS = {"init": 0, "train": 1, "val": 2, "test": 3}
 
 
@@ -43,7 +50,7 @@ class Program:
         optimizer: outer Adam.
         learning_rate: its rate per outer step.
         image_shape: (H, W, C).
-        sources: where the tasks of "train", "val" and "test" come from, on the devices.
+        sources: where the tasks of "train", "val" and "test" come from, on the devices or the host.
         class_names: of each split, before rotation.
         largest_class: pictures of the largest class.
         draw: draws tasks of the configuration's shape.
@@ -55,7 +62,7 @@ class Program:
     optimizer: optax.GradientTransformation
     learning_rate: optax.Schedule
     image_shape: tuple[int, int, int]
-    sources: dict[str, TaskSource]
+    sources: dict[str, TaskSource | HostSource]
     class_names: dict[str, list[str]]
     largest_class: int
     draw: DrawTasks
@@ -80,6 +87,57 @@ class Program:
             per_step_statistics=self.config.norm.per_step_statistics,
         )
         return replicate(state, self.mesh)
+
+    @property
+    def on_host(self) -> bool:
+        """Whether the data are too large for the devices."""
+        return any(isinstance(source, HostSource) for source in self.sources.values())
+
+    def ready(self, split: str, steps: range, tasks: range) -> Any:
+        """A source that `draw` can take these tasks of a split from, on the devices."""
+        source = self.sources[split]
+        if isinstance(source, HostSource):
+            return replicate(source.batch(steps, tasks), self.mesh)
+        return source
+
+    def feed(self, start: int, steps: int) -> Generator[Any, None, None]:
+        """For each dispatch of so many outer steps, from `start` to the end, a source of its training tasks.
+
+        Host data are prepared ahead in a thread; close the iterator to end it.
+        """
+        tasks = range(self.config.train.tasks_per_step)
+        firsts = range(start, config_lib.total_steps(self.config), steps)
+        if not self.on_host:
+            yield from itertools.repeat(self.sources["train"], len(firsts))
+            return
+        yield from prefetched(
+            lambda first: self.ready("train", range(first, first + steps), tasks), firsts
+        )
+
+    def episodes(self, split: str, count: int) -> Episode:
+        """The first tasks of a split's stream as NumPy arrays with a leading [count]."""
+        source = self.ready(split, range(1), range(count))
+        drawn = self.draw(source, jnp.int32(0), jnp.arange(count, dtype=jnp.int32))
+        return jax.tree.map(np.asarray, drawn)
+
+    def drawn_classes(self, split: str, task: int) -> list[str]:
+        """Names of the classes of one of these tasks, with the quarter turns they were drawn at."""
+        source = self.sources[split]
+        key = task_key(source.key, jnp.int32(0), jnp.int32(task))
+        pictures, turns = draw_indices(
+            key,
+            jnp.asarray(source.starts),
+            jnp.asarray(source.sizes),
+            task_shape(self.config),
+            self.largest_class,
+        )
+        starts, ends = np.asarray(source.starts), np.asarray(source.starts + source.sizes)
+        names = []
+        for picture, turn in zip(np.asarray(pictures[:, 0]), np.asarray(turns), strict=True):
+            position = int(np.argmax((starts <= picture) & (picture < ends)))
+            name = self.class_names[split][position]
+            names.append(f"{name}, turned {90 * turn}°" if turn else name)
+        return names
 
 
 def stream_key(seed: int, stream: str) -> Array:
@@ -129,14 +187,7 @@ def build(config: ConfigDict, dataset: Dataset, splits: Sequence[str] = SPLITS) 
     classes = choose_classes(config, dataset, splits)
     mesh = make_mesh(config.train.tasks_per_step, config.compute.devices)
     config_lib.check_chunk(config, mesh.size)
-    images = replicate(dataset.images, mesh)
-    seeds = {"train": config.seed, "val": config.data.seed, "test": config.data.seed}
-    sources = {
-        split: replicate(
-            make_source(dataset, classes[split], images, stream_key(seeds[split], split)), mesh
-        )
-        for split in splits
-    }
+    sources = _make_sources(config, dataset, classes, mesh)
     train = config.train
     rate = schedules.outer_learning_rate(
         train.learning_rate,
@@ -159,6 +210,25 @@ def build(config: ConfigDict, dataset: Dataset, splits: Sequence[str] = SPLITS) 
     )
 
 
+def _make_sources(
+    config: ConfigDict, dataset: Dataset, classes: Mapping[str, np.ndarray], mesh: Mesh
+) -> dict[str, TaskSource | HostSource]:
+    """A source per split; data within the limit are put on every device."""
+    seeds = {"train": config.seed, "val": config.data.seed, "test": config.data.seed}
+    keys = {split: stream_key(seeds[split], split) for split in classes}
+    if dataset.images.nbytes > config.data.device_limit_mib * _MIB:
+        shape = task_shape(config)
+        return {
+            split: make_host_source(dataset, classes[split], key, shape)
+            for split, key in keys.items()
+        }
+    images = replicate(dataset.images, mesh)
+    return {
+        split: replicate(make_source(dataset, classes[split], images, key), mesh)
+        for split, key in keys.items()
+    }
+
+
 def retarget(program: Program, config: ConfigDict, dataset: Dataset) -> Program:
     """The same data on the same devices, for tasks of another shape.
 
@@ -171,11 +241,18 @@ def retarget(program: Program, config: ConfigDict, dataset: Dataset) -> Program:
         ConfigError: the data do not give the tasks asked for.
     """
     choose_classes(config, dataset, list(program.sources))
+    shape = task_shape(config)
     return dataclasses.replace(
         program,
         config=config,
+        sources={
+            split: dataclasses.replace(source, shape=shape)
+            if isinstance(source, HostSource)
+            else source
+            for split, source in program.sources.items()
+        },
         learner=make_learner(config),
-        draw=make_draw(task_shape(config), program.largest_class),
+        draw=make_draw(shape, program.largest_class),
     )
 
 

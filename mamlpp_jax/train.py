@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import pathlib
 import time
@@ -153,15 +154,17 @@ class _Loop:
         every_step = np.arange(config_lib.total_steps(self.config))
         self.rates = np.broadcast_to(program.learning_rate(every_step), every_step.shape)
         self.saved_at = time.monotonic()
+        self.feed = program.feed(start, self.per_dispatch)
 
     def run(self, state: MetaState) -> None:
         per_epoch = self.config.train.steps_per_epoch
-        for epoch in range(int(state.step) // per_epoch, self.config.train.epochs):
-            plan = epoch_plan(self.config, epoch)
-            state = self.train_epoch(state, plan)
-            accuracy = self.validate(state, plan)
-            self.checkpoints.save(state, accuracy)
-            self.saved_at = time.monotonic()
+        with contextlib.closing(self.feed):
+            for epoch in range(int(state.step) // per_epoch, self.config.train.epochs):
+                plan = epoch_plan(self.config, epoch)
+                state = self.train_epoch(state, plan)
+                accuracy = self.validate(state, plan)
+                self.checkpoints.save(state, accuracy)
+                self.saved_at = time.monotonic()
 
     def train_epoch(self, state: MetaState, plan: EpochPlan) -> MetaState:
         """Runs what is left of an epoch; metrics of a dispatch are fetched after the next one started."""
@@ -175,7 +178,7 @@ class _Loop:
                 self.checkpoints.save(state)
             state, metrics = self.train_steps(
                 state,
-                self.program.sources["train"],
+                next(self.feed),
                 plan.weights,
                 order=plan.order,
                 multi_step=plan.multi_step,
