@@ -11,18 +11,16 @@ from __future__ import annotations
 import logging as std_logging
 import os
 import pathlib
-import re
-import sys
-from typing import NoReturn
+from functools import partial
 
 import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from mamlpp_jax import commands
-from mamlpp_jax import config as config_lib
+from mamlpp_jax.command_line import fail, parse_flags
 from mamlpp_jax.data.load import cache_folder
-from mamlpp_jax.errors import ConfigError, MamlppError
+from mamlpp_jax.errors import MamlppError
 from mamlpp_jax.parallel import largest_divisor
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -43,60 +41,6 @@ _INNER_STEPS = flags.DEFINE_integer("inner_steps", None, "Evaluate: inner steps.
 _STATISTICS = flags.DEFINE_string(
     "statistics", None, "Evaluate: batch, running, support, or several."
 )
-
-USAGE_EXIT_CODE = 2
-
-
-def _parse_flags(argv: list[str]) -> list[str]:
-    """Parses flags; a mistake in them is one paragraph, not a traceback."""
-    try:
-        _check_field_names(argv)
-        rest = flags.FLAGS(argv)
-        if len(rest) > 1:
-            raise ConfigError(f"{rest[1]!r} is not a flag; flags start with --.")
-        if _CONFIG.value is not None:
-            _CONFIG.value.items()  # A file that cannot be read is only told of on first use.
-    except (flags.Error, MamlppError) as error:
-        _fail(str(_root_cause(error)))
-    except SyntaxError as error:
-        _fail(f"--config: {error.filename} is not a configuration file: {error}")
-    except OSError as error:
-        _fail(f"--config cannot be read: {str(error).splitlines()[-1].strip()}")
-    except (AttributeError, KeyError) as error:
-        # What ml_collections raises when a configuration file reads a field that is not there.
-        _fail(f"--config: unknown configuration field: {_first_text(error)}")
-    except (TypeError, ValueError) as error:
-        _fail(f"a --config field has a value of the wrong type: {error}")
-    return rest
-
-
-def _check_field_names(argv: list[str]) -> None:
-    """Checks the fields of --config.FIELD=... flags, whose own message names a part of the field."""
-    for argument in argv[1:]:
-        override = re.match(r"--?(no)?config\.(?P<field>[^=]+)", argument)
-        if override:
-            config_lib.check_field(override["field"])
-
-
-def _root_cause(error: BaseException) -> BaseException:
-    """Our own error, which the flag libraries wrap into others that quote its traceback."""
-    cause: BaseException | None = error
-    root = error
-    while cause is not None:
-        root = cause if isinstance(cause, MamlppError) else root
-        cause = cause.__cause__ or cause.__context__
-    return root
-
-
-def _first_text(error: BaseException) -> str:
-    """The message of an error whose argument may be another error, on one line."""
-    first = error.args[0] if error.args else ""
-    return _first_text(first) if isinstance(first, BaseException) else " ".join(str(first).split())
-
-
-def _fail(message: str) -> NoReturn:
-    print(f"error: {message.strip()}", file=sys.stderr)
-    sys.exit(USAGE_EXIT_CODE)
 
 
 def _set_up_jax(config: ConfigDict) -> None:
@@ -132,8 +76,8 @@ def _main(argv: list[str]) -> None:
         else:
             commands.train(config, workdir)
     except MamlppError as error:
-        _fail(str(error))
+        fail(str(error))
 
 
 if __name__ == "__main__":
-    app.run(_main, flags_parser=_parse_flags)
+    app.run(_main, flags_parser=partial(parse_flags, configs=(_CONFIG,)))
