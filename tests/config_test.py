@@ -240,7 +240,11 @@ def test_rotated_classes_count(tmp_path):
 def test_unknown_data_set_lists_the_known(tmp_path):
     config = changed("data.name", "omniglott")
     config.data.cache_dir = str(tmp_path / "cache")
-    with refused(tmp_path, "data.name is 'omniglott'", "glyphs, mini_imagenet, omniglot"):
+    with refused(
+        tmp_path,
+        "data.name is 'omniglott'",
+        "glyphs, image_folder, mini_imagenet, omniglot, tfds:<name>",
+    ):
         commands.train(config, tmp_path / "run")
 
 

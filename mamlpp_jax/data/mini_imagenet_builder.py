@@ -11,6 +11,7 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
+from mamlpp_jax.data import mini_imagenet_files
 from mamlpp_jax.data.dataset import SPLITS
 from mamlpp_jax.data.images import decode_colour, to_square
 from mamlpp_jax.data.mini_imagenet_files import FORMS, Layout, as_png, find_layout
@@ -45,7 +46,9 @@ class MamlppMiniImagenet(tfds.core.GeneratorBasedBuilder):
             features=tfds.features.FeaturesDict(
                 {
                     "image": tfds.features.Image(shape=(self._size, self._size, 3)),
-                    "label": tfds.features.ClassLabel(num_classes=100),
+                    "label": tfds.features.ClassLabel(
+                        num_classes=sum(mini_imagenet_files.CLASSES.values())
+                    ),
                     "name": tfds.features.Text(),
                 }
             ),

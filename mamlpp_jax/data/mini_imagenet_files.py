@@ -267,7 +267,7 @@ def _read_csv(path: Path) -> Listing:
             )
     if repeated:
         logging.warning("%s lists %d pictures twice, such as %s.", path, len(repeated), repeated[0])
-    return listing
+    return dict(sorted(listing.items()))
 
 
 def _find_images(folder: Path) -> dict[str, tuple[Path, str]]:
