@@ -14,6 +14,7 @@ import difflib
 import hashlib
 import json
 import math
+import pathlib
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -186,6 +187,13 @@ def parse_argument(argument: str | None, defaults: dict[str, Any]) -> dict[str, 
 def eval_statistics(config: ConfigDict) -> tuple[str, ...]:
     """The statistics modes of evaluation; the first one selects the best epochs."""
     return tuple(part.strip() for part in config.norm.eval_statistics.split(","))
+
+
+def data_label(config: ConfigDict) -> str:
+    """What results call the data: the source, and of one's own images the folder."""
+    data = config.data
+    folder = pathlib.PurePath(data.manual_dir).name if data.name == "image_folder" else ""
+    return f"{data.name}:{folder}" if folder else data.name
 
 
 def total_steps(config: ConfigDict) -> int:

@@ -2,6 +2,7 @@
 
     python -m mamlpp_jax.main --config=configs/omniglot.py:way=20,shot=1,method=maml++
     python -m mamlpp_jax.main --mode=evaluate --workdir=runs/... --shot=5 --statistics=support
+    python -m mamlpp_jax.main --mode=evaluate --workdir=runs/... --data_config=configs/image_folder.py
 
 Bad input ends with one paragraph on standard error and exit code 2.
 """
@@ -42,6 +43,13 @@ _STATISTICS = flags.DEFINE_string(
     "statistics", None, "Evaluate: batch, running, support, or several."
 )
 
+_DATA_CONFIG = config_flags.DEFINE_config_file(
+    "data_config",
+    None,
+    "Evaluate: configuration file whose data are tested on, instead of those of the run.",
+    lock_config=True,
+)
+
 
 def _set_up_jax(config: ConfigDict) -> None:
     """Sets what must be set before JAX is first used."""
@@ -63,7 +71,12 @@ def _main(argv: list[str]) -> None:
     logging.set_verbosity(logging.INFO)
     workdir = pathlib.Path(_WORKDIR.value) if _WORKDIR.value else None
     overrides = commands.Overrides(
-        _WAY.value, _SHOT.value, _QUERY.value, _INNER_STEPS.value, _STATISTICS.value
+        _WAY.value,
+        _SHOT.value,
+        _QUERY.value,
+        _INNER_STEPS.value,
+        _STATISTICS.value,
+        _DATA_CONFIG.value,
     )
     try:
         config = commands.resolve_config(_MODE.value, _CONFIG.value, workdir, overrides)
@@ -80,4 +93,4 @@ def _main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(_main, flags_parser=partial(parse_flags, configs=(_CONFIG,)))
+    app.run(_main, flags_parser=partial(parse_flags, configs=(_CONFIG, _DATA_CONFIG)))

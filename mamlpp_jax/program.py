@@ -74,6 +74,10 @@ class Program:
         chunk = self.config.compute.tasks_per_chunk
         return chunk or (1 if jax.default_backend() == "cpu" else per_device)
 
+    def as_trained(self, config: ConfigDict) -> Program:
+        """The program whose states this one tests: a run's own model, on the data and devices here."""
+        return dataclasses.replace(self, config=config, learner=make_learner(config))
+
     def init_state(self) -> MetaState:
         """The state before the first outer step, on the devices."""
         variables = init_model(
@@ -227,33 +231,6 @@ def _make_sources(
         split: replicate(make_source(dataset, classes[split], images, key), mesh)
         for split, key in keys.items()
     }
-
-
-def retarget(program: Program, config: ConfigDict, dataset: Dataset) -> Program:
-    """The same data on the same devices, for tasks of another shape.
-
-    Args:
-        program: the parts to share.
-        config: differs in `task`, inner steps or statistics only.
-        dataset: the data of `program`.
-
-    Raises:
-        ConfigError: the data do not give the tasks asked for.
-    """
-    choose_classes(config, dataset, list(program.sources))
-    shape = task_shape(config)
-    return dataclasses.replace(
-        program,
-        config=config,
-        sources={
-            split: dataclasses.replace(source, shape=shape)
-            if isinstance(source, HostSource)
-            else source
-            for split, source in program.sources.items()
-        },
-        learner=make_learner(config),
-        draw=make_draw(shape, program.largest_class),
-    )
 
 
 def make_learner(config: ConfigDict) -> Learner:

@@ -23,11 +23,13 @@ class _Source(NamedTuple):
         build: from the ``data`` configuration and a cache folder to the data set.
         identity: from the ``data`` configuration to what tells one data set of this source from
             another; part of the cache file's name. None when the source knows one data set only.
+        channels: of its images; 0 when ``data.channels`` decides.
     """
 
     version: int
     build: Callable[[Any, Path], Dataset]
     identity: Callable[[Any], str] | None = None
+    channels: int = 0
 
 
 # The modules are imported when they are needed: reading the cache takes NumPy alone.
@@ -78,10 +80,10 @@ def _identify_tfds(data_config: Any) -> str:
 
 _TFDS = "tfds:<name>"
 _SOURCES = {
-    "glyphs": _Source(1, _build_glyphs),
+    "glyphs": _Source(1, _build_glyphs, channels=1),
     "image_folder": _Source(1, _build_image_folder, _identify_image_folder),
-    "mini_imagenet": _Source(1, _build_mini_imagenet),
-    "omniglot": _Source(1, _build_omniglot),
+    "mini_imagenet": _Source(1, _build_mini_imagenet, channels=3),
+    "omniglot": _Source(1, _build_omniglot, channels=1),
     _TFDS: _Source(1, _build_tfds, _identify_tfds),
 }
 
@@ -89,6 +91,16 @@ _SOURCES = {
 def known_names() -> tuple[str, ...]:
     """Returns the values ``data.name`` may have, sorted."""
     return tuple(sorted(_SOURCES))
+
+
+def known_channels(data_config: Any) -> int:
+    """The channels a configured data set will have; 0 when only the images can tell."""
+    source = _find(data_config.name)
+    return (source.channels if source else 0) or int(data_config.channels)
+
+
+def _find(name: str) -> _Source | None:
+    return _SOURCES.get(_TFDS if name.startswith("tfds:") else name)
 
 
 def load_dataset(data_config: Any) -> Dataset:
@@ -109,7 +121,7 @@ def load_dataset(data_config: Any) -> Dataset:
         ConfigError: the name is unknown, the size not positive or the cache not writable.
         DataError: the source is missing or broken.
     """
-    source = _SOURCES.get(_TFDS if data_config.name.startswith("tfds:") else data_config.name)
+    source = _find(data_config.name)
     if source is None:
         raise ConfigError(
             f"data.name is {data_config.name!r}; known data sets are {', '.join(known_names())}."
