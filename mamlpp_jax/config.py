@@ -39,6 +39,7 @@ RESUMABLE = (
     "data.cache_dir",
     "data.device_limit_mib",
 )
+_OWN_IMAGES = "image_folder"
 
 
 def default_config() -> ConfigDict:
@@ -192,7 +193,7 @@ def eval_statistics(config: ConfigDict) -> tuple[str, ...]:
 def data_label(config: ConfigDict) -> str:
     """What results call the data: the source, and of one's own images the folder."""
     data = config.data
-    folder = pathlib.PurePath(data.manual_dir).name if data.name == "image_folder" else ""
+    folder = pathlib.PurePath(data.manual_dir).name if data.name == _OWN_IMAGES else ""
     return f"{data.name}:{folder}" if folder else data.name
 
 
@@ -212,11 +213,11 @@ def flatten(config: ConfigDict | dict[str, Any], prefix: str = "") -> Iterator[t
 
 def differences(ours: ConfigDict, stored: dict[str, Any]) -> list[str]:
     """Fields whose change would change the run, as "train.epochs: 150 here, 100 there"."""
-    here, there = dict(flatten(ours)), dict(flatten(stored))
+    here, there = _run_fields(ours), _run_fields(stored)
     return [
         f"{name}: {here.get(name, 'absent')!r} here, {there.get(name, 'absent')!r} there"
         for name in sorted(here.keys() | there.keys())
-        if not _is_resumable(name) and here.get(name) != there.get(name)
+        if here.get(name) != there.get(name)
     ]
 
 
@@ -229,8 +230,17 @@ def with_default_compute(config: ConfigDict) -> ConfigDict:
 
 def config_hash(config: ConfigDict) -> str:
     """Eight hexadecimal digits that change with every field that changes the run."""
-    fields = {name: value for name, value in flatten(config) if not _is_resumable(name)}
-    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:8]
+    return hashlib.sha256(json.dumps(_run_fields(config), sort_keys=True).encode()).hexdigest()[:8]
+
+
+def _run_fields(config: ConfigDict | dict[str, Any]) -> dict[str, Any]:
+    """The fields that change the run."""
+    every = dict(flatten(config))
+    fields = {name: value for name, value in every.items() if not _is_resumable(name)}
+    if every.get("data.name") == _OWN_IMAGES:
+        # Wherever the folder lies, its name tells one's data sets apart.
+        fields["data.manual_dir"] = pathlib.PurePath(every.get("data.manual_dir", "")).name
+    return fields
 
 
 def _is_resumable(name: str) -> bool:
