@@ -69,7 +69,7 @@ def _stretches(config: Any) -> Iterator[list[EpochPlan]]:
 def describe_memory(program: Program) -> str:
     """The compiler's estimate of device memory for each train function the run meets."""
     config = program.config
-    steps = steps_per_dispatch(config, 0)
+    steps = steps_per_dispatch(config, 0, program.most_steps_ready)
     train_steps = compiled_train_steps(program, steps)
     source = program.ready("train", range(steps), range(config.train.tasks_per_step))
     state = jax.eval_shape(program.init_state)

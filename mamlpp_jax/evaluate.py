@@ -14,7 +14,7 @@ import numpy as np
 from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 
-from mamlpp_jax.data.host import HostSource, prefetched
+from mamlpp_jax.data.host import BATCH_BYTES, HostSource, prefetched
 from mamlpp_jax.inner_loop import StepRows, adapt, query_pass, row_at, step_rows
 from mamlpp_jax.outer_loop import Learner
 from mamlpp_jax.parallel import AXIS, largest_divisor, varying
@@ -22,7 +22,6 @@ from mamlpp_jax.types import Array, DrawTasks, Episode, MetaParams, Params, Runn
 
 HEAD = "linear"
 _Z95 = 1.96
-_BLOCK_BYTES = 128 * 2**20  # of the tasks that the host assembles at a time
 
 
 class Predictions(NamedTuple):
@@ -157,7 +156,7 @@ def _blocks(
         return
     shares = len(indices) // devices
     share_bytes = devices * indices.shape[1] * source.task_bytes
-    rows = devices * largest_divisor(shares, _BLOCK_BYTES // share_bytes)
+    rows = devices * largest_divisor(shares, BATCH_BYTES // share_bytes)
 
     def prepare(block: np.ndarray) -> tuple[Any, np.ndarray]:
         tasks = range(int(block[0, 0]), int(block[-1, -1]) + 1)

@@ -26,7 +26,7 @@ from mamlpp_jax.data.episodes import (
     make_source,
     task_key,
 )
-from mamlpp_jax.data.host import HostSource, make_host_source, prefetched
+from mamlpp_jax.data.host import BATCH_BYTES, HostSource, make_host_source, prefetched
 from mamlpp_jax.data.splits import split_dataset
 from mamlpp_jax.inner_optimizers import make_inner_optimizer
 from mamlpp_jax.models import Conv4, init_model, make_forward
@@ -96,6 +96,15 @@ class Program:
     def on_host(self) -> bool:
         """Whether the data are too large for the devices."""
         return any(isinstance(source, HostSource) for source in self.sources.values())
+
+    @property
+    def most_steps_ready(self) -> int | None:
+        """How many outer steps' training tasks may be sent to the devices at a time; None: any."""
+        source = self.sources["train"]
+        if not isinstance(source, HostSource):
+            return None
+        step_bytes = self.config.train.tasks_per_step * source.task_bytes
+        return max(1, BATCH_BYTES // step_bytes)
 
     def ready(self, split: str, steps: range, tasks: range) -> Any:
         """A source that `draw` can take these tasks of a split from, on the devices."""

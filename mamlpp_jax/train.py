@@ -84,11 +84,16 @@ def compiled_train_steps(program: Program, steps: int) -> CompiledStep:
     )
 
 
-def steps_per_dispatch(config: ConfigDict, start_step: int) -> int:
-    """Outer steps per call, a divisor of both the epoch and the step a run resumes from."""
-    limit = config.compute.steps_per_dispatch or _MAX_STEPS_PER_DISPATCH.get(
-        jax.default_backend(), _DEFAULT_STEPS_PER_DISPATCH
-    )
+def steps_per_dispatch(config: ConfigDict, start_step: int, most: int | None = None) -> int:
+    """Outer steps per call, a divisor of both the epoch and the step a run resumes from.
+
+    Args:
+        config: says how many, or leaves it open.
+        start_step: what the run resumes from.
+        most: a limit where it is left open (`Program.most_steps_ready`).
+    """
+    usual = _MAX_STEPS_PER_DISPATCH.get(jax.default_backend(), _DEFAULT_STEPS_PER_DISPATCH)
+    limit = config.compute.steps_per_dispatch or min(usual, most or usual)
     return largest_divisor(math.gcd(config.train.steps_per_epoch, start_step), limit)
 
 
@@ -147,7 +152,7 @@ class _Loop:
     ) -> None:
         self.program, self.config = program, program.config
         self.checkpoints, self.writer, self.progress = checkpoints, writer, progress
-        self.per_dispatch = steps_per_dispatch(self.config, start)
+        self.per_dispatch = steps_per_dispatch(self.config, start, program.most_steps_ready)
         self.train_steps = compiled_train_steps(program, self.per_dispatch)
         self.evaluators = make_evaluators(program)
         # All at once: the last bit of a cosine depends on how many are computed together.
