@@ -28,6 +28,8 @@ _DECODE_ERRORS = (
     AttributeError,
     ArithmeticError,
     RuntimeError,
+    MemoryError,
+    Warning,  # of damage or size, where warnings are made errors
     Image.DecompressionBombError,
 )
 # What Pillow reads and people keep photographs in.
