@@ -129,7 +129,9 @@ class Program:
 
     def episodes(self, split: str, count: int) -> Episode:
         """The first tasks of a split's stream as NumPy arrays with a leading [count]."""
-        source = self.ready(split, range(1), range(count))
+        source: Any = self.sources[split]
+        if isinstance(source, HostSource):
+            source = jax.tree.map(jnp.asarray, source.batch(range(1), range(count)))
         drawn = self.draw(source, jnp.int32(0), jnp.arange(count, dtype=jnp.int32))
         return jax.tree.map(np.asarray, drawn)
 
