@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import dataclasses
 import pathlib
 from typing import Any, NamedTuple
 
@@ -16,10 +17,10 @@ from mamlpp_jax import final_test, pictures, processes
 from mamlpp_jax import workdir as workdir_lib
 from mamlpp_jax.checkpoints import Checkpoints, quiet_orbax
 from mamlpp_jax.data.dataset import Dataset
-from mamlpp_jax.data.load import load_dataset
+from mamlpp_jax.data.load import known_channels, load_dataset
 from mamlpp_jax.errors import ConfigError, WorkdirError
 from mamlpp_jax.lock import only_writer
-from mamlpp_jax.program import build, retarget
+from mamlpp_jax.program import Program, build
 from mamlpp_jax.results import results_table
 from mamlpp_jax.stopping import Stopper
 from mamlpp_jax.train import train as train_loop
@@ -34,6 +35,7 @@ class Overrides(NamedTuple):
         query: query images per class.
         inner_steps: S.
         statistics: comma-separated modes.
+        data_config: a configuration with other data to test on.
     """
 
     way: int | None = None
@@ -41,6 +43,7 @@ class Overrides(NamedTuple):
     query: int | None = None
     inner_steps: int | None = None
     statistics: str | None = None
+    data_config: ConfigDict | None = None
 
 
 def resolve_config(
@@ -131,13 +134,17 @@ def evaluate(config: ConfigDict, workdir: pathlib.Path, overrides: Overrides) ->
         raise WorkdirError(f"the run in {workdir} has no checkpoint; train before evaluating.")
     tested_config = _with_overrides(config, overrides)
     config_lib.validate(tested_config)
-    dataset = _load_everywhere(config)
-    trained = build(config, dataset, splits=("test",))
-    tested = retarget(trained, tested_config, dataset)
+    dataset = _load_everywhere(tested_config)
+    tested = build(tested_config, dataset, splits=("test",))
+    trained = tested.as_trained(config)
+    conditions = final_test.as_trained(tested_config)
+    if overrides.data_config is not None:
+        _check_channels(config, tested)
+        conditions = dataclasses.replace(conditions, data=config_lib.data_label(tested_config))
     quiet_orbax()
     with _only_writer(workdir), _open_checkpoints(workdir, config) as checkpoints:
         states = final_test.best_states(trained, checkpoints)
-        rows, _ = final_test.run_test(tested, states, final_test.as_trained(tested_config))
+        rows, _ = final_test.run_test(tested, states, conditions)
         results = final_test.collect_results(workdir, trained, checkpoints, rows)
         _report(results, workdir)
 
@@ -157,7 +164,7 @@ def _load_everywhere(config: ConfigDict) -> Dataset:
         dataset = load_dataset(config.data)
     processes.check_same(
         "the data set",
-        [dataset.images, dataset.class_sizes, "/".join(dataset.class_names).encode()],
+        [dataset.images.data, dataset.class_sizes.data, "/".join(dataset.class_names).encode()],
         "Every host must have the same images: remove its cached data set to make it again.",
     )
     return dataset
@@ -189,7 +196,31 @@ def _with_overrides(config: ConfigDict, overrides: Overrides) -> ConfigDict:
         changed.train.inner_steps = overrides.inner_steps
     if overrides.statistics is not None:
         changed.norm.eval_statistics = overrides.statistics
+    if overrides.data_config is not None:
+        changed.data = _other_data(config, overrides.data_config)
     return changed
+
+
+def _other_data(config: ConfigDict, other: ConfigDict) -> ConfigDict:
+    """The data of another configuration, normalised as those that the run was trained on."""
+    if other.data.image_size != config.data.image_size:
+        raise ConfigError(
+            f"--data_config has data.image_size {other.data.image_size}, but the run was trained on images of "
+            f"{config.data.image_size} pixels; add --data_config.data.image_size={config.data.image_size}."
+        )
+    data = copy.deepcopy(other.data)
+    data.normalize = config.data.normalize
+    return data
+
+
+def _check_channels(config: ConfigDict, tested: Program) -> None:
+    """Checks that a run's model can take other images, as far as its configuration tells."""
+    trained, found = known_channels(config.data), tested.image_shape[-1]
+    if trained not in (0, found):
+        raise ConfigError(
+            f"--data_config: the images of {tested.config.data.name} have {found} channel(s), but the run was "
+            f"trained on images of {trained}; data.channels of image_folder and tfds:<name> chooses (1 grey, 3 colour)."
+        )
 
 
 def _report(results: dict[str, Any], workdir: pathlib.Path) -> None:

@@ -14,12 +14,15 @@ import difflib
 import hashlib
 import json
 import math
+import pathlib
 import re
 from collections.abc import Iterator
 from typing import Any
 
 from ml_collections import ConfigDict
 
+from mamlpp_jax.data.episodes import NORMALIZATIONS
+from mamlpp_jax.data.splits import parse_fractions
 from mamlpp_jax.errors import ConfigError
 from mamlpp_jax.inner_loop import STATISTICS
 from mamlpp_jax.inner_optimizers import NAMES as INNER_OPTIMIZERS
@@ -28,7 +31,16 @@ from mamlpp_jax.ops.conv import KINDS as CONV_KINDS
 _DTYPES = ("float32", "bfloat16")
 COMPONENTS = ("msl", "da", "bnrs", "bnwb", "lslr", "ca")
 # Fields a workdir may be resumed with other values of: they do not change what is computed.
-RESUMABLE = ("compute", "log", "checkpoint", "data.tfds_dir", "data.manual_dir", "data.cache_dir")
+RESUMABLE = (
+    "compute",
+    "log",
+    "checkpoint",
+    "data.tfds_dir",
+    "data.manual_dir",
+    "data.cache_dir",
+    "data.device_limit_mib",
+)
+_OWN_IMAGES = "image_folder"
 
 
 def default_config() -> ConfigDict:
@@ -45,13 +57,18 @@ def default_config() -> ConfigDict:
     data.name = "omniglot"  # a data source, see mamlpp_jax.data.load
     data.seed = 0  # class split and evaluation tasks; the same for every `seed`
     data.image_size = 28  # height and width in pixels
+    data.channels = 0  # 1 grey, 3 colour; 0 = as the pictures are (own images and TFDS data sets)
+    data.normalize = "none"  # none: pixels in 0..1; imagenet: ImageNet's channel mean and deviation
     data.rotations = True  # every quarter turn of a class is a class (released code: training only)
-    data.train_classes = 1150  # before rotation, as the two below
-    data.val_classes = 50
+    data.train_classes = 1150  # before rotation, as the two below; 0 = all of a published split, or
+    data.val_classes = 50  # a fraction of the classes
     data.test_classes = 423
+    data.split_fractions = "0.64,0.16,0.2"  # of classes without a published split
+    data.split_file = ""  # CSV with the header "class,split"; "" = the rules above
     data.tfds_dir = ""  # root of prepared TFDS data sets; "" = prepare our own
-    data.manual_dir = ""  # folder with the raw archives; "" = download them
+    data.manual_dir = ""  # folder with the raw archives or pictures; "" = download them
     data.cache_dir = ""  # where prepared data go; "" = the user's cache folder
+    data.device_limit_mib = 8192  # larger data stay on the host, which assembles the same tasks
 
     config.task = task = ConfigDict()
     task.way = 5  # classes of a task
@@ -178,6 +195,13 @@ def eval_statistics(config: ConfigDict) -> tuple[str, ...]:
     return tuple(part.strip() for part in config.norm.eval_statistics.split(","))
 
 
+def data_label(config: ConfigDict) -> str:
+    """What results call the data: the source, and of one's own images the folder."""
+    data = config.data
+    folder = pathlib.PurePath(data.manual_dir).name if data.name == _OWN_IMAGES else ""
+    return f"{data.name}:{folder}" if folder else data.name
+
+
 def total_steps(config: ConfigDict) -> int:
     """Outer steps of the whole run."""
     return config.train.epochs * config.train.steps_per_epoch
@@ -194,11 +218,11 @@ def flatten(config: ConfigDict | dict[str, Any], prefix: str = "") -> Iterator[t
 
 def differences(ours: ConfigDict, stored: dict[str, Any]) -> list[str]:
     """Fields whose change would change the run, as "train.epochs: 150 here, 100 there"."""
-    here, there = dict(flatten(ours)), dict(flatten(stored))
+    here, there = _run_fields(ours), _run_fields(stored)
     return [
         f"{name}: {here.get(name, 'absent')!r} here, {there.get(name, 'absent')!r} there"
         for name in sorted(here.keys() | there.keys())
-        if not _is_resumable(name) and here.get(name) != there.get(name)
+        if here.get(name) != there.get(name)
     ]
 
 
@@ -211,8 +235,17 @@ def with_default_compute(config: ConfigDict) -> ConfigDict:
 
 def config_hash(config: ConfigDict) -> str:
     """Eight hexadecimal digits that change with every field that changes the run."""
-    fields = {name: value for name, value in flatten(config) if not _is_resumable(name)}
-    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:8]
+    return hashlib.sha256(json.dumps(_run_fields(config), sort_keys=True).encode()).hexdigest()[:8]
+
+
+def _run_fields(config: ConfigDict | dict[str, Any]) -> dict[str, Any]:
+    """The fields that change the run."""
+    every = dict(flatten(config))
+    fields = {name: value for name, value in every.items() if not _is_resumable(name)}
+    if every.get("data.name") == _OWN_IMAGES:
+        # Wherever the folder lies, its name tells one's data sets apart.
+        fields["data.manual_dir"] = pathlib.PurePath(every.get("data.manual_dir", "")).name
+    return fields
 
 
 def _is_resumable(name: str) -> bool:
@@ -291,6 +324,7 @@ def _check_method(config: ConfigDict) -> None:
 
 def _check_choices(config: ConfigDict) -> None:
     choices = {
+        "data.normalize": (config.data.normalize, tuple(NORMALIZATIONS)),
         "model.conv": (config.model.conv, CONV_KINDS),
         "model.dtype": (config.model.dtype, _DTYPES),
         "norm.train_statistics": (config.norm.train_statistics, STATISTICS),
@@ -312,9 +346,6 @@ def _check_choice(choices: dict[str, tuple[str, tuple[str, ...]]]) -> None:
 
 _AT_LEAST_ONE = [
     "data.image_size",
-    "data.train_classes",
-    "data.val_classes",
-    "data.test_classes",
     "task.way",
     "task.shot",
     "task.query",
@@ -329,6 +360,10 @@ _AT_LEAST_ONE = [
 _AT_LEAST_ZERO = [
     "seed",
     "data.seed",
+    "data.train_classes",
+    "data.val_classes",
+    "data.test_classes",
+    "data.device_limit_mib",
     "train.first_order_epochs",
     "train.multi_step_epochs",
     "compute.devices",
@@ -379,6 +414,12 @@ def _check_ranges(config: ConfigDict) -> None:
     for name in ("train.adam_b1", "train.adam_b2"):
         if not 0 <= fields[name] < 1:
             raise ConfigError(f"config.{name} is {fields[name]}; it must be in [0, 1).")
+    parse_fractions(config.data.split_fractions)
+    if config.data.channels not in (0, 1, 3):
+        raise ConfigError(
+            f"config.data.channels is {config.data.channels}; it must be 1 (grey), 3 (colour) or 0 (as the "
+            "pictures are)."
+        )
     if not re.fullmatch(r"[\w+-][\w.+-]*", config.experiment):
         raise ConfigError(
             f"config.experiment is {config.experiment!r}; it names folders, so it must be letters, digits "
@@ -425,6 +466,28 @@ def check_chunk(config: ConfigDict, devices: int) -> None:
         raise ConfigError(
             f"config.compute.tasks_per_chunk is {chunk}; it must divide the {tasks // devices} tasks "
             f"per device (config.train.tasks_per_step={tasks} over {devices} device(s))."
+        )
+
+
+def check_channels(config: ConfigDict, channels: int) -> None:
+    """Checks that the pictures have the channels that were asked for.
+
+    Args:
+        config: gives channels and normalisation.
+        channels: of the pictures.
+
+    Raises:
+        ConfigError: they do not.
+    """
+    data = config.data
+    if data.channels not in (0, channels):
+        raise ConfigError(
+            f"config.data.channels is {data.channels}, but {data.name} has pictures of {channels}; use 0."
+        )
+    if len(NORMALIZATIONS[data.normalize][0]) not in (1, channels):
+        raise ConfigError(
+            f"config.data.normalize is {data.normalize!r}, which is for colour, but {data.name} has grey "
+            "pictures; use none."
         )
 
 

@@ -72,14 +72,16 @@ def _stretches(config: Any) -> Iterator[list[EpochPlan]]:
 def describe_memory(program: Program) -> str:
     """The compiler's estimate of device memory for each train function the run meets."""
     config = program.config
-    train_steps = compiled_train_steps(program, steps_per_dispatch(config, 0))
+    steps = steps_per_dispatch(config, 0, program.most_steps_ready)
+    train_steps = compiled_train_steps(program, steps)
+    source = program.ready("train", range(steps), range(config.train.tasks_per_step))
     state = jax.eval_shape(program.initial_values)
     lines = []
     for plans in _stretches(config):
         plan = plans[0]
         compiled = train_steps.lower(  # type: ignore[attr-defined]
             state,
-            program.sources["train"],
+            source,
             plan.weights,
             order=plan.order,
             multi_step=plan.multi_step,
@@ -104,7 +106,11 @@ def describe(program: Program) -> str:
     high, wide, channels = program.image_shape
     sections = {
         "Devices": describe_devices(program),
-        "Data": f"{config.data.name}, {high}x{wide}x{channels}: {sources}",
+        "Data": (
+            f"{config.data.name}, {high}x{wide}x{channels}: {sources}; on the "
+            f"{'host' if program.on_host else 'devices'} (data.device_limit_mib="
+            f"{config.data.device_limit_mib})"
+        ),
         "Tasks": (
             f"{task.way}-way {task.shot}-shot: {task.way * task.shot} support and "
             f"{task.way * task.query} query images, {config.train.inner_steps} inner steps"

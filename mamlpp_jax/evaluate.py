@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -13,9 +14,10 @@ import numpy as np
 from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 
+from mamlpp_jax.data.host import BATCH_BYTES, HostSource, prefetched
 from mamlpp_jax.inner_loop import StepRows, adapt, query_pass, row_at, step_rows
 from mamlpp_jax.outer_loop import Learner
-from mamlpp_jax.parallel import AXIS, fetch, shard_tasks, varying
+from mamlpp_jax.parallel import AXIS, fetch, largest_divisor, replicate, shard_tasks, varying
 from mamlpp_jax.types import Array, DrawTasks, Episode, MetaParams, Params, RunningStats
 
 HEAD = "linear"
@@ -102,7 +104,7 @@ def make_evaluator(
     """
     share = tasks_per_chunk * mesh.size
     padded = math.ceil(tasks / share) * share
-    indices = shard_tasks(np.arange(padded, dtype=np.int32).reshape(-1, tasks_per_chunk), mesh)
+    indices = np.arange(padded, dtype=np.int32).reshape(-1, tasks_per_chunk)
     everywhere, sharded = PartitionSpec(), PartitionSpec(AXIS)
 
     @jax.jit
@@ -130,13 +132,40 @@ def make_evaluator(
         return lax.map(chunk, indices)
 
     def evaluate(meta: MetaParams, batch_stats: RunningStats, source: Any) -> Predictions:
-        logits, labels = fetch(run(meta, batch_stats, source, indices))
+        with contextlib.closing(_blocks(source, indices, mesh.size)) as blocks:
+            parts = [
+                fetch(run(meta, batch_stats, replicate(part, mesh), shard_tasks(rows, mesh)))
+                for part, rows in blocks
+            ]
+        logits, labels = (np.concatenate(leaves) for leaves in zip(*parts, strict=True))
         return Predictions(
             logits.reshape(-1, *logits.shape[2:])[:tasks],
             labels.reshape(-1, labels.shape[-1])[:tasks],
         )
 
     return evaluate
+
+
+def _blocks(
+    source: Any, indices: np.ndarray, devices: int
+) -> Generator[tuple[Any, np.ndarray], None, None]:
+    """Sources and the task indices [chunks, tasks per chunk] to draw from each.
+
+    Data on the device need one block; tasks that the host assembles come in blocks of a limited size, alike so
+    that one compiled function takes them all, each prepared while the one before is computed.
+    """
+    if not isinstance(source, HostSource):
+        yield source, indices
+        return
+    shares = len(indices) // devices
+    share_bytes = devices * indices.shape[1] * source.task_bytes
+    rows = devices * largest_divisor(shares, BATCH_BYTES // share_bytes)
+
+    def prepare(block: np.ndarray) -> tuple[Any, np.ndarray]:
+        tasks = range(int(block[0, 0]), int(block[-1, -1]) + 1)
+        return source.batch(range(1), tasks), block
+
+    yield from prefetched(prepare, np.split(indices, len(indices) // rows))
 
 
 def ensemble(predictions: Sequence[Predictions]) -> Predictions:

@@ -31,6 +31,7 @@ class Conditions:
         query: query images per class.
         inner_steps: S.
         statistics: the modes to report.
+        data: the other data set that is tested on; "" for the run's own.
     """
 
     way: int
@@ -38,6 +39,7 @@ class Conditions:
     query: int
     inner_steps: int
     statistics: tuple[str, ...]
+    data: str = ""
 
 
 def as_trained(config: ConfigDict) -> Conditions:
@@ -114,6 +116,7 @@ def _entry(
 ) -> dict[str, Any]:
     scores = score(answer)
     return {
+        **({"data": conditions.data} if conditions.data else {}),
         "model": model,
         "train_statistics": config.norm.train_statistics,
         "eval_statistics": mode,
@@ -166,6 +169,7 @@ def write_results(workdir: pathlib.Path, results: dict[str, Any]) -> None:
 
 
 _CONDITION_FIELDS = [
+    "data",
     "model",
     "train_statistics",
     "eval_statistics",
@@ -186,7 +190,8 @@ def is_tested(results: dict[str, Any] | None, config: ConfigDict) -> bool:
     if not results or not results.get("finished"):
         return False
     conditions = as_trained(config)
-    rows = {(row["eval_statistics"], *_shape(row)) for row in results["test"]}
+    own = (row for row in results["test"] if "data" not in row)
+    rows = {(row["eval_statistics"], *_shape(row)) for row in own}
     asked = (conditions.way, conditions.shot, conditions.query, conditions.inner_steps)
     return all((mode, *asked) in rows for mode in conditions.statistics)
 

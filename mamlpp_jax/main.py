@@ -3,6 +3,7 @@
     python -m mamlpp_jax.main --config=configs/omniglot.py:way=20,shot=1,method=maml++
     python -m mamlpp_jax.main --mode=evaluate --workdir=runs/... --shot=5 --statistics=support
     srun python -m mamlpp_jax.main --config=... --workdir=SHARED_FOLDER --distributed
+    python -m mamlpp_jax.main --mode=evaluate --workdir=runs/... --data_config=configs/image_folder.py
 
 Exit codes: 0 done; 2 bad input or numbers gone bad, with one paragraph on standard error; 75 stopped early (SIGTERM,
 SIGINT or --max_minutes) with everything saved: the same command goes on. A second signal leaves at once.
@@ -14,9 +15,9 @@ import json
 import logging as std_logging
 import os
 import pathlib
-import re
 import sys
 import traceback
+from functools import partial
 from typing import NoReturn
 
 import jax
@@ -24,9 +25,9 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from mamlpp_jax import commands, processes
-from mamlpp_jax import config as config_lib
+from mamlpp_jax.command_line import USAGE_EXIT_CODE, fail, parse_flags
 from mamlpp_jax.data.load import cache_folder
-from mamlpp_jax.errors import ConfigError, MamlppError
+from mamlpp_jax.errors import MamlppError
 from mamlpp_jax.parallel import cpu_devices
 from mamlpp_jax.stopping import STOPPED_EXIT_CODE, StoppedError, Stopper
 
@@ -64,61 +65,21 @@ _MAX_MINUTES = flags.DEFINE_float(
     lower_bound=0.0,
 )
 
-USAGE_EXIT_CODE = 2
-
-
-def _parse_flags(argv: list[str]) -> list[str]:
-    """Parses flags; a mistake in them is one paragraph, not a traceback."""
-    try:
-        _check_field_names(argv)
-        rest = flags.FLAGS(argv)
-        if len(rest) > 1:
-            raise ConfigError(f"{rest[1]!r} is not a flag; flags start with --.")
-        if _CONFIG.value is not None:
-            _CONFIG.value.items()  # A file that cannot be read is only told of on first use.
-    except (flags.Error, MamlppError) as error:
-        _fail(str(_root_cause(error)))
-    except SyntaxError as error:
-        _fail(f"--config: {error.filename} is not a configuration file: {error}")
-    except OSError as error:
-        _fail(f"--config cannot be read: {str(error).splitlines()[-1].strip()}")
-    except (AttributeError, KeyError) as error:
-        # What ml_collections raises when a configuration file reads a field that is not there.
-        _fail(f"--config: unknown configuration field: {_first_text(error)}")
-    except (TypeError, ValueError) as error:
-        _fail(f"a --config field has a value of the wrong type: {error}")
-    return rest
-
-
-def _check_field_names(argv: list[str]) -> None:
-    """Checks the fields of --config.FIELD=... flags, whose own message names a part of the field."""
-    for argument in argv[1:]:
-        override = re.match(r"--?(no)?config\.(?P<field>[^=]+)", argument)
-        if override:
-            config_lib.check_field(override["field"])
-
-
-def _root_cause(error: BaseException) -> BaseException:
-    """Our own error, which the flag libraries wrap into others that quote its traceback."""
-    cause: BaseException | None = error
-    root = error
-    while cause is not None:
-        root = cause if isinstance(cause, MamlppError) else root
-        cause = cause.__cause__ or cause.__context__
-    return root
-
-
-def _first_text(error: BaseException) -> str:
-    """The message of an error whose argument may be another error, on one line."""
-    first = error.args[0] if error.args else ""
-    return _first_text(first) if isinstance(first, BaseException) else " ".join(str(first).split())
+_DATA_CONFIG = config_flags.DEFINE_config_file(
+    "data_config",
+    None,
+    "Evaluate: configuration file whose data are tested on, instead of those of the run.",
+    lock_config=True,
+)
 
 
 def _fail(message: str) -> NoReturn:
-    print(f"error: {processes.whose()}{message.strip()}", file=sys.stderr)
-    if processes.joined():
-        processes.abandon(USAGE_EXIT_CODE)
-    sys.exit(USAGE_EXIT_CODE)
+    """Ends this process; of several, without waiting for the others."""
+    message = processes.whose() + message
+    if not processes.joined():
+        fail(message)
+    print(f"error: {message}", file=sys.stderr)
+    processes.abandon(USAGE_EXIT_CODE)
 
 
 def _set_up_jax(config: ConfigDict, group: processes.Group) -> None:
@@ -145,7 +106,9 @@ def _check_same_command(config: ConfigDict, overrides: commands.Overrides) -> No
     fields = config.to_dict()
     for field in ("tfds_dir", "manual_dir", "cache_dir"):  # where each host has its data
         del fields["data"][field]
-    command = [_MODE.value, _DRY_RUN.value, overrides, fields]
+    other = overrides.data_config
+    changes = overrides._replace(data_config=None if other is None else other.to_dict())
+    command = [_MODE.value, _DRY_RUN.value, changes, fields]
     processes.check_same(
         "the command or configuration",
         [json.dumps(command, sort_keys=True).encode()],
@@ -179,7 +142,12 @@ def _run() -> None:
     )
     workdir = pathlib.Path(_WORKDIR.value) if _WORKDIR.value else None
     overrides = commands.Overrides(
-        _WAY.value, _SHOT.value, _QUERY.value, _INNER_STEPS.value, _STATISTICS.value
+        _WAY.value,
+        _SHOT.value,
+        _QUERY.value,
+        _INNER_STEPS.value,
+        _STATISTICS.value,
+        _DATA_CONFIG.value,
     )
     stopper = Stopper(_MAX_MINUTES.value)
     processes.check_group(group)
@@ -198,4 +166,4 @@ def _run() -> None:
 
 
 if __name__ == "__main__":
-    app.run(_main, flags_parser=_parse_flags)
+    app.run(_main, flags_parser=partial(parse_flags, configs=(_CONFIG, _DATA_CONFIG)))

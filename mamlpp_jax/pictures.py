@@ -6,14 +6,11 @@ import pathlib
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from mamlpp_jax import plots
-from mamlpp_jax.data.episodes import draw_indices, task_key
 from mamlpp_jax.evaluate import Predictions
-from mamlpp_jax.parallel import local_copy
-from mamlpp_jax.program import Program, task_shape
+from mamlpp_jax.program import Program
 from mamlpp_jax.reporting import read_metrics
 from mamlpp_jax.types import MetaState
 
@@ -49,9 +46,7 @@ def draw_run(
 
 def draw_episode(path: pathlib.Path, program: Program, answers: Predictions) -> None:
     """Draws the first test task with a model's answers to it."""
-    source, first = local_copy(program.sources["test"]), jnp.zeros((1,), jnp.int32)
-    episodes = program.draw(source, jnp.int32(0), first)
-    episode = jax.tree.map(lambda leaf: np.asarray(leaf[0]), episodes)
+    episode = jax.tree.map(lambda leaf: leaf[0], program.episodes("test", 1))
     plots.episode(
         episode.support_images,
         episode.support_labels,
@@ -59,21 +54,5 @@ def draw_episode(path: pathlib.Path, program: Program, answers: Predictions) -> 
         episode.query_labels,
         np.asarray(jax.nn.softmax(answers.logits[0, -1])),
         path,
-        _drawn_class_names(program),
+        program.drawn_classes("test", 0),
     )
-
-
-def _drawn_class_names(program: Program) -> list[str]:
-    """Names of the classes of the first test task, with the quarter turns they were drawn at."""
-    source = local_copy(program.sources["test"])
-    key = task_key(source, jnp.int32(0), jnp.int32(0))
-    shape = task_shape(program.config)
-    pictures, turns = draw_indices(key, source.starts, source.sizes, shape, program.largest_class)
-    names = []
-    for picture, turn in zip(np.asarray(pictures[:, 0]), np.asarray(turns), strict=True):
-        position = int(
-            np.argmax((source.starts <= picture) & (picture < source.starts + source.sizes))
-        )
-        name = program.class_names["test"][position]
-        names.append(f"{name}, turned {90 * turn}°" if turn else name)
-    return names

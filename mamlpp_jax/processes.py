@@ -175,12 +175,12 @@ def any_process(flag: bool) -> bool:
     return bool(multihost_utils.process_allgather(np.array([flag])).any())
 
 
-def check_same(what: str, content: Sequence[bytes | np.ndarray], hint: str) -> None:
+def check_same(what: str, content: Sequence[bytes | memoryview], hint: str) -> None:
     """Checks that every process has the same content; every process must call it.
 
     Args:
         what: is compared, for the message.
-        content: compared through their SHA-256; contiguous arrays.
+        content: compared through its SHA-256.
         hint: a sentence: what to do about a difference.
 
     Raises:
@@ -190,7 +190,7 @@ def check_same(what: str, content: Sequence[bytes | np.ndarray], hint: str) -> N
         return
     hashed = hashlib.sha256()
     for part in content:
-        hashed.update(memoryview(part))
+        hashed.update(part)
     digests = multihost_utils.process_allgather(np.frombuffer(hashed.digest(), np.uint8))
     others = [str(i) for i, other in enumerate(digests) if (other != digests[0]).any()]
     if others:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import itertools
+from collections.abc import Generator, Mapping, Sequence
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh
@@ -13,16 +16,26 @@ from ml_collections import ConfigDict
 
 from mamlpp_jax import config as config_lib
 from mamlpp_jax import schedules
-from mamlpp_jax.data.dataset import Dataset
-from mamlpp_jax.data.episodes import TaskShape, TaskSource, make_draw, make_source
-from mamlpp_jax.data.splits import SPLITS, split_classes
+from mamlpp_jax.data.dataset import SPLITS, Dataset
+from mamlpp_jax.data.episodes import (
+    NORMALIZATIONS,
+    TaskShape,
+    TaskSource,
+    draw_indices,
+    make_draw,
+    make_source,
+    task_key,
+)
+from mamlpp_jax.data.host import BATCH_BYTES, HostSource, make_host_source, prefetched
+from mamlpp_jax.data.splits import split_dataset
 from mamlpp_jax.inner_optimizers import make_inner_optimizer
 from mamlpp_jax.models import Conv4, init_model, make_forward
 from mamlpp_jax.outer_loop import Learner, init_state
-from mamlpp_jax.parallel import make_mesh, replicate
-from mamlpp_jax.types import Array, DrawTasks, MetaState
+from mamlpp_jax.parallel import local_copy, make_mesh, replicate
+from mamlpp_jax.types import Array, DrawTasks, Episode, MetaState
 
 _ROTATIONS = 4
+_MIB = 2**20
 _STREAMS = {"init": 0, "train": 1, "val": 2, "test": 3}
 
 
@@ -37,7 +50,7 @@ class Program:
         optimizer: outer Adam, behind clipping where that is on.
         learning_rate: its rate per outer step.
         image_shape: (H, W, C).
-        sources: where the tasks of "train", "val" and "test" come from, on the devices.
+        sources: where the tasks of "train", "val" and "test" come from, on the devices or the host.
         class_names: of each split, before rotation.
         largest_class: pictures of the largest class.
         draw: draws tasks of the configuration's shape.
@@ -49,7 +62,7 @@ class Program:
     optimizer: optax.GradientTransformation
     learning_rate: optax.Schedule
     image_shape: tuple[int, int, int]
-    sources: dict[str, TaskSource]
+    sources: dict[str, TaskSource | HostSource]
     class_names: dict[str, list[str]]
     largest_class: int
     draw: DrawTasks
@@ -60,6 +73,10 @@ class Program:
         per_device = self.config.train.tasks_per_step // self.mesh.size
         chunk = self.config.compute.tasks_per_chunk
         return chunk or (1 if jax.default_backend() == "cpu" else per_device)
+
+    def as_trained(self, config: ConfigDict) -> Program:
+        """The program whose states this one tests: a run's own model, on the data and devices here."""
+        return dataclasses.replace(self, config=config, learner=make_learner(config))
 
     def init_state(self) -> MetaState:
         """The state before the first outer step, on the devices."""
@@ -78,6 +95,73 @@ class Program:
             per_step_statistics=self.config.norm.per_step_statistics,
         )
 
+    @property
+    def on_host(self) -> bool:
+        """Whether the data are too large for the devices."""
+        return any(isinstance(source, HostSource) for source in self.sources.values())
+
+    @property
+    def most_steps_ready(self) -> int | None:
+        """How many outer steps' training tasks may be sent to the devices at a time; None: any."""
+        source = self.sources["train"]
+        if not isinstance(source, HostSource):
+            return None
+        step_bytes = self.config.train.tasks_per_step * source.task_bytes
+        return max(1, BATCH_BYTES // step_bytes)
+
+    def ready(self, split: str, steps: range, tasks: range) -> Any:
+        """A source that `draw` can take these tasks of a split from, on the devices."""
+        source = self.sources[split]
+        if isinstance(source, HostSource):
+            return replicate(source.batch(steps, tasks), self.mesh)
+        return source
+
+    def feed(self, start: int, steps: int) -> Generator[Any, None, None]:
+        """For each dispatch of so many outer steps, from `start` to the end, a source of its training tasks.
+
+        Host data are prepared ahead in a thread; close the iterator to end it.
+        """
+        tasks = range(self.config.train.tasks_per_step)
+        firsts = range(start, config_lib.total_steps(self.config), steps)
+        if not self.on_host:
+            yield from itertools.repeat(self.sources["train"], len(firsts))
+            return
+        yield from prefetched(
+            lambda first: self.ready("train", range(first, first + steps), tasks), firsts
+        )
+
+    def episodes(self, split: str, count: int) -> Episode:
+        """The first tasks of a split's stream as NumPy arrays with a leading [count]."""
+        source = self._local_source(split)
+        if isinstance(source, HostSource):
+            source = jax.tree.map(jnp.asarray, source.batch(range(1), range(count)))
+        drawn = self.draw(source, jnp.int32(0), jnp.arange(count, dtype=jnp.int32))
+        return jax.tree.map(np.asarray, drawn)
+
+    def _local_source(self, split: str) -> Any:
+        """A source that one process can read alone."""
+        source = self.sources[split]
+        return source if isinstance(source, HostSource) else local_copy(source)
+
+    def drawn_classes(self, split: str, task: int) -> list[str]:
+        """Names of the classes of one of these tasks, with the quarter turns they were drawn at."""
+        source = self._local_source(split)
+        key = task_key(source.key, jnp.int32(0), jnp.int32(task))
+        pictures, turns = draw_indices(
+            key,
+            jnp.asarray(source.starts),
+            jnp.asarray(source.sizes),
+            task_shape(self.config),
+            self.largest_class,
+        )
+        starts, ends = np.asarray(source.starts), np.asarray(source.starts + source.sizes)
+        names = []
+        for picture, turn in zip(np.asarray(pictures[:, 0]), np.asarray(turns), strict=True):
+            position = int(np.argmax((starts <= picture) & (picture < ends)))
+            name = self.class_names[split][position]
+            names.append(f"{name}, turned {90 * turn}°" if turn else name)
+        return names
+
 
 def stream_key(seed: int, stream: str) -> Array:
     """The random key of one use of a seed; the generator is fixed so that runs repeat everywhere."""
@@ -87,7 +171,8 @@ def stream_key(seed: int, stream: str) -> Array:
 def task_shape(config: ConfigDict) -> TaskShape:
     """The kind of task a configuration asks for."""
     rotations = _ROTATIONS if config.data.rotations else 1
-    return TaskShape(config.task.way, config.task.shot, config.task.query, rotations)
+    mean, std = NORMALIZATIONS[config.data.normalize]
+    return TaskShape(config.task.way, config.task.shot, config.task.query, rotations, mean, std)
 
 
 def choose_classes(
@@ -101,10 +186,9 @@ def choose_classes(
     Raises:
         ConfigError: too few classes or images.
     """
-    data = config.data
-    counts = (data.train_classes, data.val_classes, data.test_classes)
-    everything = split_classes(dataset.num_classes, counts, data.seed)
+    everything = split_dataset(dataset, config.data)
     classes = {split: everything[split] for split in splits}
+    config_lib.check_channels(config, dataset.images.shape[-1])
     rotations = task_shape(config).rotations
     for split, members in classes.items():
         smallest = int(dataset.class_sizes[members].min())
@@ -126,14 +210,7 @@ def build(config: ConfigDict, dataset: Dataset, splits: Sequence[str] = SPLITS) 
     classes = choose_classes(config, dataset, splits)
     mesh = make_mesh(config.train.tasks_per_step, config.compute.devices)
     config_lib.check_chunk(config, mesh.size)
-    images = replicate(dataset.images, mesh)
-    seeds = {"train": config.seed, "val": config.data.seed, "test": config.data.seed}
-    sources = {
-        split: replicate(
-            make_source(dataset, classes[split], images, stream_key(seeds[split], split)), mesh
-        )
-        for split in splits
-    }
+    sources = _make_sources(config, dataset, classes, mesh)
     train = config.train
     rate = schedules.outer_learning_rate(
         train.learning_rate,
@@ -167,24 +244,23 @@ def _outer_optimizer(config: ConfigDict, rate: optax.Schedule) -> optax.Gradient
     return optax.chain(*parts, adam) if parts else adam
 
 
-def retarget(program: Program, config: ConfigDict, dataset: Dataset) -> Program:
-    """The same data on the same devices, for tasks of another shape.
-
-    Args:
-        program: the parts to share.
-        config: differs in `task`, inner steps or statistics only.
-        dataset: the data of `program`.
-
-    Raises:
-        ConfigError: the data do not give the tasks asked for.
-    """
-    choose_classes(config, dataset, list(program.sources))
-    return dataclasses.replace(
-        program,
-        config=config,
-        learner=make_learner(config),
-        draw=make_draw(task_shape(config), program.largest_class),
-    )
+def _make_sources(
+    config: ConfigDict, dataset: Dataset, classes: Mapping[str, np.ndarray], mesh: Mesh
+) -> dict[str, TaskSource | HostSource]:
+    """A source per split; data within the limit are put on every device."""
+    seeds = {"train": config.seed, "val": config.data.seed, "test": config.data.seed}
+    keys = {split: stream_key(seeds[split], split) for split in classes}
+    if dataset.images.nbytes > config.data.device_limit_mib * _MIB:
+        shape = task_shape(config)
+        return {
+            split: make_host_source(dataset, classes[split], key, shape)
+            for split, key in keys.items()
+        }
+    images = replicate(dataset.images, mesh)
+    return {
+        split: replicate(make_source(dataset, classes[split], images, key), mesh)
+        for split, key in keys.items()
+    }
 
 
 def make_learner(config: ConfigDict) -> Learner:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 # Pictures the results page shows when they lie in the working directory: name pattern, caption.
@@ -83,6 +83,11 @@ def _extrapolations(results: Mapping[str, Any]) -> list[str]:
         return []
     way, steps = config["task"]["way"], config["train"]["inner_steps"]
     notes = []
+    if any("data" in row for row in results["test"]):
+        notes.append(
+            f"Trained on {config['data']['name']}: tested also on the test classes of other data, "
+            "with the normalisation of training."
+        )
     if any(row["way"] > way for row in results["test"]):
         notes.append(
             f"Trained for {way} ways: more ways give each extra output the mean of the trained ones."
@@ -98,7 +103,9 @@ def _extrapolations(results: Mapping[str, Any]) -> list[str]:
 
 
 def _summary_cells(test: Sequence[Mapping[str, Any]]) -> tuple[list[str], Cells]:
+    names, data = _data_columns(test)
     header = [
+        *names,
         "model",
         "statistics (train/eval)",
         "way",
@@ -110,6 +117,7 @@ def _summary_cells(test: Sequence[Mapping[str, Any]]) -> tuple[list[str], Cells]
     ]
     body = [
         [
+            *data(row),
             str(row["model"]),
             _statistics(row),
             *(str(row[key]) for key in ("way", "shot", "query", "inner_steps", "tasks")),
@@ -122,13 +130,29 @@ def _summary_cells(test: Sequence[Mapping[str, Any]]) -> tuple[list[str], Cells]
 
 def _per_step_cells(test: Sequence[Mapping[str, Any]]) -> tuple[list[str], Cells]:
     width = max(len(row["accuracy_per_step"]) for row in test)
-    header = ["model", "statistics (train/eval)", "way", "shot", *map(str, range(width))]
+    names, data = _data_columns(test)
+    header = [*names, "model", "statistics (train/eval)", "way", "shot", *map(str, range(width))]
     body = []
     for row in test:
         values = [f"{100 * value:.2f}" for value in row["accuracy_per_step"]]
-        start = [str(row["model"]), _statistics(row), str(row["way"]), str(row["shot"])]
+        start = [
+            *data(row),
+            str(row["model"]),
+            _statistics(row),
+            str(row["way"]),
+            str(row["shot"]),
+        ]
         body.append(start + values + [""] * (width - len(values)))
     return header, body
+
+
+def _data_columns(
+    test: Sequence[Mapping[str, Any]],
+) -> tuple[list[str], Callable[[Mapping[str, Any]], list[str]]]:
+    """A column that names the data, where a row is of other data than the run's."""
+    if not any("data" in row for row in test):
+        return [], lambda row: []
+    return ["data"], lambda row: [str(row.get("data", "the run's"))]
 
 
 def _statistics(row: Mapping[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import pathlib
 import time
@@ -84,11 +85,16 @@ def compiled_train_steps(program: Program, steps: int) -> CompiledStep:
     )
 
 
-def steps_per_dispatch(config: ConfigDict, start_step: int) -> int:
-    """Outer steps per call, a divisor of both the epoch and the step a run resumes from."""
-    limit = config.compute.steps_per_dispatch or _MAX_STEPS_PER_DISPATCH.get(
-        jax.default_backend(), _DEFAULT_STEPS_PER_DISPATCH
-    )
+def steps_per_dispatch(config: ConfigDict, start_step: int, most: int | None = None) -> int:
+    """Outer steps per call, a divisor of both the epoch and the step a run resumes from.
+
+    Args:
+        config: says how many, or leaves it open.
+        start_step: what the run resumes from.
+        most: a limit where it is left open (`Program.most_steps_ready`).
+    """
+    usual = _MAX_STEPS_PER_DISPATCH.get(jax.default_backend(), _DEFAULT_STEPS_PER_DISPATCH)
+    limit = config.compute.steps_per_dispatch or min(usual, most or usual)
     return largest_divisor(math.gcd(config.train.steps_per_epoch, start_step), limit)
 
 
@@ -170,24 +176,26 @@ class _Loop:
         self.program, self.config = program, program.config
         self.stopper = stopper
         self.checkpoints, self.writer, self.progress = checkpoints, writer, progress
-        self.per_dispatch = steps_per_dispatch(self.config, start)
+        self.per_dispatch = steps_per_dispatch(self.config, start, program.most_steps_ready)
         self.train_steps = compiled_train_steps(program, self.per_dispatch)
         self.evaluators = make_evaluators(program)
         # All at once: the last bit of a cosine depends on how many are computed together.
         every_step = np.arange(config_lib.total_steps(self.config))
         self.rates = np.broadcast_to(program.learning_rate(every_step), every_step.shape)
         self.saved_at = time.monotonic()
+        self.feed = program.feed(start, self.per_dispatch)
 
     def run(self, state: MetaState) -> None:
         per_epoch = self.config.train.steps_per_epoch
-        for epoch in range(int(state.step) // per_epoch, self.config.train.epochs):
-            plan = epoch_plan(self.config, epoch)
-            state = self.train_epoch(state, plan)
-            accuracy = self.validate(state, plan)
-            self._save(state, accuracy)
-            # Whoever is asked to stop during the last epoch's validation may as well finish.
-            if epoch + 1 < self.config.train.epochs:
-                self._stop_if_asked(state)
+        with contextlib.closing(self.feed):
+            for epoch in range(int(state.step) // per_epoch, self.config.train.epochs):
+                plan = epoch_plan(self.config, epoch)
+                state = self.train_epoch(state, plan)
+                accuracy = self.validate(state, plan)
+                self._save(state, accuracy)
+                # Whoever is asked to stop during the last epoch's validation may as well finish.
+                if epoch + 1 < self.config.train.epochs:
+                    self._stop_if_asked(state)
 
     def train_epoch(self, state: MetaState, plan: EpochPlan) -> MetaState:
         """Runs what is left of an epoch; metrics of a dispatch are fetched after the next one started."""
@@ -205,7 +213,7 @@ class _Loop:
                     self._leave(state, reason)
             state, metrics = self.train_steps(
                 state,
-                self.program.sources["train"],
+                next(self.feed),
                 plan.weights,
                 order=plan.order,
                 multi_step=plan.multi_step,

@@ -11,10 +11,12 @@ from mamlpp_jax import commands, final_test
 from mamlpp_jax import train as train_module
 from mamlpp_jax import workdir as workdir_lib
 from mamlpp_jax.checkpoints import Checkpoints
+from mamlpp_jax.data.dataset import Dataset
 from mamlpp_jax.errors import ConfigError, WorkdirError
 from mamlpp_jax.program import build
 from mamlpp_jax.reporting import read_metrics
-from tests.small import patterns, small_config
+from tests.refused import refused
+from tests.small import SIZE, patterns, small_config
 
 RESULT_KEYS = [
     "experiment",
@@ -212,6 +214,75 @@ def test_evaluation_under_other_conditions_adds_rows(finished, tmp_path):
     assert (more["way"], more["inner_steps"], len(more["accuracy_per_step"])) == (4, 4, 5)
     commands.evaluate(config, workdir, commands.Overrides(way=2, shot=2, statistics="running"))
     assert len(workdir_lib.read_results(workdir)["test"]) == len(rows)
+
+
+def other_data(name="image_folder", channels=1):
+    """Uneven classes of another data set with the image shape of the run."""
+    sizes = np.array([5, 9, 7, 6, 8, 5, 9, 7, 6, 8], np.int32)
+    rng = np.random.default_rng(5)
+    images = rng.integers(0, 256, (sizes.sum(), SIZE, SIZE, channels), dtype=np.uint8)
+    return Dataset(name, images, tuple(f"own{i}" for i in range(10)), sizes)
+
+
+def other_config(**fields):
+    config = small_config("maml")
+    config.data.name, config.data.manual_dir = "image_folder", "/somewhere/birds"
+    config.data.train_classes = config.data.val_classes = config.data.test_classes = 0
+    config.data.split_fractions = "0.2,0.2,0.6"
+    config.data.normalize = "imagenet"  # of no account: the run's own decides
+    config.update_from_flattened_dict(fields)
+    return config
+
+
+def test_a_run_is_tested_on_another_data_set(finished, tmp_path, monkeypatch):
+    workdir = tmp_path / "copy"
+    shutil.copytree(finished[0], workdir)
+    asked = []
+    monkeypatch.setattr(commands, "load_dataset", lambda data: asked.append(data) or other_data())
+    before = workdir_lib.read_results(workdir)["test"]
+    overrides = commands.Overrides(
+        statistics="batch", shot=2, data_config=other_config(**{"data.device_limit_mib": 0})
+    )
+    for _ in range(2):  # the second time replaces the rows
+        commands.evaluate(workdir_lib.read_config(workdir), workdir, overrides)
+    assert {data.name for data in asked} == {"image_folder"}
+    results = workdir_lib.read_results(workdir)
+    assert results["test"][: len(before)] == before
+    new = results["test"][len(before) :]
+    assert [(row["data"], row["model"], row["shot"]) for row in new] == [
+        ("image_folder:birds", "ensemble", 2),
+        ("image_folder:birds", "best", 2),
+    ]
+    assert results["config"]["data"]["name"] == "glyphs"
+    page = (workdir / "results.md").read_text()
+    assert "| image_folder:birds | ensemble |" in page
+    assert "| the run's | ensemble |" in page
+    assert "Trained on glyphs: tested also on the test classes of other data" in page
+    # Rows of other data do not make a run finished.
+    assert not final_test.is_tested({**results, "test": new}, small_config())
+
+
+@pytest.mark.parametrize(
+    ("fields", "channels", "said"),
+    [
+        ({"data.image_size": 20}, 1, r"add --data_config\.data\.image_size=16"),
+        ({}, 3, r"have 3 channel\(s\), but the run was trained on images of 1"),
+        ({"task.way": 3, "data.split_fractions": "0.5,0.4,0.1"}, 1, r"has 1 classes"),
+    ],
+)
+def test_other_data_that_do_not_fit_are_refused(finished, monkeypatch, fields, channels, said):
+    monkeypatch.setattr(commands, "load_dataset", lambda data: other_data(channels=channels))
+    config = workdir_lib.read_config(finished[0])
+    overrides = commands.Overrides(data_config=other_config(**fields))
+    with refused(finished[0], said):
+        commands.evaluate(config, finished[0], overrides)
+
+
+def test_other_data_are_for_an_evaluation_only():
+    with pytest.raises(ConfigError, match="--data_config change an evaluation only"):
+        commands.resolve_config(
+            "train", small_config(), None, commands.Overrides(data_config=other_config())
+        )
 
 
 def test_evaluating_what_was_never_trained_makes_no_folder(tmp_path):

@@ -48,7 +48,7 @@ def changed(field, value):
 
 
 @pytest.mark.parametrize("method", TABLE_1)
-@pytest.mark.parametrize("name", ["omniglot", "quickstart"])
+@pytest.mark.parametrize("name", ["omniglot", "mini_imagenet", "image_folder", "quickstart"])
 def test_every_method_of_table_1_sets_its_switches_and_no_others(name, method):
     get_config = runpy.run_path(str(CONFIGS / f"{name}.py"))["get_config"]
     config = get_config(f"method={method}")
@@ -62,6 +62,19 @@ def test_other_combinations_of_components_parse_in_any_order():
     config_lib.apply_method(config, "maml+lslr+msl")
     assert switches(config) == {"msl", "lslr"}
     config_lib.validate(config)
+
+
+def test_mini_imagenet_follows_the_papers_protocol():
+    get_config = runpy.run_path(str(CONFIGS / "mini_imagenet.py"))["get_config"]
+    for shot, tasks in ((1, 4), (5, 2)):
+        for steps in range(1, 6):
+            config = get_config(f"way=5,shot={shot},steps={steps}")
+            config_lib.validate(config)
+            assert config_lib.total_steps(config) == 75_000
+            assert (config.train.inner_steps, config.train.tasks_per_step) == (steps, tasks)
+            assert (config.task.query, config.model.filters) == (15, 48)
+            assert config.inner.learning_rate == 0.01
+            assert config.train.multi_step_epochs == 15
 
 
 def test_the_defaults_are_the_papers_protocol():
@@ -156,8 +169,9 @@ def test_a_whole_number_will_do_for_a_float():
         ("inner.learning_rate", [0.0, math.nan]),
         ("model.filters", [0]),
         ("data.image_size", [0, 15]),
-        ("data.val_classes", [0]),
+        ("data.val_classes", [-1]),
         ("data.seed", [-1, 2**32]),
+        ("data.device_limit_mib", [-1]),
         ("seed", [-1, 2**70]),
         ("evaluation.tasks", [0, 1]),
         ("evaluation.ensemble", [0]),
@@ -182,6 +196,8 @@ def test_numbers_out_of_range_are_refused(tmp_path, field, values):
         ("norm.eval_statistics", "batch, batch", "repeats a mode"),
         ("inner.optimizer", "adam", "sgd"),
         ("model.conv", "fft", "patches"),
+        ("data.normalize", "cifar", "none, imagenet"),
+        ("data.channels", 2, "1 .grey., 3 .colour."),
     ],
 )
 def test_unknown_choices_list_the_known(field, value, allowed):
@@ -219,6 +235,14 @@ def test_counts_must_divide(tmp_path):
             {"task.shot": 4, "task.query": 3},
             [r"is 4 \+ 3 = 7, but the smallest class .* has 6 images", "at most 6"],
         ),
+        ({"data.normalize": "imagenet"}, ["data.normalize is 'imagenet', .* has grey", "use none"]),
+        ({"data.channels": 3}, ["data.channels is 3, but glyphs has pictures of 1; use 0"]),
+        (
+            {"data.train_classes": 0, "data.val_classes": 0, "data.test_classes": 0, "task.way": 4},
+            ["the val split of glyphs has 3 classes"],
+        ),
+        ({"data.train_classes": 0}, ["data.train_classes is 0, but the other splits"]),
+        ({"data.split_file": "/none.csv"}, ["data.split_file: /none.csv cannot be read"]),
         ({"data.train_classes": 9}, [r"data.train_classes=9 \+ .* = 17 classes, but .* has 16"]),
     ],
 )
@@ -240,7 +264,11 @@ def test_rotated_classes_count(tmp_path):
 def test_unknown_data_set_lists_the_known(tmp_path):
     config = changed("data.name", "omniglott")
     config.data.cache_dir = str(tmp_path / "cache")
-    with refused(tmp_path, "data.name is 'omniglott'", "glyphs, omniglot"):
+    with refused(
+        tmp_path,
+        "data.name is 'omniglott'",
+        "glyphs, image_folder, mini_imagenet, omniglot, tfds:<name>",
+    ):
         commands.train(config, tmp_path / "run")
 
 
@@ -275,6 +303,7 @@ def test_differences_and_hash_see_what_changes_the_run_and_nothing_else():
         "data.tfds_dir": "/a",
         "data.manual_dir": "/b",
         "data.cache_dir": "/c",
+        "data.device_limit_mib": 1,
     }.items():
         other = changed(field, value)
         assert config_lib.differences(other, config.to_dict()) == []
@@ -284,6 +313,22 @@ def test_differences_and_hash_see_what_changes_the_run_and_nothing_else():
         (difference,) = config_lib.differences(other, config.to_dict())
         assert difference.startswith(f"{field}: {value!r} here, ")
         assert config_lib.config_hash(other) != config_lib.config_hash(config)
+
+
+def test_ones_own_images_are_told_apart_by_the_name_of_their_folder():
+    configs = {}
+    for folder in ("/a/birds", "/b/birds/", "/a/fish"):
+        fields = {"data.name": "image_folder", "data.manual_dir": folder}
+        configs[folder] = small_config(**fields)
+    birds, moved, fish = configs.values()
+    assert config_lib.differences(moved, birds.to_dict()) == []
+    assert config_lib.config_hash(moved) == config_lib.config_hash(birds)
+    assert config_lib.differences(fish, birds.to_dict()) == [
+        "data.manual_dir: 'fish' here, 'birds' there"
+    ]
+    assert config_lib.config_hash(fish) != config_lib.config_hash(birds)
+    assert config_lib.data_label(fish) == "image_folder:fish"
+    assert config_lib.data_label(small_config()) == "glyphs"
 
 
 def test_a_field_the_stored_configuration_lacks_is_a_difference():

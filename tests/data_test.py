@@ -83,6 +83,8 @@ def warnings_logged(monkeypatch):
         ({"class_names": ("b", "a")}, "sorted"),
         ({"class_names": ("a", "a")}, "unique"),
         ({"class_names": ["a", "b"]}, "class_names"),
+        ({"class_splits": ("train",)}, "class_splits"),
+        ({"class_splits": ("train", "dev")}, "class_splits.*train, val, test"),
     ],
 )
 def test_parts_that_do_not_fit_are_refused(changes, message):
@@ -105,6 +107,21 @@ def test_what_is_saved_is_loaded(tmp_path):
     dataset_lib.save(make(fill=7), path)
     assert same(dataset_lib.load(path), make(fill=7))
     assert [p.name for p in tmp_path.iterdir()] == ["toy.npz"]
+
+
+def test_published_splits_are_saved_and_old_files_have_none(tmp_path):
+    path = tmp_path / "toy.npz"
+    good = make()
+    split = Dataset("toy", good.images, good.class_names, good.class_sizes, ("val", "test"))
+    dataset_lib.save(split, path)
+    assert dataset_lib.load(path).class_splits == ("val", "test")
+    dataset_lib.save(good, path)
+    with np.load(path) as archive:
+        arrays = dict(archive)
+    del arrays["class_splits"]
+    with path.open("wb") as file:
+        np.savez(file, **arrays)
+    assert dataset_lib.load(path).class_splits == ()
 
 
 def test_names_of_other_scripts_survive(tmp_path):

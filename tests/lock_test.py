@@ -52,5 +52,8 @@ def test_it_can_be_taken_again_and_makes_the_folder(tmp_path):
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(WorkdirError, match="make the workdir .*file/run"), only_writer(tmp_path / "file" / "run"):
+    with (
+        pytest.raises(WorkdirError, match=r"make the workdir .*file/run"),
+        only_writer(tmp_path / "file" / "run"),
+    ):
         pass

@@ -1,10 +1,13 @@
 """The division of classes into training, validation and test classes."""
 
+import types
+
 import numpy as np
 import pytest
 
-from mamlpp_jax.data.splits import split_classes
-from mamlpp_jax.errors import ConfigError
+from mamlpp_jax.data.dataset import SPLITS, Dataset
+from mamlpp_jax.data.splits import parse_fractions, split_classes, split_dataset
+from mamlpp_jax.errors import ConfigError, DataError
 
 COUNTS = {"train": 1150, "val": 50, "test": 423}
 EXPECTED = {"train": [11, 3, 2, 1, 8, 6], "val": [0, 7], "test": [4, 10, 5, 9]}
@@ -66,3 +69,104 @@ def test_bad_counts_are_refused_by_name(counts, message):
 def test_a_negative_seed_is_refused():
     with pytest.raises(ConfigError, match=r"data\.seed is -1"):
         split_classes(10, (5, 2, 3), seed=-1)
+
+
+def named(classes=10, splits=()):
+    images = np.zeros((classes, 2, 2, 1), np.uint8)
+    names = tuple(f"class {i}, the {i}th" for i in range(classes))
+    return Dataset("own", images, names, np.ones(classes, np.int32), splits)
+
+
+def data_config(**changes):
+    fields = {
+        "seed": 0,
+        "train_classes": 0,
+        "val_classes": 0,
+        "test_classes": 0,
+        "split_fractions": "0.64,0.16,0.2",
+        "split_file": "",
+    }
+    return types.SimpleNamespace(**(fields | changes))
+
+
+def sizes(splits):
+    return [len(splits[split]) for split in SPLITS]
+
+
+def test_fractions_divide_all_classes():
+    splits = split_dataset(named(), data_config())
+    assert sizes(splits) == [6, 2, 2]
+    assert sorted(np.concatenate(list(splits.values()))) == list(range(10))
+    assert sizes(split_dataset(named(), data_config(split_fractions="0.5,0.1,0.1"))) == [5, 1, 1]
+    other = split_dataset(named(), data_config(seed=1))
+    assert any(sorted(other[s]) != sorted(splits[s]) for s in SPLITS)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "0.5,0.5", "0.5,0.5,0.1", "1,0,0", "-1,1,1", "a,b,c", "nan,0.1,0.1", "0.5;0.2;0.3"]
+)
+def test_fractions_that_are_none_are_refused(text):
+    with pytest.raises(ConfigError, match=r"data\.split_fractions is .*0\.64,0\.16,0\.2"):
+        parse_fractions(text)
+
+
+def test_fractions_that_leave_a_split_empty_and_numbers_with_a_gap_are_refused():
+    with pytest.raises(ConfigError, match=r"split_fractions gives the val split none of the 3"):
+        split_dataset(named(3), data_config())
+    with pytest.raises(ConfigError, match=r"data\.test_classes is 0, but the other splits"):
+        split_dataset(named(), data_config(train_classes=3, val_classes=3))
+
+
+def test_published_splits_are_used_whole_or_in_part():
+    data = named(9, ("train", "test", "val") * 3)
+    splits = split_dataset(data, data_config())
+    assert {split: sorted(members) for split, members in splits.items()} == {
+        "train": [0, 3, 6],
+        "val": [2, 5, 8],
+        "test": [1, 4, 7],
+    }
+    part = split_dataset(data, data_config(train_classes=2))
+    assert sizes(part) == [2, 3, 3]
+    assert set(part["train"]) < set(splits["train"])
+    with pytest.raises(ConfigError, match=r"train_classes is 4, but .* the train split has 3"):
+        split_dataset(data, data_config(train_classes=4))
+
+
+def write_list(tmp_path, *lines):
+    path = tmp_path / "split.csv"
+    path.write_text("\n".join(("class,split", *lines)) + "\n")
+    return str(path)
+
+
+def test_a_list_file_decides_and_leaves_classes_out(tmp_path):
+    path = write_list(
+        tmp_path, '"class 3, the 3th",train', '"class 0, the 0th",val ', '"class 9, the 9th",test'
+    )
+    for data in (named(), named(10, ("train",) * 4 + ("val",) * 3 + ("test",) * 3)):
+        splits = split_dataset(data, data_config(split_file=path))
+        assert [splits[split].tolist() for split in SPLITS] == [[3], [0], [9]]
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        (['"class 3, the 3th",learn'], "'class 3, the 3th,learn'"),
+        (['"class 30",train'], "'class 30,train'"),
+        (["class 3, the 3th,train"], "a class of own, such as 'class 0, the 0th'"),
+        (['"class 3, the 3th",train'] * 2, "no class may be listed twice"),
+    ],
+)
+def test_a_broken_list_file_is_named(tmp_path, lines, said):
+    with pytest.raises(DataError, match=said):
+        split_dataset(named(), data_config(split_file=write_list(tmp_path, *lines)))
+
+
+def test_a_list_file_that_is_missing_headless_or_partial_is_named(tmp_path):
+    with pytest.raises(DataError, match=r"none\.csv cannot be read"):
+        split_dataset(named(), data_config(split_file=str(tmp_path / "none.csv")))
+    (tmp_path / "split.csv").write_text("")
+    with pytest.raises(DataError, match=r"split\.csv must begin with the line 'class,split'"):
+        split_dataset(named(), data_config(split_file=str(tmp_path / "split.csv")))
+    path = write_list(tmp_path, '"class 3, the 3th",train', '"class 0, the 0th",val')
+    with pytest.raises(ConfigError, match=r"split\.csv, the test split has no classes"):
+        split_dataset(named(), data_config(split_file=path))

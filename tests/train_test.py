@@ -243,7 +243,7 @@ def test_a_run_that_is_asked_to_stop_saves_and_goes_on(tmp_path, fake, question)
 
 def test_a_meta_parameter_that_is_no_number_stops_the_run_and_spoils_nothing(tmp_path, fake):
     fake.bad_parameter = 6
-    with pytest.raises(train_module.TrainingDivergedError, match="meta-parameter .* outer step 7"):
+    with pytest.raises(train_module.TrainingDivergedError, match=r"meta-parameter .* outer step 7"):
         run(tmp_path, config_of(**{"checkpoint.every_minutes": 1e-9}))
     assert latest_step(tmp_path) == 6
     assert read_metrics(tmp_path)[-1]["step"] <= 6

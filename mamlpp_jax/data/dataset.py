@@ -14,6 +14,7 @@ import numpy as np
 from mamlpp_jax.errors import DataError
 from mamlpp_jax.files import replacing
 
+SPLITS = ("train", "val", "test")
 _FORMAT = 1
 
 
@@ -29,6 +30,8 @@ class Dataset:
             writing are inverted: ink 255, paper 0.
         class_names: the names, unique and sorted, so that every source gives the same split.
         class_sizes: int32 [num_classes], pictures per class; classes may differ.
+        class_splits: of each class the split it was published for, one of ``SPLITS``; empty when
+            the classes have none and are dealt out by the configuration.
 
     Raises:
         DataError: the parts do not fit together.
@@ -38,6 +41,7 @@ class Dataset:
     images: np.ndarray
     class_names: tuple[str, ...]
     class_sizes: np.ndarray
+    class_splits: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for problem, allowed in self._problems():
@@ -65,6 +69,12 @@ class Dataset:
         if len(names) != len(sizes):
             found.append(
                 (f"{len(names)} class_names but {len(sizes)} class_sizes", "they must be as many")
+            )
+        if self.class_splits and (
+            len(self.class_splits) != len(names) or not set(self.class_splits) <= set(SPLITS)
+        ):
+            found.append(
+                ("class_splits do not fit", f"each class needs one of {', '.join(SPLITS)}, or none")
             )
         if (sizes < 1).any() or int(sizes.sum(dtype=np.int64)) != len(images):
             found.append(
@@ -102,6 +112,7 @@ def save(dataset: Dataset, path: str | os.PathLike[str]) -> None:
             images=dataset.images,
             class_names=np.array(dataset.class_names, dtype=np.str_),
             class_sizes=dataset.class_sizes,
+            class_splits=np.array(dataset.class_splits, dtype=np.str_),
         )
 
 
@@ -142,4 +153,6 @@ def _read(path: Path) -> Dataset:
                 images=archive["images"],
                 class_names=tuple(archive["class_names"].tolist()),
                 class_sizes=archive["class_sizes"],
+                # Files of data sets without splits were written before splits could be kept.
+                class_splits=tuple(archive.get("class_splits", np.array([])).tolist()),
             )

@@ -1,4 +1,4 @@
-"""Drawing episodes on the device, inside jit.
+"""Drawing episodes on the device, inside jit; `host` draws the same ones where the data do not fit.
 
 A task depends on a key, the outer step and its global index alone: the same tasks come for any number of
 devices and any chunk size, and a resumed run draws what the uninterrupted one would have drawn.
@@ -8,7 +8,7 @@ Draws without replacement sort random uint32 bits (stably), which host and devic
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,11 @@ from mamlpp_jax.data.dataset import Dataset
 from mamlpp_jax.types import Array, DrawTasks, Episode
 
 _LAST = np.uint32(0xFFFFFFFF)
+# Mean and deviation of each channel, of pixels in 0..1.
+NORMALIZATIONS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
+    "none": ((0.0,), (1.0,)),
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+}
 
 
 class TaskSource(NamedTuple):
@@ -34,6 +39,14 @@ class TaskSource(NamedTuple):
     starts: Array
     sizes: Array
     key: Array
+
+    def pictures(
+        self, step: Array, index: Array, shape: TaskShape, largest: int
+    ) -> tuple[Array, Array]:
+        """The pictures of one task, uint8 [K, shot + query, H, W, C], and their quarter turns [K]."""
+        key = task_key(self.key, step, index)
+        rows, turns = draw_indices(key, self.starts, self.sizes, shape, largest)
+        return self.images[rows], turns
 
 
 class TaskShape(NamedTuple):
@@ -65,14 +78,20 @@ def make_source(dataset: Dataset, classes: np.ndarray, images: Array, key: Array
         images: `dataset.images`, already on the device; splits share them.
         key: a typed JAX random key.
     """
+    starts, sizes = class_rows(dataset, classes)
+    return TaskSource(images, jnp.asarray(starts), jnp.asarray(sizes), key)
+
+
+def class_rows(dataset: Dataset, classes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where the pictures of some classes lie: int32 starts and sizes."""
     sizes = np.asarray(dataset.class_sizes, np.int32)
     starts = np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.int32)
-    return TaskSource(images, jnp.asarray(starts[classes]), jnp.asarray(sizes[classes]), key)
+    return starts[classes], sizes[classes]
 
 
-def task_key(source: TaskSource, step: Array, index: Array) -> Array:
-    """The random key of one task: of its outer step and its global index in the meta-batch."""
-    return jax.random.fold_in(jax.random.fold_in(source.key, step), index)
+def task_key(key: Array, step: Array, index: Array) -> Array:
+    """The random key of one task of a stream: of its outer step and its global index in the meta-batch."""
+    return jax.random.fold_in(jax.random.fold_in(key, step), index)
 
 
 def draw_indices(
@@ -144,12 +163,12 @@ def make_draw(shape: TaskShape, largest: int) -> DrawTasks:
         largest: pictures of the largest class.
 
     Returns:
-        ``draw(source, step, task_indices [B]) -> Episode`` with a leading B.
+        ``draw(source, step, task_indices [B]) -> Episode`` with a leading B; the source is a `TaskSource`, or a
+        `host.HostBatch` that has these tasks.
     """
 
-    def draw_one(source: TaskSource, step: Array, index: Array) -> Episode:
-        key = task_key(source, step, index)
-        pictures, turns = draw_indices(key, source.starts, source.sizes, shape, largest)
-        return assemble(source.images[pictures], turns, shape)
+    def draw_one(source: Any, step: Array, index: Array) -> Episode:
+        pictures, turns = source.pictures(step, index, shape, largest)
+        return assemble(pictures, turns, shape)
 
     return jax.vmap(draw_one, in_axes=(None, None, 0))

@@ -21,10 +21,15 @@ class _Source(NamedTuple):
     Attributes:
         version: part of the cache file's name; raise it when the same settings give other arrays.
         build: from the ``data`` configuration and a cache folder to the data set.
+        identity: from the ``data`` configuration to what tells one data set of this source from
+            another; part of the cache file's name. None when the source knows one data set only.
+        channels: of its images; 0 when ``data.channels`` decides.
     """
 
     version: int
     build: Callable[[Any, Path], Dataset]
+    identity: Callable[[Any], str] | None = None
+    channels: int = 0
 
 
 # The modules are imported when they are needed: reading the cache takes NumPy alone.
@@ -41,9 +46,45 @@ def _build_omniglot(data_config: Any, cache_dir: Path) -> Dataset:
     return omniglot.build(data_config, cache_dir)
 
 
+def _build_mini_imagenet(data_config: Any, cache_dir: Path) -> Dataset:
+    from mamlpp_jax.data import mini_imagenet
+
+    return mini_imagenet.build(data_config, cache_dir)
+
+
+def _build_image_folder(data_config: Any, cache_dir: Path) -> Dataset:
+    from mamlpp_jax.data import image_folder
+
+    del cache_dir
+    return image_folder.build(data_config)
+
+
+def _identify_image_folder(data_config: Any) -> str:
+    from mamlpp_jax.data import image_folder
+
+    return image_folder.identity(data_config)
+
+
+def _build_tfds(data_config: Any, cache_dir: Path) -> Dataset:
+    from mamlpp_jax.data import tfds_source
+
+    del cache_dir
+    return tfds_source.build(data_config)
+
+
+def _identify_tfds(data_config: Any) -> str:
+    from mamlpp_jax.data import tfds_source
+
+    return tfds_source.identity(data_config)
+
+
+_TFDS = "tfds:<name>"
 _SOURCES = {
-    "glyphs": _Source(1, _build_glyphs),
-    "omniglot": _Source(1, _build_omniglot),
+    "glyphs": _Source(1, _build_glyphs, channels=1),
+    "image_folder": _Source(1, _build_image_folder, _identify_image_folder),
+    "mini_imagenet": _Source(1, _build_mini_imagenet, channels=3),
+    "omniglot": _Source(1, _build_omniglot, channels=1),
+    _TFDS: _Source(1, _build_tfds, _identify_tfds),
 }
 
 
@@ -52,15 +93,26 @@ def known_names() -> tuple[str, ...]:
     return tuple(sorted(_SOURCES))
 
 
+def known_channels(data_config: Any) -> int:
+    """The channels a configured data set will have; 0 when only the images can tell."""
+    source = _find(data_config.name)
+    return (source.channels if source else 0) or int(data_config.channels)
+
+
+def _find(name: str) -> _Source | None:
+    return _SOURCES.get(_TFDS if name.startswith("tfds:") else name)
+
+
 def load_dataset(data_config: Any) -> Dataset:
     """Returns the configured data set, from the cache when it was made before.
 
     The cache file depends on the name and the picture size, not on where the source lies: every
-    source of a data set gives the same arrays. Nothing is written beside a source.
+    source of a data set gives the same arrays. One's own images and TFDS data sets are told apart by
+    what they hold, so that a change of it is noticed. Nothing is written beside a source.
 
     Args:
-        data_config: has ``name``, ``image_size`` (pixels), ``tfds_dir``, ``manual_dir`` and
-            ``cache_dir`` ("" = unset; the cache is then the user's cache folder).
+        data_config: has ``name``, ``image_size`` (pixels), ``channels``, ``tfds_dir``, ``manual_dir``
+            and ``cache_dir`` ("" = unset; the cache is then the user's cache folder).
 
     Returns:
         The data set.
@@ -69,7 +121,7 @@ def load_dataset(data_config: Any) -> Dataset:
         ConfigError: the name is unknown, the size not positive or the cache not writable.
         DataError: the source is missing or broken.
     """
-    source = _SOURCES.get(data_config.name)
+    source = _find(data_config.name)
     if source is None:
         raise ConfigError(
             f"data.name is {data_config.name!r}; known data sets are {', '.join(known_names())}."
@@ -78,11 +130,11 @@ def load_dataset(data_config: Any) -> Dataset:
     if not isinstance(size, int) or size < 1:
         raise ConfigError(f"data.image_size is {size!r}; it must be a positive number of pixels.")
     folder = cache_folder(data_config.cache_dir)
-    path = folder / f"{data_config.name}-{size}px-v{source.version}.npz"
+    path = folder / f"{_file_stem(source, data_config)}-{size}px-v{source.version}.npz"
     start = time.perf_counter()
     dataset = _from_cache(path, data_config.name, size)
     source_dir = data_config.tfds_dir or data_config.manual_dir
-    if dataset is not None and source_dir:
+    if dataset is not None and source_dir and source.identity is None:
         logging.info("The cache is used; %s is not read (remove %s to read it).", source_dir, path)
     if dataset is None:
         _make_writable(folder)
@@ -98,6 +150,11 @@ def load_dataset(data_config: Any) -> Dataset:
         time.perf_counter() - start,
     )
     return dataset
+
+
+def _file_stem(source: _Source, data_config: Any) -> str:
+    name = data_config.name.replace(":", "-").replace("/", "-")
+    return name if source.identity is None else f"{name}-{source.identity(data_config)}"
 
 
 def cache_folder(cache_dir: str) -> Path:

@@ -7,10 +7,7 @@ class are ordered by their pixels, because a prepared copy no longer knows their
 
 from __future__ import annotations
 
-import contextlib
 import re
-import shutil
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,13 +20,14 @@ from mamlpp_jax.data import download
 from mamlpp_jax.data.archives import open_zip, read_member
 from mamlpp_jax.data.dataset import Dataset
 from mamlpp_jax.data.images import decode_grey, resized_ink
+from mamlpp_jax.data.tfds_tools import encoded_examples, import_tfds, latest_version
+from mamlpp_jax.data.tfds_tools import prepare as tfds_prepare
 from mamlpp_jax.errors import DataError
 
 NUM_CLASSES = 1623
 DRAWINGS_PER_CLASS = 20
 _SOURCE_SIDE = 105  # pixels, of every original picture
 _MEMBER = re.compile(r"(.+/)?[^/]+/character\d+/[^/]+\.png")
-_INFO_FILE = "dataset_info.json"  # what TFDS writes last: a version that has it is complete
 
 
 class Archive(NamedTuple):
@@ -135,31 +133,11 @@ def prepare(archives_dir: Path, prepared_dir: Path) -> None:
     for archive in ARCHIVES:
         list_drawings(archives_dir / archive.file, archive.num_classes)
 
-    tfds = _import_tfds()
+    import_tfds("Omniglot")
     from mamlpp_jax.data.omniglot_builder import MamlppOmniglot
 
     version = prepared_dir / MamlppOmniglot.name / str(MamlppOmniglot.VERSION)
-    # Removed first: TFDS would read a broken earlier preparation before replacing it.
-    shutil.rmtree(version, ignore_errors=True)
-    tfds.disable_progress_bar()
-    try:
-        # TFDS prints what it does; standard output belongs to the command line's results.
-        with contextlib.redirect_stdout(sys.stderr):
-            MamlppOmniglot(data_dir=prepared_dir).download_and_prepare(
-                file_format="array_record",
-                download_config=tfds.download.DownloadConfig(
-                    manual_dir=archives_dir, try_download_gcs=False
-                ),
-            )
-    except DataError:
-        raise
-    except Exception as error:  # TFDS, array_record and protobuf share no base class
-        if (version / _INFO_FILE).exists():
-            logging.info("Another process prepared %s meanwhile.", version)
-            return
-        raise DataError(
-            f"TFDS cannot prepare Omniglot from {archives_dir} in {prepared_dir}: {error}"
-        ) from error
+    tfds_prepare(lambda: MamlppOmniglot(data_dir=prepared_dir), version, archives_dir, "Omniglot")
 
 
 def list_drawings(path: Path, num_classes: int) -> dict[str, list[str]]:
@@ -331,40 +309,20 @@ def _warn_of_unknown_checksums(folder: Path) -> None:
             )
 
 
-def _import_tfds() -> Any:
-    """Imports TFDS, which only the sources need."""
-    try:
-        import tensorflow_datasets
-    except ImportError as error:
-        raise DataError(
-            f"Reading Omniglot from its source needs TFDS, which cannot be imported ({error}); "
-            "install tensorflow-datasets, array_record and importlib_resources."
-        ) from error
-    return tensorflow_datasets
-
-
 def _prepared_version(tfds_dir: Path) -> Path | None:
     """Returns a prepared version below a TFDS root, TFDS's own first, or None."""
     for name in ("omniglot", "mamlpp_omniglot"):
-        found = sorted((tfds_dir / name).glob(f"*.*.*/{_INFO_FILE}"))
-        if found:
-            return found[-1].parent
+        if version := latest_version(tfds_dir / name):
+            return version
     return None
 
 
 def _prepared_drawings(folder: Path) -> Iterator[tuple[str, Drawing]]:
     """Yields class name and drawing of every example below a prepared version's folder."""
-    tfds = _import_tfds()
-    builder = tfds.builder_from_directory(folder)
-    label = builder.info.features["label"]
-    names = [_class_name(name, folder) for name in label.names]
-    # TFDS would decode with whichever library is installed, and their pixels differ.
-    decoders = {"image": tfds.decode.SkipDecoding()}
-    for split in ("train", "test"):
-        source = builder.as_data_source(split=split, decoders=decoders)
-        for index, example in enumerate(source):
-            origin = f"{folder}:{split}[{index}]"
-            yield names[int(example["label"])], Drawing(origin, example["image"])
+    builder = import_tfds("Omniglot").builder_from_directory(folder)
+    names = [_class_name(name, folder) for name in builder.info.features["label"].names]
+    for origin, example in encoded_examples(builder, "image", ("train", "test")):
+        yield names[int(example["label"])], Drawing(origin, example["image"])
 
 
 def _class_name(tfds_name: str, folder: Path) -> str:

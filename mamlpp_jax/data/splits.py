@@ -2,14 +2,149 @@
 
 from __future__ import annotations
 
+import csv
 import operator
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from mamlpp_jax.errors import ConfigError
+from mamlpp_jax.data.dataset import SPLITS, Dataset
+from mamlpp_jax.errors import ConfigError, DataError
 
-SPLITS = ("train", "val", "test")
+_HEADER = ["class", "split"]
+
+
+def split_dataset(dataset: Dataset, data_config: Any) -> dict[str, np.ndarray]:
+    """The classes of each split, by the first of these rules that applies.
+
+    1. ``split_file`` lists the classes. 2. The data set was published with splits. 3. Numbers of
+    classes (``train_classes`` and so on). 4. ``split_fractions`` of the classes. Under rules 1 and 2 the
+    numbers may ask for fewer classes than there are; 0 takes all.
+
+    Args:
+        dataset: whose classes are dealt out.
+        data_config: has ``seed`` and the fields above.
+
+    Returns:
+        For each name in ``SPLITS`` int32 class indices, at least one; no class is in two splits.
+
+    Raises:
+        ConfigError: a field asks for what the data set does not have.
+        DataError: the list file is missing or broken.
+    """
+    counts = {split: int(getattr(data_config, f"{split}_classes")) for split in SPLITS}
+    seed = int(data_config.seed)
+    listed: Sequence[str] = dataset.class_splits
+    origin = f"the data set {dataset.name}"
+    if data_config.split_file:
+        listed = read_split_file(Path(data_config.split_file).expanduser(), dataset)
+        origin = f"data.split_file={data_config.split_file}"
+    if listed:
+        return _listed_classes(listed, counts, seed, origin)
+    if not any(counts.values()):
+        counts = fraction_counts(dataset.num_classes, parse_fractions(data_config.split_fractions))
+    for split, count in counts.items():
+        if count == 0:
+            raise ConfigError(
+                f"data.{split}_classes is 0, but the other splits have numbers of classes; set all three, or "
+                "all to 0 to divide the classes by data.split_fractions."
+            )
+    return split_classes(dataset.num_classes, counts, seed)
+
+
+def _listed_classes(
+    listed: Sequence[str], counts: Mapping[str, int], seed: int, origin: str
+) -> dict[str, np.ndarray]:
+    """Classes whose split is given, in an order that depends on the seed; the first `count` of each."""
+    order = _random_order(len(listed), seed)
+    result = {}
+    for split, count in counts.items():
+        members = order[[listed[index] == split for index in order]]
+        if len(members) == 0:
+            raise ConfigError(
+                f"By {origin}, the {split} split has no classes; it needs at least one."
+            )
+        if count > len(members):
+            raise ConfigError(
+                f"data.{split}_classes is {count}, but by {origin} the {split} split has {len(members)} "
+                "classes; ask for at most as many, or for 0 to use all."
+            )
+        result[split] = members[: count or None]
+    return result
+
+
+def parse_fractions(text: str) -> tuple[float, ...]:
+    """Reads ``data.split_fractions``, such as "0.64,0.16,0.2".
+
+    Raises:
+        ConfigError: it is not three positive numbers with a sum of at most 1.
+    """
+    try:
+        fractions = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        fractions = ()
+    if len(fractions) != 3 or not all(f > 0 for f in fractions) or not sum(fractions) <= 1 + 1e-9:
+        raise ConfigError(
+            f"data.split_fractions is {text!r}; it must be three positive numbers for train, val and test, "
+            "with a sum of at most 1, such as 0.64,0.16,0.2."
+        )
+    return fractions
+
+
+def fraction_counts(num_classes: int, fractions: Sequence[float]) -> dict[str, int]:
+    """Classes per split; their sum is the rounded sum of the fractions of all classes.
+
+    Raises:
+        ConfigError: a split gets no class.
+    """
+    ends = np.floor(np.cumsum([0.0, *fractions]) * num_classes + 0.5).astype(int)
+    counts = dict(zip(SPLITS, np.diff(ends).tolist(), strict=True))
+    for split, count in counts.items():
+        if count == 0:
+            raise ConfigError(
+                f"data.split_fractions gives the {split} split none of the {num_classes} classes; raise its "
+                "fraction, or set data.train_classes, data.val_classes and data.test_classes."
+            )
+    return counts
+
+
+def read_split_file(path: Path, dataset: Dataset) -> tuple[str, ...]:
+    """Reads a list of classes: a CSV file with the header ``class,split``.
+
+    Args:
+        path: the file; one line per class. Classes it leaves out are not used.
+        dataset: whose classes are listed.
+
+    Returns:
+        The split of each class of the data set, "" for unused ones.
+
+    Raises:
+        DataError: the file is missing, malformed, or names an unknown class or split, or a class twice.
+    """
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            rows = [row for row in csv.reader(file) if row]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"data.split_file: {path} cannot be read ({error}).") from error
+    if not rows or [cell.strip() for cell in rows[0]] != _HEADER:
+        raise DataError(
+            f"data.split_file: {path} must begin with the line 'class,split'; then one line per class follows."
+        )
+    position = {name: index for index, name in enumerate(dataset.class_names)}
+    result = [""] * dataset.num_classes
+    for row in rows[1:]:
+        name, split = row if len(row) == 2 else (",".join(row), "")
+        name, split = name.strip(), split.strip()
+        if split not in SPLITS or name not in position or result[position[name]]:
+            raise DataError(
+                f"data.split_file: {path} has the line {','.join(row)!r}; each line must be a class of "
+                f"{dataset.name}, such as {dataset.class_names[0]!r}, a comma and one of {', '.join(SPLITS)}, "
+                "and no class may be listed twice."
+            )
+        result[position[name]] = split
+    return tuple(result)
 
 
 def split_classes(
@@ -45,11 +180,15 @@ def split_classes(
         )
     if seed < 0:
         raise ConfigError(f"data.seed is {seed}; it must be 0 or more.")
-    bits = np.random.PCG64(seed).random_raw(num_classes)
-    order = np.argsort(bits, kind="stable").astype(np.int32)
+    order = _random_order(num_classes, seed)
     ends = np.cumsum([sizes[split] for split in SPLITS])
     parts = np.split(order[:total], ends[:-1])
     return dict(zip(SPLITS, parts, strict=True))
+
+
+def _random_order(num_classes: int, seed: int) -> np.ndarray:
+    bits = np.random.PCG64(seed).random_raw(num_classes)
+    return np.argsort(bits, kind="stable").astype(np.int32)
 
 
 def _sizes(counts: Mapping[str, int] | Sequence[int]) -> dict[str, int]:

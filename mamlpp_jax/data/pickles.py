@@ -1,0 +1,91 @@
+"""Reading of pickles that hold arrays, without running anything they ask for.
+
+A pickle is a program: the standard reader imports and calls whatever it names. This one knows NumPy's
+array constructors and plain containers, and refuses every other name before it is imported.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections import OrderedDict, defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy._core import multiarray, numeric  # where NumPy's pickles point to
+
+from mamlpp_jax.errors import DataError
+
+
+def load_arrays(path: Path) -> Any:
+    """Reads a pickle of NumPy arrays, numbers, strings and plain containers.
+
+    Pickles of Python 2 can be read too; their strings are taken as Latin-1.
+
+    Args:
+        path: the file.
+
+    Returns:
+        What was pickled.
+
+    Raises:
+        DataError: the file is missing, broken, or holds any other kind of object.
+    """
+    try:
+        with path.open("rb") as file:
+            return _ArrayUnpickler(file, encoding="latin1").load()
+    except FileNotFoundError as error:
+        raise DataError(f"Pickle {path} does not exist.") from error
+    except _ForbiddenError as error:
+        raise DataError(
+            f"Pickle {path} asks for {error}, which could run anything; only NumPy arrays and plain "
+            "containers are read. This is not a plain data file."
+        ) from error
+    except Exception as error:  # broken opcodes make it fail in any way
+        raise DataError(
+            f"Pickle {path} is truncated or broken ({type(error).__name__}: {error}); copy or "
+            "download it again."
+        ) from error
+
+
+class _ForbiddenError(Exception):
+    """The pickle names something that is no array or container."""
+
+
+def _encode(text: str, encoding: str) -> bytes:
+    """`codecs.encode` for the one codec that pickled bytes use; others unpack archives."""
+    if encoding != "latin1":
+        raise _ForbiddenError(f"codecs.encode to {encoding!r}")
+    return text.encode("latin1")
+
+
+_ALLOWED: dict[tuple[str, str], Callable[..., Any]] = {
+    ("_codecs", "encode"): _encode,
+    ("collections", "OrderedDict"): OrderedDict,
+    ("collections", "defaultdict"): defaultdict,
+    ("numpy", "dtype"): np.dtype,
+    ("numpy", "ndarray"): np.ndarray,
+    **{
+        (module, kind.__name__): kind
+        for module in ("builtins", "__builtin__")
+        for kind in (list, dict, set, frozenset, tuple, bytearray, bytes, int)
+    },
+    **{
+        (f"numpy.{core}.{module.__name__.rsplit('.', 1)[1]}", name): getattr(module, name)
+        for core in ("core", "_core")
+        for module, name in (
+            (multiarray, "_reconstruct"),
+            (multiarray, "scalar"),
+            (numeric, "_frombuffer"),
+        )
+    },
+}
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        try:
+            return _ALLOWED[module, name]
+        except KeyError:
+            raise _ForbiddenError(f"{module}.{name}") from None
