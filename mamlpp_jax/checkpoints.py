@@ -7,6 +7,8 @@ import hashlib
 import importlib.metadata
 import logging as std_logging
 import pathlib
+import re
+import shutil
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -62,6 +64,7 @@ class Checkpoints:
         self._about = {"config": dict(config or {}), "versions": _versions()}
         self.history: list[dict[str, float]] = []
         if processes.is_first():
+            _remove_half_written(self._folder)
             _set_damaged_aside(self._folder, workdir / DAMAGED_FOLDER)
         processes.wait_for_all("checkpoints")
         best = managers.BestN(
@@ -96,6 +99,8 @@ class Checkpoints:
             run=ocp.args.JsonSave({**self._about, "validation": self.history}),
         )
         with self._explaining("saved"):
+            if not self._folder.is_dir():  # Orbax would make it again, without the rest of the run.
+                raise FileNotFoundError("the folder has vanished")
             self._manager.save(step, args=items, metrics=metrics, force=True)
 
     def latest_step(self) -> int | None:
@@ -127,7 +132,7 @@ class Checkpoints:
         """Restores one checkpoint with the shapes, dtypes and shardings of `like`, and the history.
 
         Raises:
-            WorkdirError: it cannot be read as such a state.
+            WorkdirError: it cannot be read as such a state, or is one of another step.
         """
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
         items = ocp.args.Composite(
@@ -142,6 +147,11 @@ class Checkpoints:
                 f"({_first_line(error)}); remove that folder to fall back to the one before."
             ) from error
         state: MetaState = restored["state"]
+        if int(state.step) != step:
+            raise WorkdirError(
+                f"checkpoint {self._folder / str(step)} holds the state after outer step {int(state.step)}; "
+                "it must have been renamed or replaced. Give it back its name, or remove it."
+            )
         return state
 
     def wait(self) -> None:
@@ -192,6 +202,20 @@ class Checkpoints:
             ) from error
 
 
+def _remove_half_written(folder: pathlib.Path) -> None:
+    """Removes the temporary folders of saves that were cut off; warns of each by name."""
+    for temporary in sorted(folder.glob(f"*{_TEMPORARY}*")):
+        logging.warning(
+            "checkpoint %s was only half written and is removed; the one before it is used.",
+            temporary,
+        )
+        with naming(temporary, "remove"):
+            if temporary.is_dir():
+                shutil.rmtree(temporary)
+            else:
+                temporary.unlink()
+
+
 def _set_damaged_aside(folder: pathlib.Path, aside: pathlib.Path) -> None:
     """Moves checkpoints that are not what was saved out of the way; warns of each by name."""
     with naming(folder, "read the checkpoints in"):
@@ -223,7 +247,8 @@ def _complete(folder: pathlib.Path) -> list[pathlib.Path]:
     """The folders that Orbax has given their final names, oldest step first."""
     if not folder.is_dir():
         return []
-    found = [path for path in folder.iterdir() if path.is_dir() and path.name.isdigit()]
+    steps = (path for path in folder.iterdir() if re.fullmatch("[0-9]+", path.name))
+    found = [path for path in steps if path.is_dir()]
     return sorted(found, key=lambda path: int(path.name))
 
 

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import pathlib
+import re
 import uuid
 from collections.abc import Iterator
 from typing import Any, BinaryIO
@@ -13,6 +14,8 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from mamlpp_jax.errors import WorkdirError
+
+_TEMPORARY_NAME = re.compile(r"\..+\.[0-9a-f]{32}\.tmp")
 
 
 @contextlib.contextmanager
@@ -57,6 +60,21 @@ def replacing(path: pathlib.Path) -> Iterator[BinaryIO]:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def remove_unfinished(folder: pathlib.Path) -> None:
+    """Removes what writers that were killed inside `replacing` left behind.
+
+    Args:
+        folder: nobody else may be writing in it.
+
+    Raises:
+        WorkdirError: a file cannot be removed.
+    """
+    with naming(folder, "remove unfinished files from"):
+        for path in folder.glob(".*.tmp"):
+            if _TEMPORARY_NAME.fullmatch(path.name):
+                path.unlink(missing_ok=True)
 
 
 def write_atomically(path: pathlib.Path, content: bytes) -> None:

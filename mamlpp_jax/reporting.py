@@ -55,6 +55,7 @@ class MetricsWriter:
             workdir.mkdir(parents=True, exist_ok=True)
         for name in (METRICS_FILE, TIMING_FILE):
             _truncate(workdir / name, start_step)
+        _warn_of_gap(workdir / METRICS_FILE, start_step)
         self._events: _Events | None = None
         # The stack closes the files already open when a later one cannot be opened or closed.
         with contextlib.ExitStack() as stack:
@@ -192,6 +193,8 @@ class _JsonLines:
         with naming(self._path, "write"):
             self._file.flush()
             os.fsync(self._file.fileno())
+            # A removed file can still be written to, but nobody will ever read it.
+            self._path.stat()
 
     def close(self) -> None:
         with naming(self._path, "write"):
@@ -296,6 +299,18 @@ def _truncate(path: pathlib.Path, last_step: int) -> None:
         return
     kept = [line + b"\n" for row, line in _read_lines(path) if row["step"] <= last_step]
     write_atomically(path, b"".join(kept))
+
+
+def _warn_of_gap(path: pathlib.Path, start_step: int) -> None:
+    """Tells of lines that a run lost which its checkpoint counts on."""
+    rows = _read_lines(path) if path.exists() else []
+    last = max((row["step"] for row, _ in rows), default=0)
+    if last < start_step:
+        logging.warning(
+            "%s ends at outer step %d, although the run goes on after step %d: the lines between were "
+            "lost, and stay missing.",
+            *(path, last, start_step),
+        )
 
 
 # --- Progress -------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from mamlpp_jax import config as config_lib
 from mamlpp_jax.errors import ConfigError, WorkdirError
-from mamlpp_jax.files import read_json, write_json
+from mamlpp_jax.files import read_json, remove_unfinished, write_json
 
 CONFIG_FILE = "config.json"
 RESULTS_FILE = "results.json"
@@ -45,13 +45,19 @@ def check_owner(workdir: pathlib.Path, config: ConfigDict) -> None:
 def claim(workdir: pathlib.Path, config: ConfigDict) -> None:
     """Writes `config.json` into the working directory, which is made when missing.
 
+    Args:
+        workdir: locked by this process, so that what unfinished writers left in it can be removed.
+        config: the run's.
+
     Raises:
-        WorkdirError: it cannot be written.
+        WorkdirError: it cannot be written, or became another run's since it was last looked at.
     """
     try:
         workdir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise WorkdirError(f"workdir {workdir} cannot be made ({error.strerror}).") from error
+    check_owner(workdir, config)
+    remove_unfinished(workdir)
     write_json(workdir / CONFIG_FILE, config.to_dict())
 
 
@@ -78,9 +84,57 @@ def _read_object(path: pathlib.Path) -> dict[str, Any]:
 
 
 def read_results(workdir: pathlib.Path) -> dict[str, Any] | None:
-    """The run's results so far, None when there are none."""
+    """The run's results so far, None when there are none.
+
+    Raises:
+        WorkdirError: the file cannot be read, or is not what a run writes.
+    """
     path = workdir / RESULTS_FILE
-    return _read_object(path) if path.exists() else None
+    if not path.exists():
+        return None
+    results = _read_object(path)
+    wrong = _wrong_in_results(results)
+    if wrong:
+        raise WorkdirError(
+            f"{path} does not fit this version: {wrong}. Restore it; or move it away, and the same training "
+            "command tests the run and writes it again."
+        )
+    return results
+
+
+# What is read back from `results.json`; everything else in it is for people and other programs.
+_ROW_TYPES: dict[str, type | tuple[type, ...]] = {
+    "model": str,
+    "train_statistics": str,
+    "eval_statistics": str,
+    "way": int,
+    "shot": int,
+    "query": int,
+    "inner_steps": int,
+    "tasks": int,
+    "accuracy": (int, float),
+    "ci95": (int, float),
+    "accuracy_per_step": list,
+}
+
+
+def _wrong_in_results(results: dict[str, Any]) -> str:
+    try:
+        trained = results["config"]["task"]["way"], results["config"]["train"]["inner_steps"]
+    except (KeyError, TypeError):
+        trained = ("", "")
+    if not all(isinstance(number, int) for number in trained):
+        return "it lacks the run's configuration"
+    rows = results.get("test")
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        return '"test" is not a list of objects'
+    for row in rows:
+        for name, kind in _ROW_TYPES.items():
+            if not isinstance(row.get(name), kind):
+                return f'a row of "test" has {name}={row.get(name)!r}'
+        if not all(isinstance(value, (int, float)) for value in row["accuracy_per_step"]):
+            return f'a row of "test" has accuracy_per_step={row["accuracy_per_step"]!r}'
+    return ""
 
 
 def provenance(devices: int) -> dict[str, Any]:

@@ -164,6 +164,52 @@ def test_a_damaged_checkpoint_is_set_aside_by_name_and_the_one_before_is_used(
     assert (tmp_path / "damaged" / "8").is_dir()
 
 
+def test_a_half_written_checkpoint_is_removed_by_name(tmp_path, state, caplog):
+    with Checkpoints(tmp_path, keep_best=1) as checkpoints:
+        save_all(checkpoints, state, {4: 0.5})
+    half = tmp_path / "checkpoints" / "8.orbax-checkpoint-tmp"
+    shutil.copytree(tmp_path / "checkpoints" / "4", half)
+    (half / "sha256.json").unlink()
+    (tmp_path / "checkpoints" / "12.orbax-checkpoint-tmp-0").write_text("a file")
+    with caplog.at_level("WARNING", "absl"), Checkpoints(tmp_path, keep_best=1) as checkpoints:
+        assert checkpoints.latest_step() == 4
+        save_all(checkpoints, state, {8: 0.4})
+    assert "checkpoints/8.orbax-checkpoint-tmp was only half written" in caplog.text
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["4", "8"]
+
+
+@pytest.mark.parametrize("stray", ["²", "notes.txt", "-4", "009", "9" * 60])
+def test_what_is_no_checkpoint_is_left_alone_or_set_aside(tmp_path, state, stray):
+    with Checkpoints(tmp_path, keep_best=1) as checkpoints:
+        save_all(checkpoints, state, {4: 0.5})
+    (tmp_path / "checkpoints" / stray).mkdir()
+    with Checkpoints(tmp_path, keep_best=1) as checkpoints:
+        assert checkpoints.latest_step() == 4
+        save_all(checkpoints, state, {8: 0.6})
+        assert checkpoints.best_steps() == [8]
+
+
+def test_a_renamed_checkpoint_is_refused_by_name(tmp_path, state):
+    with Checkpoints(tmp_path, keep_best=1) as checkpoints:
+        save_all(checkpoints, state, {4: 0.5})
+    (tmp_path / "checkpoints" / "4").rename(tmp_path / "checkpoints" / "6")
+    with (
+        Checkpoints(tmp_path, keep_best=1) as checkpoints,
+        pytest.raises(WorkdirError, match=r"checkpoints/6 holds the state after outer step 4"),
+    ):
+        checkpoints.restore(6, like=state)
+
+
+def test_a_folder_that_vanished_is_named_and_not_made_again(tmp_path, state):
+    with Checkpoints(tmp_path / "run", keep_best=1) as checkpoints:
+        save_all(checkpoints, state, {4: 0.5})
+        checkpoints.wait()
+        shutil.rmtree(tmp_path / "run")
+        with pytest.raises(WorkdirError, match=r"run/checkpoints cannot be saved .*has vanished"):
+            checkpoints.save(at(state, 8), 0.6)
+    assert not (tmp_path / "run").exists()
+
+
 def test_what_goes_bad_during_a_run_is_left_out_of_the_ensemble(tmp_path, program, state):
     with Checkpoints(tmp_path, keep_best=2) as checkpoints:
         save_all(checkpoints, state, {4: 0.5, 8: 0.4})

@@ -6,6 +6,7 @@ import math
 import os
 import pathlib
 import resource
+import shutil
 import stat
 import struct
 
@@ -183,6 +184,28 @@ def test_a_full_disk_under_tensorboard_is_an_error_not_a_hang(tmp_path):
         writer.train([train_row(1)])
         with no_room_beyond(10), pytest.raises(WorkdirError, match=r"cannot write .*tfevents"):
             writer.flush()
+
+
+def test_a_folder_that_vanished_is_named_at_the_next_flush(tmp_path):
+    """Writing to a removed file succeeds; the run would find out at its end."""
+    workdir = tmp_path / "run"
+    with reporting.MetricsWriter(workdir, 0, tensorboard=False) as writer:
+        writer.train([{"step": 1, "loss": 0.5}])
+        writer.flush()
+        shutil.rmtree(workdir)
+        writer.train([{"step": 2, "loss": 0.5}])
+        with pytest.raises(WorkdirError, match=r"cannot write .*run/metrics\.jsonl: No such file"):
+            writer.flush()
+    assert not workdir.exists()
+
+
+@pytest.mark.parametrize(("start", "told"), [(0, False), (1, False), (2, False), (3, True)])
+def test_lines_that_a_checkpoint_counts_on_are_missed(tmp_path, log_lines, start, told):
+    with reporting.MetricsWriter(tmp_path, 0, tensorboard=False) as writer:
+        writer.train([{"step": 1, "loss": 0.5}, {"step": 2, "loss": 0.5}])
+    with reporting.MetricsWriter(tmp_path, start, tensorboard=False):
+        pass
+    assert any("metrics.jsonl ends at outer step 2" in line for line in log_lines()) == told
 
 
 def test_rows_are_on_the_disk_before_close(tmp_path):

@@ -107,6 +107,59 @@ def test_a_configuration_of_another_version_is_named(tmp_path, claimed, change, 
         commands.resolve_config("evaluate", None, claimed, commands.Overrides())
 
 
+def test_a_workdir_that_another_run_claimed_meanwhile_is_refused(tmp_path, claimed):
+    """Both looked at it when it was new; the other one got it and has ended by now."""
+    with refused(tmp_path, "belongs to a run of another configuration .*train.epochs: 7 here, 3"):
+        workdir_lib.claim(claimed, small_config(**{"train.epochs": 7}))
+
+
+def test_claiming_removes_what_a_killed_writer_left(claimed):
+    left = claimed / f".metrics.jsonl.{32 * 'a'}.tmp"
+    others = [claimed / ".hidden", claimed / ".notes.tmp", claimed / "kept.tmp"]
+    for path in (left, *others):
+        path.write_text("")
+    workdir_lib.claim(claimed, small_config())
+    assert not left.exists()
+    assert all(path.exists() for path in others)
+
+
+ROW = {
+    "model": "best",
+    "train_statistics": "batch",
+    "eval_statistics": "batch",
+    "way": 3,
+    "shot": 1,
+    "query": 1,
+    "inner_steps": 2,
+    "tasks": 4,
+    "accuracy": 0.5,
+    "ci95": 0.1,
+    "accuracy_per_step": [0.2, 0.3, 0.5],
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"config": None}, "lacks the run's configuration"),
+        ({"config": {"task": [], "train": {}}}, "lacks the run's configuration"),
+        ({"test": None}, "is not a list of objects"),
+        ({"test": [5]}, "is not a list of objects"),
+        ({"test": [{}]}, "has model=None"),
+        ({"test": [{**ROW, "way": "3"}]}, "has way='3'"),
+        ({"test": [{**ROW, "accuracy_per_step": ["a"]}]}, r"has accuracy_per_step=\['a'\]"),
+    ],
+)
+def test_results_that_no_run_wrote_are_refused(tmp_path, claimed, change, said):
+    results = {"finished": True, "config": small_config().to_dict(), "test": [ROW]}
+    path = claimed / "results.json"
+    path.write_text(json.dumps(results))
+    assert workdir_lib.read_results(claimed) == results
+    path.write_text(json.dumps({**results, **change}))
+    with refused(tmp_path, r"results\.json does not fit this version: .*", said):
+        commands.train(small_config(), claimed)
+
+
 @pytest.mark.parametrize("content", ["{", "[]"])
 def test_a_broken_results_file_is_named(tmp_path, claimed, content):
     (claimed / "results.json").write_text(content)
@@ -168,7 +221,7 @@ class _FakeCheckpoints:
 def test_rows_of_other_conditions_are_kept_once_the_run_is_finished(tmp_path):
     """An evaluation of an unfinished run tests another model than the finished run has."""
     program = build(small_config(), patterns())
-    row = {"model": "best", "train_statistics": "batch", "eval_statistics": "batch", "shot": 1}
+    row = ROW
     five = {**row, "shot": 5, "accuracy": 0.5}
 
     def collect(checkpoints, new):
