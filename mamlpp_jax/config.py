@@ -205,7 +205,7 @@ def total_steps(config: ConfigDict) -> int:
 def flatten(config: ConfigDict | dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yields ("train.epochs", 150) for every field."""
     for key, value in config.items():
-        if isinstance(value, (ConfigDict, dict)):
+        if isinstance(value, (ConfigDict, dict)) and value:
             yield from flatten(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
@@ -215,10 +215,15 @@ def differences(ours: ConfigDict, stored: dict[str, Any]) -> list[str]:
     """Fields whose change would change the run, as "train.epochs: 150 here, 100 there"."""
     here, there = _run_fields(ours), _run_fields(stored)
     return [
-        f"{name}: {here.get(name, 'absent')!r} here, {there.get(name, 'absent')!r} there"
+        f"{_shown(name)}: {here.get(name, 'absent')!r} here, {there.get(name, 'absent')!r} there"
         for name in sorted(here.keys() | there.keys())
         if here.get(name) != there.get(name)
     ]
+
+
+def _shown(name: str) -> str:
+    """The name of a field, on one line whatever a file calls it."""
+    return name if name.isprintable() else repr(name)[1:-1]
 
 
 def with_default_compute(config: ConfigDict) -> ConfigDict:
@@ -239,7 +244,7 @@ def _run_fields(config: ConfigDict | dict[str, Any]) -> dict[str, Any]:
     fields = {name: value for name, value in every.items() if not _is_resumable(name)}
     if every.get("data.name") == _OWN_IMAGES:
         # Wherever the folder lies, its name tells one's data sets apart.
-        fields["data.manual_dir"] = pathlib.PurePath(every.get("data.manual_dir", "")).name
+        fields["data.manual_dir"] = pathlib.PurePath(str(every.get("data.manual_dir", ""))).name
     return fields
 
 
@@ -253,7 +258,11 @@ def from_dict(stored: dict[str, Any]) -> ConfigDict:
     Raises:
         ConfigError: a field is unknown, missing or out of range.
     """
-    config = ConfigDict(stored)
+    _check_names_and_types(stored)
+    try:
+        config = ConfigDict(stored)
+    except ValueError as error:  # a field "train.epochs" instead of an object "train"
+        raise ConfigError(f"the configuration is no nested object: {error}") from error
     validate(config)
     return config
 
@@ -279,10 +288,10 @@ def check_field(name: str) -> None:
     """
     known = dict(flatten(default_config()))
     if name not in known:
-        raise ConfigError(f"config.{name} is not a field{_suggest(name, known)}.")
+        raise ConfigError(f"config.{_shown(name)} is not a field{_suggest(name, known)}.")
 
 
-def _check_names_and_types(config: ConfigDict) -> None:
+def _check_names_and_types(config: ConfigDict | dict[str, Any]) -> None:
     known, given = dict(flatten(default_config())), dict(flatten(config))
     for name in given:
         check_field(name)
@@ -291,7 +300,12 @@ def _check_names_and_types(config: ConfigDict) -> None:
             raise ConfigError(f"config.{name} is missing; its default is {default!r}.")
         value = given[name]
         allowed = (int, float) if isinstance(default, float) else type(default)
-        if not isinstance(value, allowed) or isinstance(value, bool) != isinstance(default, bool):
+        if (
+            not isinstance(value, allowed)
+            or isinstance(value, bool) != isinstance(default, bool)
+            # Whole numbers have no largest; numbers with a fraction do.
+            or (isinstance(default, float) and isinstance(value, int) and abs(value) > _LARGEST)
+        ):
             raise ConfigError(
                 f"config.{name} is {value!r}; it must be of type {type(default).__name__}."
             )
@@ -380,6 +394,7 @@ _POSITIVE = [
     "checkpoint.every_minutes",
     "log.every_seconds",
 ]
+_LARGEST = 2**31 - 1  # of every other whole number
 _HALVINGS = 4
 
 
@@ -394,7 +409,8 @@ def _check_ranges(config: ConfigDict) -> None:
         for name in names:
             if fields[name] < low:
                 raise ConfigError(f"config.{name} is {fields[name]}; it must be {text}.")
-    for name, high in _AT_MOST.items():
+    for name in (*_AT_LEAST_ONE, *_AT_LEAST_ZERO):
+        high = _AT_MOST.get(name, _LARGEST)
         if fields[name] > high:
             raise ConfigError(f"config.{name} is {fields[name]}; it must be at most {high}.")
     for name in _POSITIVE:

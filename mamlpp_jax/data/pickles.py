@@ -60,6 +60,17 @@ def _encode(text: str, encoding: str) -> bytes:
     return text.encode("latin1")
 
 
+def _sized(kind: type[bytes] | type[bytearray]) -> Callable[..., Any]:
+    """A constructor of bytes that takes contents only: a number would ask for so many zeros."""
+
+    def construct(*arguments: Any) -> bytes | bytearray:
+        if arguments and isinstance(arguments[0], int):
+            raise _ForbiddenError(f"{kind.__name__} of a mere size")
+        return kind(*arguments)
+
+    return construct
+
+
 _ALLOWED: dict[tuple[str, str], Callable[..., Any]] = {
     ("_codecs", "encode"): _encode,
     ("collections", "OrderedDict"): OrderedDict,
@@ -69,7 +80,12 @@ _ALLOWED: dict[tuple[str, str], Callable[..., Any]] = {
     **{
         (module, kind.__name__): kind
         for module in ("builtins", "__builtin__")
-        for kind in (list, dict, set, frozenset, tuple, bytearray, bytes, int)
+        for kind in (list, dict, set, frozenset, tuple, int)
+    },
+    **{
+        (module, kind.__name__): _sized(kind)
+        for module in ("builtins", "__builtin__")
+        for kind in (bytes, bytearray)
     },
     **{
         (f"numpy.{core}.{module.__name__.rsplit('.', 1)[1]}", name): getattr(module, name)
