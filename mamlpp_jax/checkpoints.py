@@ -1,9 +1,13 @@
-"""Checkpoints of a run: the latest and the best epochs, through one Orbax manager."""
+"""Checkpoints of a run: the latest and the best epochs, through one Orbax manager, each sealed by checksums."""
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import importlib.metadata
 import logging as std_logging
 import pathlib
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -11,37 +15,67 @@ import orbax.checkpoint as ocp
 from absl import logging
 from orbax.checkpoint import checkpoint_managers as managers
 
+from mamlpp_jax import processes
 from mamlpp_jax.errors import WorkdirError
+from mamlpp_jax.files import naming, read_json, write_json
 from mamlpp_jax.types import MetaState
 
+FOLDER = "checkpoints"
+DAMAGED_FOLDER = "damaged"
+_SEAL = "sha256.json"
+# What Orbax still writes afterwards: the time, and that it was done.
+_UNSEALED = (_SEAL, "_CHECKPOINT_METADATA", "commit_success.txt")
+_TEMPORARY = ".orbax-checkpoint-tmp"
 _METRIC = "val_accuracy"
+_PACKAGES = ("mamlpp_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+# The latest may turn out damaged: then the run goes on from the one before.
+_LATEST = 2
 
 
 class Checkpoints:
     """Saves and restores `MetaState`; the key of a checkpoint is its outer step.
 
-    Checkpoints with a validation accuracy compete to be among the best (ties: the later wins); the latest is
-    kept whatever it is.
+    Checkpoints with a validation accuracy compete to be among the best (ties: the later wins); the two latest are
+    kept whatever they are. Beside the state a checkpoint holds the validation history, the configuration
+    and the versions of the libraries (as JSON; nothing is ever unpickled).
+
+    A file with the SHA-256 of each of its files seals a checkpoint, from within the temporary folder that Orbax
+    renames when it is complete. Opening the folder checks every seal: a checkpoint that is damaged
+    is moved to `damaged/` with a warning, and the one before is the latest.
     """
 
-    def __init__(self, workdir: pathlib.Path, keep_best: int) -> None:
+    def __init__(
+        self, workdir: pathlib.Path, keep_best: int, config: Mapping[str, Any] | None = None
+    ) -> None:
         """Opens the checkpoints of a working directory, which need not exist yet.
 
         Args:
             workdir: they are in its folder `checkpoints`.
             keep_best: how many of the best to keep.
+            config: stored with every checkpoint.
+
+        Raises:
+            WorkdirError: the folder cannot be made, read or written.
         """
         self._keep_best = keep_best
+        self._folder = (workdir / FOLDER).resolve()
+        self._about = {"config": dict(config or {}), "versions": _versions()}
+        self.history: list[dict[str, float]] = []
+        if processes.is_first():
+            _set_damaged_aside(self._folder, workdir / DAMAGED_FOLDER)
+        processes.wait_for_all("checkpoints")
         best = managers.BestN(
             get_metric_fn=lambda metrics: metrics[_METRIC],
             n=keep_best,
             keep_checkpoints_without_metrics=False,
         )
         options = ocp.CheckpointManagerOptions(
-            preservation_policy=managers.AnyPreservationPolicy([best, managers.LatestN(1)]),
+            preservation_policy=managers.AnyPreservationPolicy([best, managers.LatestN(_LATEST)]),
             best_fn=lambda metrics: metrics[_METRIC],
+            async_options=ocp.options.AsyncOptions(post_finalization_callback=self._seal),
         )
-        self._manager = ocp.CheckpointManager((workdir / "checkpoints").resolve(), options=options)
+        with self._explaining("opened"):
+            self._manager = ocp.CheckpointManager(self._folder, options=options)
 
     def save(self, state: MetaState, val_accuracy: float | None = None) -> None:
         """Saves in the background.
@@ -49,19 +83,32 @@ class Checkpoints:
         Args:
             state: what to save.
             val_accuracy: at the end of an epoch, what ranks it.
+
+        Raises:
+            WorkdirError: this save or the one before failed; earlier checkpoints are untouched.
         """
-        metrics = None if val_accuracy is None else {_METRIC: val_accuracy}
-        self._manager.save(
-            int(state.step), args=ocp.args.StandardSave(state), metrics=metrics, force=True
+        step, metrics = int(state.step), None
+        if val_accuracy is not None:
+            metrics = {_METRIC: val_accuracy}
+            self.history.append({"step": step, **metrics})
+        items = ocp.args.Composite(
+            state=ocp.args.StandardSave(state),
+            run=ocp.args.JsonSave({**self._about, "validation": self.history}),
         )
+        with self._explaining("saved"):
+            self._manager.save(step, args=items, metrics=metrics, force=True)
 
     def latest_step(self) -> int | None:
         """The newest checkpoint's outer step, None when there is none."""
         return self._manager.latest_step()
 
     def best_steps(self) -> list[int]:
-        """Outer steps of the best epochs, best first; ties: the later first."""
-        self._manager.wait_until_finished()
+        """Outer steps of the best epochs, best first; ties: the later first.
+
+        Raises:
+            WorkdirError: a save under way failed.
+        """
+        self.wait()
         ranked = []
         for step in self._manager.all_steps():
             metrics = self._manager.metrics(step)
@@ -69,32 +116,154 @@ class Checkpoints:
                 ranked.append((metrics[_METRIC], step))
         return [step for _, step in sorted(ranked, reverse=True)[: self._keep_best]]
 
+    def is_sound(self, step: int) -> bool:
+        """Whether a checkpoint's files still match its seal; warns by name when not."""
+        problem = _problem(self._folder / str(step))
+        if problem:
+            logging.warning("checkpoint %s is left out: %s", self._folder / str(step), problem)
+        return not problem
+
     def restore(self, step: int, like: MetaState) -> MetaState:
-        """Restores one checkpoint with the shapes, dtypes and shardings of `like`.
+        """Restores one checkpoint with the shapes, dtypes and shardings of `like`, and the history.
 
         Raises:
             WorkdirError: it cannot be read as such a state.
         """
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+        items = ocp.args.Composite(
+            state=ocp.args.StandardRestore(abstract), run=ocp.args.JsonRestore()
+        )
         try:
-            return self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
+            restored = self._manager.restore(step, args=items)
+            self.history = list(restored["run"]["validation"])
         except Exception as error:  # Orbax raises many kinds; each means the same to the user.
             raise WorkdirError(
-                f"checkpoint {self._manager.directory / str(step)} cannot be restored "
-                f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}); remove "
-                "that folder to fall back to the one before."
+                f"checkpoint {self._folder / str(step)} cannot be restored "
+                f"({_first_line(error)}); remove that folder to fall back to the one before."
             ) from error
+        state: MetaState = restored["state"]
+        return state
+
+    def wait(self) -> None:
+        """Returns when everything is on the disk.
+
+        Raises:
+            WorkdirError: a save failed.
+        """
+        with self._explaining("saved"):
+            self._manager.wait_until_finished()
 
     def close(self) -> None:
-        """Waits for saves under way and releases the manager."""
-        self._manager.wait_until_finished()
+        """Waits for saves under way and releases the manager.
+
+        Raises:
+            WorkdirError: a save failed.
+        """
+        self.wait()
         self._manager.close()
 
     def __enter__(self) -> Checkpoints:
         return self
 
-    def __exit__(self, *_: Any) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
+        if kind is None:
+            self.close()
+            return
+        # What ended the block is told, not what it led to.
+        with contextlib.suppress(Exception):
+            self.close()
+
+    def _seal(self) -> None:
+        """Called by Orbax when everything is written and nothing is renamed yet."""
+        if processes.is_first():
+            for folder in self._folder.glob(f"*{_TEMPORARY}*"):
+                write_json(folder / _SEAL, _digests(folder))
+
+    @contextlib.contextmanager
+    def _explaining(self, action: str) -> Iterator[None]:
+        try:
+            yield
+        except WorkdirError:
+            raise
+        except Exception as error:  # from the disk, through any layer of Orbax and TensorStore
+            raise WorkdirError(
+                f"the checkpoints in {self._folder} cannot be {action} ({_first_line(error)}); those "
+                "saved before stay usable. Make room or the folder writable, and start the run again."
+            ) from error
+
+
+def _set_damaged_aside(folder: pathlib.Path, aside: pathlib.Path) -> None:
+    """Moves checkpoints that are not what was saved out of the way; warns of each by name."""
+    with naming(folder, "read the checkpoints in"):
+        for checkpoint in _complete(folder):
+            problem = _problem(checkpoint)
+            if not problem:
+                continue
+            target = _free_name(aside / checkpoint.name)
+            logging.warning(
+                "checkpoint %s is skipped: %s. It is moved to %s, and the one before it is used.",
+                checkpoint,
+                problem,
+                target,
+            )
+            aside.mkdir(exist_ok=True)
+            checkpoint.rename(target)
+
+
+def _free_name(path: pathlib.Path) -> pathlib.Path:
+    number = 0
+    free = path
+    while free.exists():
+        number += 1
+        free = path.with_name(f"{path.name}-{number}")
+    return free
+
+
+def _complete(folder: pathlib.Path) -> list[pathlib.Path]:
+    """The folders that Orbax has given their final names, oldest step first."""
+    if not folder.is_dir():
+        return []
+    found = [path for path in folder.iterdir() if path.is_dir() and path.name.isdigit()]
+    return sorted(found, key=lambda path: int(path.name))
+
+
+def _problem(checkpoint: pathlib.Path) -> str:
+    """What is wrong with a checkpoint, "" when its files match its seal."""
+    if not (checkpoint / _SEAL).exists():
+        return f"it has no {_SEAL}, so it was not completely written"
+    try:
+        sealed, found = read_json(checkpoint / _SEAL), _digests(checkpoint)
+    except (WorkdirError, OSError) as error:
+        return str(error)
+    if not isinstance(sealed, dict):
+        return f"{_SEAL} is damaged"
+    different = sorted(
+        name for name in sealed.keys() | found.keys() if sealed.get(name) != found.get(name)
+    )
+    return f"{', '.join(different[:3])} differ from what was saved" if different else ""
+
+
+def _digests(checkpoint: pathlib.Path) -> dict[str, str]:
+    """SHA-256 of every file that a restore reads, by its path inside the checkpoint."""
+    paths = ((str(path.relative_to(checkpoint)), path) for path in sorted(checkpoint.rglob("*")))
+    return {
+        name: hashlib.sha256(path.read_bytes()).hexdigest()
+        for name, path in paths
+        if path.is_file() and name not in _UNSEALED
+    }
+
+
+def _versions() -> dict[str, str]:
+    versions = {}
+    for package in _PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[package] = importlib.metadata.version(package)
+    return versions
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
 def quiet_orbax() -> None:

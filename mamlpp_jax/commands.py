@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import pathlib
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from absl import logging
 from ml_collections import ConfigDict
 
 from mamlpp_jax import config as config_lib
 from mamlpp_jax import dry_run as dry_run_lib
-from mamlpp_jax import final_test, pictures
+from mamlpp_jax import final_test, pictures, processes
 from mamlpp_jax import workdir as workdir_lib
 from mamlpp_jax.checkpoints import Checkpoints, quiet_orbax
+from mamlpp_jax.data.dataset import Dataset
 from mamlpp_jax.data.load import known_channels, load_dataset
 from mamlpp_jax.errors import ConfigError, WorkdirError
+from mamlpp_jax.lock import only_writer
 from mamlpp_jax.program import Program, build
 from mamlpp_jax.results import results_table
+from mamlpp_jax.stopping import Stopper
 from mamlpp_jax.train import train as train_loop
 
 
@@ -70,40 +74,48 @@ def resolve_config(
     return config
 
 
-def train(config: ConfigDict, workdir: pathlib.Path | None = None) -> None:
+def train(
+    config: ConfigDict, workdir: pathlib.Path | None = None, stopper: Stopper | None = None
+) -> None:
     """Trains, tests and reports; continues what is unfinished, only reports what is finished.
 
     Args:
         config: validated.
         workdir: the run's folder; None for a name made of the configuration.
+        stopper: asked whether to leave early; None to run to the end.
 
     Raises:
+        StoppedError: the stopper said so; what is done is saved.
         MamlppError: bad input, or numbers gone bad; see `mamlpp_jax.errors`.
     """
     workdir = workdir or workdir_lib.default_workdir(config)
     workdir_lib.check_owner(workdir, config)
     results = workdir_lib.read_results(workdir)
-    if results is not None and final_test.is_tested(results, config):
+    if processes.any_process(final_test.is_tested(results, config)):
         logging.info("%s is finished", workdir)
         _print_results(results, workdir)
         return
-    program = build(config, load_dataset(config.data))
+    program = build(config, _load_everywhere(config))
     logging.info("configuration:\n%s", config)
     logging.info("%s", dry_run_lib.describe_devices(program))
     logging.info("learned by the outer loop:\n%s", dry_run_lib.describe_model(program))
-    workdir_lib.claim(workdir, config)
     quiet_orbax()
     logging.info("workdir: %s", workdir)
-    with Checkpoints(workdir, config.evaluation.ensemble) as checkpoints:
-        train_loop(program, workdir, checkpoints)
+    stopper = stopper or Stopper()
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_only_writer(workdir))
+        _claim_together(workdir, config)
+        checkpoints = stack.enter_context(_open_checkpoints(workdir, config))
+        train_loop(program, workdir, checkpoints, stopper)
         states = final_test.best_states(program, checkpoints)
+        stopper.check()
         conditions = final_test.as_trained(config)
         rows, answers = final_test.run_test(program, states, conditions)
         results = final_test.collect_results(workdir, program, checkpoints, rows)
-        pictures.draw_run(workdir, program, states[0], results, answers)
-    # Last, since a run with results counts as finished.
-    final_test.write_results(workdir, results)
-    _print_results(results, workdir)
+        if processes.is_first():
+            pictures.draw_run(workdir, program, states[0], results, answers)
+        # Last, since a run with results counts as finished.
+        _report(results, workdir)
 
 
 def evaluate(config: ConfigDict, workdir: pathlib.Path, overrides: Overrides) -> None:
@@ -122,7 +134,7 @@ def evaluate(config: ConfigDict, workdir: pathlib.Path, overrides: Overrides) ->
         raise WorkdirError(f"the run in {workdir} has no checkpoint; train before evaluating.")
     tested_config = _with_overrides(config, overrides)
     config_lib.validate(tested_config)
-    dataset = load_dataset(tested_config.data)
+    dataset = _load_everywhere(tested_config)
     tested = build(tested_config, dataset, splits=("test",))
     trained = tested.as_trained(config)
     conditions = final_test.as_trained(tested_config)
@@ -130,12 +142,48 @@ def evaluate(config: ConfigDict, workdir: pathlib.Path, overrides: Overrides) ->
         _check_channels(config, tested)
         conditions = dataclasses.replace(conditions, data=config_lib.data_label(tested_config))
     quiet_orbax()
-    with Checkpoints(workdir, config.evaluation.ensemble) as checkpoints:
+    with _only_writer(workdir), _open_checkpoints(workdir, config) as checkpoints:
         states = final_test.best_states(trained, checkpoints)
         rows, _ = final_test.run_test(tested, states, conditions)
         results = final_test.collect_results(workdir, trained, checkpoints, rows)
-    final_test.write_results(workdir, results)
-    _print_results(results, workdir)
+        _report(results, workdir)
+
+
+def _only_writer(workdir: pathlib.Path) -> contextlib.AbstractContextManager[None]:
+    """Process 0 writes, so it holds the lock."""
+    return only_writer(workdir) if processes.is_first() else contextlib.nullcontext()
+
+
+def _open_checkpoints(workdir: pathlib.Path, config: ConfigDict) -> Checkpoints:
+    return Checkpoints(workdir, config.evaluation.ensemble, config.to_dict())
+
+
+def _load_everywhere(config: ConfigDict) -> Dataset:
+    """Loads the data in every process: process 0 first, whose cache the others may find."""
+    with processes.first_then_others("data"):
+        dataset = load_dataset(config.data)
+    processes.check_same(
+        "the data set",
+        [dataset.images.data, dataset.class_sizes.data, "/".join(dataset.class_names).encode()],
+        "Every host must have the same images: remove its cached data set to make it again.",
+    )
+    return dataset
+
+
+def _claim_together(workdir: pathlib.Path, config: ConfigDict) -> None:
+    """Process 0 claims the workdir; the others check that it is the same folder to them.
+
+    Raises:
+        WorkdirError: it cannot be written, or is not shared; the latter in every process.
+    """
+    if processes.is_first():
+        workdir_lib.claim(workdir, config)
+    processes.wait_for_all("claim")
+    if processes.any_process(not (workdir / workdir_lib.CONFIG_FILE).exists()):
+        raise WorkdirError(
+            f"workdir {workdir} is not the same folder to every process; with several hosts it must "
+            "lie on a file system that all of them share."
+        )
 
 
 def _with_overrides(config: ConfigDict, overrides: Overrides) -> ConfigDict:
@@ -175,11 +223,19 @@ def _check_channels(config: ConfigDict, tested: Program) -> None:
         )
 
 
-def _print_results(results: dict[str, object], workdir: pathlib.Path) -> None:
-    print(f"\n{results_table(results)}\n\nresults: {workdir / 'results.md'}", flush=True)
+def _report(results: dict[str, Any], workdir: pathlib.Path) -> None:
+    if processes.is_first():
+        final_test.write_results(workdir, results)
+    _print_results(results, workdir)
+
+
+def _print_results(results: dict[str, Any] | None, workdir: pathlib.Path) -> None:
+    if results is not None and processes.is_first():
+        print(f"\n{results_table(results)}\n\nresults: {workdir / 'results.md'}", flush=True)
 
 
 def dry_run(config: ConfigDict, workdir: pathlib.Path | None = None) -> None:
     """Prints what a run would do; writes nothing but the data cache."""
-    print(f"workdir: {workdir or workdir_lib.default_workdir(config)}\n")
-    print(dry_run_lib.describe(build(config, load_dataset(config.data))))
+    text = dry_run_lib.describe(build(config, _load_everywhere(config)))
+    if processes.is_first():
+        print(f"workdir: {workdir or workdir_lib.default_workdir(config)}\n\n{text}")

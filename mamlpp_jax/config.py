@@ -28,6 +28,7 @@ from mamlpp_jax.inner_loop import STATISTICS
 from mamlpp_jax.inner_optimizers import NAMES as INNER_OPTIMIZERS
 from mamlpp_jax.ops.conv import KINDS as CONV_KINDS
 
+_DTYPES = ("float32", "bfloat16")
 COMPONENTS = ("msl", "da", "bnrs", "bnwb", "lslr", "ca")
 # Fields a workdir may be resumed with other values of: they do not change what is computed.
 RESUMABLE = (
@@ -77,7 +78,8 @@ def default_config() -> ConfigDict:
     config.model = model = ConfigDict()
     model.filters = 64  # of each of the four blocks
     model.max_pool = True  # False: stride-2 convolutions and global average pooling
-    model.conv = "auto"  # auto | xla | patches (mamlpp_jax.ops.conv)
+    model.conv = "auto"  # auto | xla | patches | direct (mamlpp_jax.ops.conv)
+    model.dtype = "float32"  # or bfloat16: factors of the convolutions; sums and the rest float32
 
     config.norm = norm = ConfigDict()
     norm.per_step_statistics = True  # BNRS: running statistics per inner step
@@ -105,6 +107,8 @@ def default_config() -> ConfigDict:
     train.final_learning_rate = 1e-5  # where CA ends
     train.adam_b1 = 0.9
     train.adam_b2 = 0.99  # released code: 0.999
+    train.clip_norm = 0.0  # global L2 norm the meta-gradient is scaled down to; 0 = off
+    train.clip_value = 0.0  # its elements' largest size; 0 = off (released mini-ImageNet code: 10)
 
     config.evaluation = evaluation = ConfigDict()
     evaluation.tasks = 600  # fixed tasks, of validation and of the test alike
@@ -116,6 +120,7 @@ def default_config() -> ConfigDict:
     config.compute = compute = ConfigDict()
     compute.devices = 0  # tasks are sharded over these; 0 = as many as divide the meta-batch
     compute.tasks_per_chunk = 0  # tasks computed together on a device; 0 = 1 on CPU, else all
+    compute.remat = False  # less memory, more time: for many inner steps
     compute.steps_per_dispatch = 0  # outer steps per call of the compiled function; 0 = automatic
 
     config.log = log = ConfigDict()
@@ -215,15 +220,10 @@ def differences(ours: ConfigDict, stored: dict[str, Any]) -> list[str]:
     """Fields whose change would change the run, as "train.epochs: 150 here, 100 there"."""
     here, there = _run_fields(ours), _run_fields(stored)
     return [
-        f"{_shown(name)}: {here.get(name, 'absent')!r} here, {there.get(name, 'absent')!r} there"
+        f"{name}: {here.get(name, 'absent')!r} here, {there.get(name, 'absent')!r} there"
         for name in sorted(here.keys() | there.keys())
         if here.get(name) != there.get(name)
     ]
-
-
-def _shown(name: str) -> str:
-    """The name of a field, on one line whatever a file calls it."""
-    return name if name.isprintable() else repr(name)[1:-1]
 
 
 def with_default_compute(config: ConfigDict) -> ConfigDict:
@@ -288,7 +288,7 @@ def check_field(name: str) -> None:
     """
     known = dict(flatten(default_config()))
     if name not in known:
-        raise ConfigError(f"config.{_shown(name)} is not a field{_suggest(name, known)}.")
+        raise ConfigError(f"config.{name} is not a field{_suggest(name, known)}.")
 
 
 def _check_names_and_types(config: ConfigDict | dict[str, Any]) -> None:
@@ -335,6 +335,7 @@ def _check_choices(config: ConfigDict) -> None:
     choices = {
         "data.normalize": (config.data.normalize, tuple(NORMALIZATIONS)),
         "model.conv": (config.model.conv, CONV_KINDS),
+        "model.dtype": (config.model.dtype, _DTYPES),
         "norm.train_statistics": (config.norm.train_statistics, STATISTICS),
         "inner.optimizer": (config.inner.optimizer, INNER_OPTIMIZERS),
     }
@@ -416,6 +417,11 @@ def _check_ranges(config: ConfigDict) -> None:
     for name in _POSITIVE:
         if not (fields[name] > 0 and math.isfinite(fields[name])):
             raise ConfigError(f"config.{name} is {fields[name]}; it must be a positive number.")
+    for name in ("train.clip_norm", "train.clip_value"):
+        if not (fields[name] >= 0 and math.isfinite(fields[name])):
+            raise ConfigError(
+                f"config.{name} is {fields[name]}; it must be a positive number, or 0 for no clipping."
+            )
     for name in ("train.adam_b1", "train.adam_b2"):
         if not 0 <= fields[name] < 1:
             raise ConfigError(f"config.{name} is {fields[name]}; it must be in [0, 1).")

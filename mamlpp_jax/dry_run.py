@@ -23,7 +23,7 @@ def count_parameters(tree: Any) -> int:
 
 def describe_model(program: Program) -> str:
     """Shapes and parameter counts of everything the outer loop learns."""
-    meta = jax.eval_shape(program.init_state).meta
+    meta = jax.eval_shape(program.initial_values).meta
     lines = []
     for group, tree in meta._asdict().items():
         lines.append(f"{group}: {count_parameters(tree):,} numbers")
@@ -37,8 +37,11 @@ def describe_model(program: Program) -> str:
 def describe_devices(program: Program) -> str:
     """Devices and how the tasks of an outer step are laid out on them."""
     device, tasks = program.mesh.devices.flat[0], program.config.train.tasks_per_step
+    processes = len({device.process_index for device in program.mesh.devices.flat})
+    together = f" in {processes} processes" if processes > 1 else ""
     return (
-        f"{program.mesh.size} x {device.device_kind} ({device.platform}), JAX {jax.__version__}: "
+        f"{program.mesh.size} x {device.device_kind} ({device.platform}){together}, JAX "
+        f"{jax.__version__}: "
         f"{tasks} tasks per outer step, {tasks // program.mesh.size} per device, "
         f"{program.tasks_per_chunk} at a time"
     )
@@ -69,10 +72,10 @@ def _stretches(config: Any) -> Iterator[list[EpochPlan]]:
 def describe_memory(program: Program) -> str:
     """The compiler's estimate of device memory for each train function the run meets."""
     config = program.config
-    steps = steps_per_dispatch(config, 0)
+    steps = steps_per_dispatch(config, 0, program.most_steps_ready)
     train_steps = compiled_train_steps(program, steps)
     source = program.ready("train", range(steps), range(config.train.tasks_per_step))
-    state = jax.eval_shape(program.init_state)
+    state = jax.eval_shape(program.initial_values)
     lines = []
     for plans in _stretches(config):
         plan = plans[0]

@@ -14,15 +14,14 @@ import numpy as np
 from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 
-from mamlpp_jax.data.host import HostSource, prefetched
+from mamlpp_jax.data.host import BATCH_BYTES, HostSource, prefetched
 from mamlpp_jax.inner_loop import StepRows, adapt, query_pass, row_at, step_rows
 from mamlpp_jax.outer_loop import Learner
-from mamlpp_jax.parallel import AXIS, largest_divisor, varying
+from mamlpp_jax.parallel import AXIS, fetch, largest_divisor, replicate, shard_tasks, varying
 from mamlpp_jax.types import Array, DrawTasks, Episode, MetaParams, Params, RunningStats
 
 HEAD = "linear"
 _Z95 = 1.96
-_BLOCK_BYTES = 128 * 2**20  # of the tasks that the host assembles at a time
 
 
 class Predictions(NamedTuple):
@@ -134,7 +133,10 @@ def make_evaluator(
 
     def evaluate(meta: MetaParams, batch_stats: RunningStats, source: Any) -> Predictions:
         with contextlib.closing(_blocks(source, indices, mesh.size)) as blocks:
-            parts = [jax.device_get(run(meta, batch_stats, *block)) for block in blocks]
+            parts = [
+                fetch(run(meta, batch_stats, replicate(part, mesh), shard_tasks(rows, mesh)))
+                for part, rows in blocks
+            ]
         logits, labels = (np.concatenate(leaves) for leaves in zip(*parts, strict=True))
         return Predictions(
             logits.reshape(-1, *logits.shape[2:])[:tasks],
@@ -157,7 +159,7 @@ def _blocks(
         return
     shares = len(indices) // devices
     share_bytes = devices * indices.shape[1] * source.task_bytes
-    rows = devices * largest_divisor(shares, _BLOCK_BYTES // share_bytes)
+    rows = devices * largest_divisor(shares, BATCH_BYTES // share_bytes)
 
     def prepare(block: np.ndarray) -> tuple[Any, np.ndarray]:
         tasks = range(int(block[0, 0]), int(block[-1, -1]) + 1)

@@ -60,7 +60,7 @@ def best_states(program: Program, checkpoints: Checkpoints) -> list[MetaState]:
     Raises:
         WorkdirError: no epoch has been finished.
     """
-    steps = checkpoints.best_steps()
+    steps = [step for step in checkpoints.best_steps() if checkpoints.is_sound(step)]
     if not steps:
         raise WorkdirError("no epoch of this run has been finished; train before evaluating.")
     like = program.init_state()

@@ -23,6 +23,9 @@ from mamlpp_jax.inner_optimizers import InnerOptimizer
 from mamlpp_jax.types import Array, Episode, Forward, Moments, NormParams, Params, RunningStats
 
 STATISTICS = ("batch", "running", "support")
+# Steps per iteration of the scan. A rolled loop writes what the backward pass needs into arrays stacked
+# over steps; unrolled, those copies go away (a quarter of the time on a CPU) for twice the compile time.
+_UNROLLED = 5
 
 
 class StepRows(NamedTuple):
@@ -126,6 +129,7 @@ def adapt(
     order: int = 2,
     statistics: str = "batch",
     after_step: AfterStep | None = None,
+    remat: bool = False,
 ) -> tuple[Params, Trace]:
     """Adapts `params` to one task by as many gradient steps as `rows` has.
 
@@ -139,6 +143,8 @@ def adapt(
             (first-order MAML; rates and normalisation still learn from the query loss).
         statistics: what normalises the support pass, one of `STATISTICS`.
         after_step: called with theta_{i+1} and row i inside the scan.
+        remat: keep only theta_i of a step and compute the rest again in the backward pass: for many
+            steps, memory instead of time.
 
     Returns:
         theta_S and the trace.
@@ -160,5 +166,11 @@ def adapt(
         return (theta, opt_state), Trace(loss, lax.stop_gradient(moments), after)
 
     opt_state = inner_optimizer.transform(row_at(rows, 0).inner).init(params)
-    (theta, _), trace = lax.scan(step, (params, opt_state), rows)
+    steps = jax.tree.leaves(rows)[0].shape[0]
+    (theta, _), trace = lax.scan(
+        jax.checkpoint(step, prevent_cse=False) if remat else step,
+        (params, opt_state),
+        rows,
+        unroll=1 if remat else min(steps, _UNROLLED),
+    )
     return theta, trace

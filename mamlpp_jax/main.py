@@ -2,27 +2,34 @@
 
     python -m mamlpp_jax.main --config=configs/omniglot.py:way=20,shot=1,method=maml++
     python -m mamlpp_jax.main --mode=evaluate --workdir=runs/... --shot=5 --statistics=support
+    srun python -m mamlpp_jax.main --config=... --workdir=SHARED_FOLDER --distributed
     python -m mamlpp_jax.main --mode=evaluate --workdir=runs/... --data_config=configs/image_folder.py
 
-Bad input ends with one paragraph on standard error and exit code 2.
+Exit codes: 0 done; 2 bad input or numbers gone bad, with one paragraph on standard error; 75 stopped early (SIGTERM,
+SIGINT or --max_minutes) with everything saved: the same command goes on. A second signal leaves at once.
 """
 
 from __future__ import annotations
 
+import json
 import logging as std_logging
 import os
 import pathlib
+import sys
+import traceback
 from functools import partial
+from typing import NoReturn
 
 import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from mamlpp_jax import commands
-from mamlpp_jax.command_line import fail, parse_flags
+from mamlpp_jax import commands, processes
+from mamlpp_jax.command_line import USAGE_EXIT_CODE, fail, parse_flags
 from mamlpp_jax.data.load import cache_folder
 from mamlpp_jax.errors import MamlppError
-from mamlpp_jax.parallel import largest_divisor
+from mamlpp_jax.parallel import cpu_devices
+from mamlpp_jax.stopping import STOPPED_EXIT_CODE, StoppedError, Stopper
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config",
@@ -42,6 +49,21 @@ _INNER_STEPS = flags.DEFINE_integer("inner_steps", None, "Evaluate: inner steps.
 _STATISTICS = flags.DEFINE_string(
     "statistics", None, "Evaluate: batch, running, support, or several."
 )
+_DISTRIBUTED = flags.DEFINE_bool(
+    "distributed", False, "Join the processes that SLURM, Open MPI or a TPU pod started."
+)
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator_address", None, "Several processes: host:port of process 0."
+)
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Several processes: how many.")
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Several processes: this one, from 0.")
+
+_MAX_MINUTES = flags.DEFINE_float(
+    "max_minutes",
+    0.0,
+    "Train: save and leave after so many minutes; 0 = no limit.",
+    lower_bound=0.0,
+)
 
 _DATA_CONFIG = config_flags.DEFINE_config_file(
     "data_config",
@@ -51,8 +73,17 @@ _DATA_CONFIG = config_flags.DEFINE_config_file(
 )
 
 
-def _set_up_jax(config: ConfigDict) -> None:
-    """Sets what must be set before JAX is first used."""
+def _fail(message: str) -> NoReturn:
+    """Ends this process; of several, without waiting for the others."""
+    message = processes.whose() + message
+    if not processes.joined():
+        fail(message)
+    print(f"error: {message}", file=sys.stderr)
+    processes.abandon(USAGE_EXIT_CODE)
+
+
+def _set_up_jax(config: ConfigDict, group: processes.Group) -> None:
+    """Sets what must be set before JAX is first used, and joins the other processes."""
     # A machine without a TPU says so at length; which devices are used is logged anyway.
     std_logging.getLogger("jax._src.xla_bridge").setLevel(std_logging.WARNING)
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
@@ -62,13 +93,53 @@ def _set_up_jax(config: ConfigDict) -> None:
     cores = (
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     )
-    devices = config.compute.devices or largest_divisor(config.train.tasks_per_step, cores)
-    jax.config.update("jax_num_cpu_devices", devices)
+    count = processes.join(group)
+    cores = max(cores // processes.sharing_host(group, count), 1)
+    tasks, devices = config.train.tasks_per_step, config.compute.devices
+    jax.config.update("jax_num_cpu_devices", cpu_devices(tasks, devices, count, cores))
+    if not processes.is_first():
+        logging.set_verbosity(logging.WARNING)
+
+
+def _check_same_command(config: ConfigDict, overrides: commands.Overrides) -> None:
+    """Processes that run different things would wait for one another for ever."""
+    fields = config.to_dict()
+    for field in ("tfds_dir", "manual_dir", "cache_dir"):  # where each host has its data
+        del fields["data"][field]
+    other = overrides.data_config
+    changes = overrides._replace(data_config=None if other is None else other.to_dict())
+    command = [_MODE.value, _DRY_RUN.value, changes, fields]
+    processes.check_same(
+        "the command or configuration",
+        [json.dumps(command, sort_keys=True).encode()],
+        "Give every process the same flags, --process_id and the folders of the data aside.",
+    )
 
 
 def _main(argv: list[str]) -> None:
+    """Runs the command; an error in one of several processes ends it without waiting for the others."""
     del argv
     logging.set_verbosity(logging.INFO)
+    try:
+        _run()
+        processes.leave()
+    except StoppedError as error:
+        print(f"{processes.whose()}stopped: {error}", file=sys.stderr)
+        processes.leave()
+        sys.exit(STOPPED_EXIT_CODE)
+    except MamlppError as error:
+        _fail(str(error))
+    except (Exception, KeyboardInterrupt):
+        if not processes.joined():
+            raise
+        traceback.print_exc()
+        processes.abandon(1)
+
+
+def _run() -> None:
+    group = processes.Group(
+        _DISTRIBUTED.value, _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value
+    )
     workdir = pathlib.Path(_WORKDIR.value) if _WORKDIR.value else None
     overrides = commands.Overrides(
         _WAY.value,
@@ -78,18 +149,20 @@ def _main(argv: list[str]) -> None:
         _STATISTICS.value,
         _DATA_CONFIG.value,
     )
-    try:
-        config = commands.resolve_config(_MODE.value, _CONFIG.value, workdir, overrides)
-        _set_up_jax(config)
-        if _DRY_RUN.value:
-            commands.dry_run(config, workdir)
-        elif _MODE.value == "evaluate":
-            assert workdir is not None  # Else resolve_config has complained.
-            commands.evaluate(config, workdir, overrides)
-        else:
-            commands.train(config, workdir)
-    except MamlppError as error:
-        fail(str(error))
+    stopper = Stopper(_MAX_MINUTES.value)
+    processes.check_group(group)
+    config = commands.resolve_config(_MODE.value, _CONFIG.value, workdir, overrides)
+    _set_up_jax(config, group)
+    _check_same_command(config, overrides)
+    if _DRY_RUN.value:
+        commands.dry_run(config, workdir)
+    elif _MODE.value == "evaluate":
+        assert workdir is not None  # Else resolve_config has complained.
+        commands.evaluate(config, workdir, overrides)
+    else:
+        # After joining the others, whose set-up installs handlers of its own.
+        with stopper.listening():
+            commands.train(config, workdir, stopper)
 
 
 if __name__ == "__main__":

@@ -43,12 +43,14 @@ class Learner(NamedTuple):
         inner_optimizer: adapts a task's parameters.
         inner_steps: S.
         train_statistics: what normalises in training, one of `inner_loop.STATISTICS`.
+        remat: compute inner steps again in the backward pass (`inner_loop.adapt`).
     """
 
     forward: Forward
     inner_optimizer: InnerOptimizer
     inner_steps: int
     train_statistics: str = "batch"
+    remat: bool = False
 
 
 class LossAux(NamedTuple):
@@ -73,12 +75,14 @@ class StepMetrics(NamedTuple):
     Attributes:
         loss: the meta-loss before the update.
         accuracy: query accuracy after the last inner step, before the update.
-        grad_norm: global L2 norm of the meta-gradient.
+        grad_norm: global L2 norm of the meta-gradient, before any clipping.
+        finite: bool, whether every meta-parameter and running statistic is, after the update.
     """
 
     loss: Array
     accuracy: Array
     grad_norm: Array
+    finite: Array
 
 
 def init_state(
@@ -143,6 +147,7 @@ def task_loss(
         order=order,
         statistics=learner.train_statistics,
         after_step=query if multi_step else None,
+        remat=learner.remat,
     )
     if multi_step:
         losses, all_logits, query_moments = trace.after
@@ -361,9 +366,16 @@ def make_train_step(
             batch_stats=fold_moments(state.batch_stats, sums.support_moments, sums.query_moments),
             opt_state=opt_state,
         )
-        return new_state, StepMetrics(sums.loss, sums.accuracy, optax.tree.norm(sums.gradient))
+        finite = _all_finite((meta, new_state.batch_stats))
+        return new_state, StepMetrics(
+            sums.loss, sums.accuracy, optax.tree.norm(sums.gradient), finite
+        )
 
     return train_step
+
+
+def _all_finite(tree: Any) -> Array:
+    return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
 
 
 def _over_devices(

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mamlpp_jax.errors import ConfigError
@@ -19,15 +22,44 @@ def largest_divisor(number: int, limit: int) -> int:
     return max(d for d in range(1, max(limit, 1) + 1) if number % d == 0)
 
 
+def cpu_devices(tasks_per_step: int, devices: int, processes: int, cores: int) -> int:
+    """Into how many devices each process splits its CPU; means nothing to an accelerator.
+
+    Args:
+        tasks_per_step: the meta-batch.
+        devices: of all processes together; 0 for as many as there are cores and divide the tasks.
+        processes: that compute the run.
+        cores: this process may use.
+
+    Raises:
+        ConfigError: the tasks or devices do not divide over the processes.
+    """
+    _check_processes(tasks_per_step, devices, processes)
+    return devices // processes or largest_divisor(tasks_per_step // processes, cores)
+
+
+def _check_processes(tasks_per_step: int, devices: int, processes: int) -> None:
+    if tasks_per_step % processes:
+        raise ConfigError(
+            f"config.train.tasks_per_step is {tasks_per_step}, which does not divide over {processes} "
+            f"processes; use as many processes as divide {tasks_per_step}."
+        )
+    if devices % processes:
+        raise ConfigError(
+            f"config.compute.devices is {devices}, which does not divide over {processes} processes; "
+            f"it counts the devices of all of them: use a multiple of {processes}, or 0 for automatic."
+        )
+
+
 def make_mesh(tasks_per_step: int, devices: int = 0) -> Mesh:
-    """A one-axis mesh.
+    """A one-axis mesh, with equally many devices of every process, those of one process together.
 
     Args:
         tasks_per_step: the meta-batch, which must divide over the devices.
         devices: how many; 0 for as many of the available ones as divide the meta-batch.
 
     Raises:
-        ConfigError: more devices were asked for than there are.
+        ConfigError: more devices were asked for than there are, or some process would have none.
     """
     available = jax.devices()
     if devices > len(available):
@@ -35,13 +67,65 @@ def make_mesh(tasks_per_step: int, devices: int = 0) -> Mesh:
             f"config.compute.devices is {devices}, but JAX sees {len(available)} "
             f"{available[0].platform} device(s); use at most {len(available)}, or 0 for automatic."
         )
-    count = devices or largest_divisor(tasks_per_step, len(available))
-    return Mesh(np.array(available[:count]), (AXIS,))
+    by_process: dict[int, list[jax.Device]] = {}
+    for device in available:
+        by_process.setdefault(device.process_index, []).append(device)
+    processes, smallest = len(by_process), min(map(len, by_process.values()))
+    _check_processes(tasks_per_step, devices, processes)
+    share = devices // processes or largest_divisor(tasks_per_step // processes, smallest)
+    if share > smallest:
+        raise ConfigError(
+            f"config.compute.devices is {devices}, {share} of each of {processes} processes, but one "
+            f"has {smallest}; use at most {smallest * processes}, or 0 for automatic."
+        )
+    chosen = [device for index in sorted(by_process) for device in by_process[index][:share]]
+    return Mesh(np.array(chosen), (AXIS,))
 
 
 def replicate(tree: Any, mesh: Mesh) -> Any:
-    """Puts a pytree on every device of the mesh."""
-    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+    """Puts a pytree on every device of the mesh; with several processes each must have the same one."""
+    return _place(tree, NamedSharding(mesh, PartitionSpec()))
+
+
+def shard_tasks(tree: Any, mesh: Mesh) -> Any:
+    """Shards the leading axis of every leaf over the mesh; every process has the whole pytree."""
+    return _place(tree, NamedSharding(mesh, PartitionSpec(AXIS)))
+
+
+def _place(tree: Any, sharding: NamedSharding) -> Any:
+    if sharding.is_fully_addressable:
+        return jax.device_put(tree, sharding)
+    return jax.tree.map(partial(_place_on_many_hosts, sharding=sharding), tree)
+
+
+def _place_on_many_hosts(leaf: Any, sharding: NamedSharding) -> jax.Array:
+    """Every process fills its own devices; `device_put` would send the leaf around to compare it."""
+    if isinstance(leaf, jax.Array) and leaf.sharding == sharding:
+        return leaf
+    if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        data = _place_on_many_hosts(jax.random.key_data(leaf), sharding)
+        return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
+    value = np.asarray(leaf)
+    return jax.make_array_from_callback(value.shape, sharding, lambda index: value[index])
+
+
+def fetch(tree: Any) -> Any:
+    """The values of a pytree as NumPy arrays, of task-sharded leaves the shares of all processes.
+
+    With several processes all must call it.
+    """
+    return jax.tree.map(_fetch, tree)
+
+
+def _fetch(leaf: jax.Array) -> np.ndarray:
+    if leaf.is_fully_addressable or leaf.is_fully_replicated:
+        return jax.device_get(leaf)
+    return multihost_utils.process_allgather(leaf, tiled=True)
+
+
+def local_copy(tree: Any) -> Any:
+    """Replicated leaves as they lie on one device of this process, for work that one process does alone."""
+    return jax.tree.map(lambda leaf: leaf.addressable_data(0), tree)
 
 
 def varying(tree: Any) -> Any:

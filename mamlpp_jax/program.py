@@ -26,12 +26,12 @@ from mamlpp_jax.data.episodes import (
     make_source,
     task_key,
 )
-from mamlpp_jax.data.host import HostSource, make_host_source, prefetched
+from mamlpp_jax.data.host import BATCH_BYTES, HostSource, make_host_source, prefetched
 from mamlpp_jax.data.splits import split_dataset
 from mamlpp_jax.inner_optimizers import make_inner_optimizer
 from mamlpp_jax.models import Conv4, init_model, make_forward
 from mamlpp_jax.outer_loop import Learner, init_state
-from mamlpp_jax.parallel import make_mesh, replicate
+from mamlpp_jax.parallel import local_copy, make_mesh, replicate
 from mamlpp_jax.types import Array, DrawTasks, Episode, MetaState
 
 _ROTATIONS = 4
@@ -47,7 +47,7 @@ class Program:
         config: the validated configuration.
         mesh: the devices.
         learner: backbone and inner loop.
-        optimizer: outer Adam.
+        optimizer: outer Adam, behind clipping where that is on.
         learning_rate: its rate per outer step.
         image_shape: (H, W, C).
         sources: where the tasks of "train", "val" and "test" come from, on the devices or the host.
@@ -80,22 +80,34 @@ class Program:
 
     def init_state(self) -> MetaState:
         """The state before the first outer step, on the devices."""
+        return replicate(self.initial_values(), self.mesh)
+
+    def initial_values(self) -> MetaState:
+        """The same, not yet placed; may be traced."""
         variables = init_model(
             _module(self.config), stream_key(self.config.seed, "init"), self.image_shape
         )
-        state = init_state(
+        return init_state(
             variables,
             self.learner,
             self.optimizer,
             per_step_affine=self.config.norm.per_step_affine,
             per_step_statistics=self.config.norm.per_step_statistics,
         )
-        return replicate(state, self.mesh)
 
     @property
     def on_host(self) -> bool:
         """Whether the data are too large for the devices."""
         return any(isinstance(source, HostSource) for source in self.sources.values())
+
+    @property
+    def most_steps_ready(self) -> int | None:
+        """How many outer steps' training tasks may be sent to the devices at a time; None: any."""
+        source = self.sources["train"]
+        if not isinstance(source, HostSource):
+            return None
+        step_bytes = self.config.train.tasks_per_step * source.task_bytes
+        return max(1, BATCH_BYTES // step_bytes)
 
     def ready(self, split: str, steps: range, tasks: range) -> Any:
         """A source that `draw` can take these tasks of a split from, on the devices."""
@@ -120,13 +132,20 @@ class Program:
 
     def episodes(self, split: str, count: int) -> Episode:
         """The first tasks of a split's stream as NumPy arrays with a leading [count]."""
-        source = self.ready(split, range(1), range(count))
+        source = self._local_source(split)
+        if isinstance(source, HostSource):
+            source = jax.tree.map(jnp.asarray, source.batch(range(1), range(count)))
         drawn = self.draw(source, jnp.int32(0), jnp.arange(count, dtype=jnp.int32))
         return jax.tree.map(np.asarray, drawn)
 
+    def _local_source(self, split: str) -> Any:
+        """A source that one process can read alone."""
+        source = self.sources[split]
+        return source if isinstance(source, HostSource) else local_copy(source)
+
     def drawn_classes(self, split: str, task: int) -> list[str]:
         """Names of the classes of one of these tasks, with the quarter turns they were drawn at."""
-        source = self.sources[split]
+        source = self._local_source(split)
         key = task_key(source.key, jnp.int32(0), jnp.int32(task))
         pictures, turns = draw_indices(
             key,
@@ -204,7 +223,7 @@ def build(config: ConfigDict, dataset: Dataset, splits: Sequence[str] = SPLITS) 
         config=config,
         mesh=mesh,
         learner=make_learner(config),
-        optimizer=optax.adam(rate, b1=train.adam_b1, b2=train.adam_b2),
+        optimizer=_outer_optimizer(config, rate),
         learning_rate=rate,
         image_shape=dataset.images.shape[1:],
         sources=sources,
@@ -212,6 +231,17 @@ def build(config: ConfigDict, dataset: Dataset, splits: Sequence[str] = SPLITS) 
         largest_class=largest,
         draw=make_draw(task_shape(config), largest),
     )
+
+
+def _outer_optimizer(config: ConfigDict, rate: optax.Schedule) -> optax.GradientTransformation:
+    train = config.train
+    parts = []
+    if train.clip_value:
+        parts.append(optax.clip(train.clip_value))
+    if train.clip_norm:
+        parts.append(optax.clip_by_global_norm(train.clip_norm))
+    adam = optax.adam(rate, b1=train.adam_b1, b2=train.adam_b2)
+    return optax.chain(*parts, adam) if parts else adam
 
 
 def _make_sources(
@@ -240,9 +270,11 @@ def make_learner(config: ConfigDict) -> Learner:
         inner_optimizer=make_inner_optimizer(config.inner.optimizer, config.inner.learning_rate),
         inner_steps=config.train.inner_steps,
         train_statistics=config.norm.train_statistics,
+        remat=config.compute.remat,
     )
 
 
 def _module(config: ConfigDict) -> Conv4:
     model = config.model
-    return Conv4(config.task.way, model.filters, model.max_pool, model.conv)
+    operands = "" if model.dtype == "float32" else model.dtype
+    return Conv4(config.task.way, model.filters, model.max_pool, model.conv, operands)

@@ -131,6 +131,34 @@ class MetricsWriter:
             self._events.append(plain, prefix)
 
 
+class Silent:
+    """Stands in for `MetricsWriter` and `Progress` in a process that leaves reporting to another."""
+
+    def train(self, rows: Sequence[Row]) -> None:
+        """Does nothing."""
+
+    def validation(self, row: Row) -> None:
+        """Does nothing."""
+
+    def timing(self, row: Mapping[str, float | int | str]) -> None:
+        """Does nothing."""
+
+    def flush(self) -> None:
+        """Does nothing."""
+
+    def update(self, step: int, loss: float, accuracy: float, epoch: int) -> None:
+        """Does nothing."""
+
+    def message(self, text: str) -> None:
+        """Does nothing."""
+
+    def __enter__(self) -> Silent:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
 def read_metrics(workdir: pathlib.Path) -> list[dict[str, Any]]:
     """Reads `metrics.jsonl`: rows of training ("loss") and validation ("val_accuracy").
 

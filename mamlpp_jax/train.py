@@ -7,7 +7,7 @@ import math
 import pathlib
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import jax
 import jax.numpy as jnp
@@ -16,14 +16,15 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from mamlpp_jax import config as config_lib
-from mamlpp_jax import schedules
+from mamlpp_jax import processes, schedules
 from mamlpp_jax.checkpoints import Checkpoints
 from mamlpp_jax.errors import MamlppError
 from mamlpp_jax.evaluate import Evaluator, make_evaluator, score
 from mamlpp_jax.outer_loop import StepMetrics, make_train_step, scan_steps
 from mamlpp_jax.parallel import largest_divisor
 from mamlpp_jax.program import Program
-from mamlpp_jax.reporting import MetricsWriter, Progress
+from mamlpp_jax.reporting import MetricsWriter, Progress, Silent
+from mamlpp_jax.stopping import StoppedError, Stopper
 from mamlpp_jax.types import Array, MetaState
 
 _MAX_STEPS_PER_DISPATCH = {"cpu": 5}
@@ -84,11 +85,16 @@ def compiled_train_steps(program: Program, steps: int) -> CompiledStep:
     )
 
 
-def steps_per_dispatch(config: ConfigDict, start_step: int) -> int:
-    """Outer steps per call, a divisor of both the epoch and the step a run resumes from."""
-    limit = config.compute.steps_per_dispatch or _MAX_STEPS_PER_DISPATCH.get(
-        jax.default_backend(), _DEFAULT_STEPS_PER_DISPATCH
-    )
+def steps_per_dispatch(config: ConfigDict, start_step: int, most: int | None = None) -> int:
+    """Outer steps per call, a divisor of both the epoch and the step a run resumes from.
+
+    Args:
+        config: says how many, or leaves it open.
+        start_step: what the run resumes from.
+        most: a limit where it is left open (`Program.most_steps_ready`).
+    """
+    usual = _MAX_STEPS_PER_DISPATCH.get(jax.default_backend(), _DEFAULT_STEPS_PER_DISPATCH)
+    limit = config.compute.steps_per_dispatch or min(usual, most or usual)
     return largest_divisor(math.gcd(config.train.steps_per_epoch, start_step), limit)
 
 
@@ -108,30 +114,51 @@ def make_evaluators(program: Program) -> dict[str, Evaluator]:
     }
 
 
-def train(program: Program, workdir: pathlib.Path, checkpoints: Checkpoints) -> None:
+def train(
+    program: Program,
+    workdir: pathlib.Path,
+    checkpoints: Checkpoints,
+    stopper: Stopper | None = None,
+) -> None:
     """Trains to the last epoch, from wherever the workdir's latest checkpoint stands.
 
     Args:
         program: the parts.
         workdir: exists and belongs to this configuration.
         checkpoints: of the workdir.
+        stopper: asked between dispatches; None to run to the end.
 
     Raises:
-        TrainingDivergedError: a loss or gradient norm is not finite; names the step.
+        StoppedError: the stopper said so; everything done is saved.
+        TrainingDivergedError: a loss, gradient norm or meta-parameter is not finite; names the step.
         WorkdirError: files in the workdir cannot be read or written.
     """
     state = program.init_state()
     latest = checkpoints.latest_step()
+    processes.check_same(
+        "the latest checkpoint",
+        [str(latest).encode()],
+        f"Every process must see the same folder {workdir}: put it on a shared file system.",
+    )
     if latest is not None:
         state = checkpoints.restore(latest, like=state)
         logging.info("resuming after outer step %d from %s", latest, workdir)
     start = int(state.step)
     config = program.config
-    with (
-        MetricsWriter(workdir, start, config.log.tensorboard) as writer,
-        Progress(config_lib.total_steps(config), start, config.log.every_seconds) as progress,
-    ):
-        _Loop(program, checkpoints, writer, progress, start).run(state)
+    with _writer(workdir, start, config) as writer, _progress(start, config) as progress:
+        _Loop(program, checkpoints, writer, progress, start, stopper or Stopper()).run(state)
+
+
+def _writer(workdir: pathlib.Path, start: int, config: ConfigDict) -> MetricsWriter | Silent:
+    if not processes.is_first():
+        return Silent()
+    return MetricsWriter(workdir, start, config.log.tensorboard)
+
+
+def _progress(start: int, config: ConfigDict) -> Progress | Silent:
+    if not processes.is_first():
+        return Silent()
+    return Progress(config_lib.total_steps(config), start, config.log.every_seconds)
 
 
 class _Loop:
@@ -141,13 +168,15 @@ class _Loop:
         self,
         program: Program,
         checkpoints: Checkpoints,
-        writer: MetricsWriter,
-        progress: Progress,
+        writer: MetricsWriter | Silent,
+        progress: Progress | Silent,
         start: int,
+        stopper: Stopper,
     ) -> None:
         self.program, self.config = program, program.config
+        self.stopper = stopper
         self.checkpoints, self.writer, self.progress = checkpoints, writer, progress
-        self.per_dispatch = steps_per_dispatch(self.config, start)
+        self.per_dispatch = steps_per_dispatch(self.config, start, program.most_steps_ready)
         self.train_steps = compiled_train_steps(program, self.per_dispatch)
         self.evaluators = make_evaluators(program)
         # All at once: the last bit of a cosine depends on how many are computed together.
@@ -163,19 +192,25 @@ class _Loop:
                 plan = epoch_plan(self.config, epoch)
                 state = self.train_epoch(state, plan)
                 accuracy = self.validate(state, plan)
-                self.checkpoints.save(state, accuracy)
-                self.saved_at = time.monotonic()
+                self._save(state, accuracy)
+                # Whoever is asked to stop during the last epoch's validation may as well finish.
+                if epoch + 1 < self.config.train.epochs:
+                    self._stop_if_asked(state)
 
     def train_epoch(self, state: MetaState, plan: EpochPlan) -> MetaState:
         """Runs what is left of an epoch; metrics of a dispatch are fetched after the next one started."""
         pending: tuple[int, StepMetrics] | None = None
         started = time.monotonic()
-        for first in self._dispatches(int(state.step)):
-            if pending is not None and self._save_is_due():
+        first_of_all = int(state.step)
+        for first in self._dispatches(first_of_all):
+            reason = self.stopper.reason() if first > first_of_all else ""
+            if pending is not None and (reason or self._save_is_due()):
                 started = self._collect(plan, pending, started)
                 pending = None
                 self.writer.flush()
-                self.checkpoints.save(state)
+                self._save(state)
+                if reason:
+                    self._leave(state, reason)
             state, metrics = self.train_steps(
                 state,
                 next(self.feed),
@@ -190,22 +225,40 @@ class _Loop:
             self._collect(plan, pending, started)
         return state
 
+    def _save(self, state: MetaState, accuracy: float | None = None) -> None:
+        started = time.monotonic()
+        self.checkpoints.save(state, accuracy)
+        self.saved_at = time.monotonic()
+        # What the run waited for; the rest of saving goes on in the background.
+        self.writer.timing({"step": int(state.step), "save_seconds": self.saved_at - started})
+
+    def _stop_if_asked(self, state: MetaState) -> None:
+        reason = self.stopper.reason()
+        if reason:
+            self._leave(state, reason)
+
+    def _leave(self, state: MetaState, reason: str) -> NoReturn:
+        """Ends the run when what has been saved is on the disk."""
+        self.checkpoints.wait()
+        raise StoppedError(
+            f"{reason}; saved after outer step {int(state.step)}. The run goes on when it is started again."
+        )
+
     def _dispatches(self, step: int) -> Iterator[int]:
         per_epoch = self.config.train.steps_per_epoch
         return iter(range(step, (step // per_epoch + 1) * per_epoch, self.per_dispatch))
 
     def _save_is_due(self) -> bool:
-        if time.monotonic() - self.saved_at < 60 * self.config.checkpoint.every_minutes:
-            return False
-        self.saved_at = time.monotonic()
-        return True
+        waited = time.monotonic() - self.saved_at
+        # Clocks differ, and a save is the work of all processes.
+        return processes.any_process(waited >= 60 * self.config.checkpoint.every_minutes)
 
     def _collect(self, plan: EpochPlan, pending: tuple[int, StepMetrics], started: float) -> float:
         """Fetches and reports one dispatch's metrics; returns the time it was done."""
         first, metrics = pending
         fetched = jax.device_get(metrics)
         rows = self._rows(plan, first, fetched)
-        _check_finite(rows)
+        _check_finite(rows, fetched.finite)
         now = time.monotonic()
         self.writer.train(rows)
         self.writer.timing(
@@ -221,7 +274,14 @@ class _Loop:
 
     def _rows(self, plan: EpochPlan, first: int, metrics: StepMetrics) -> list[dict[str, Any]]:
         steps = np.arange(first, first + len(metrics.loss))
-        columns = zip(steps, *metrics, self.rates[steps], strict=True)
+        columns = zip(
+            steps,
+            metrics.loss,
+            metrics.accuracy,
+            metrics.grad_norm,
+            self.rates[steps],
+            strict=True,
+        )
         return [
             {
                 "step": int(step) + 1,
@@ -256,12 +316,15 @@ class _Loop:
         return row["val_accuracy"]
 
 
-def _check_finite(rows: list[dict[str, Any]]) -> None:
-    for row in rows:
-        for name in ("loss", "grad_norm"):
-            if not math.isfinite(row[name]):
-                raise TrainingDivergedError(
-                    f"{name} is {row[name]} at outer step {row['step']} (epoch {row['epoch']}); the "
-                    "checkpoints saved before it are untouched. A smaller train.learning_rate or "
-                    "inner.learning_rate helps; norm.train_statistics=running is known to diverge."
-                )
+def _check_finite(rows: list[dict[str, Any]], finite: np.ndarray) -> None:
+    for row, sound in zip(rows, finite, strict=True):
+        bad = [f"{n} is {row[n]}" for n in ("loss", "grad_norm") if not math.isfinite(row[n])]
+        if not sound and not bad:
+            bad = ["a meta-parameter is not a finite number"]
+        if bad:
+            raise TrainingDivergedError(
+                f"{bad[0]} at outer step {row['step']} (epoch {row['epoch']}); the checkpoints saved "
+                "before it are untouched. Start a new workdir with gradient clipping (train.clip_norm=10, or "
+                "train.clip_value=10 as the released mini-ImageNet code), a smaller train.learning_rate or a "
+                "smaller inner.learning_rate; norm.train_statistics=running is known to diverge."
+            )

@@ -43,7 +43,7 @@ def check_owner(workdir: pathlib.Path, config: ConfigDict) -> None:
 
 
 def claim(workdir: pathlib.Path, config: ConfigDict) -> None:
-    """Makes the working directory and writes `config.json`.
+    """Writes `config.json` into the working directory, which is made when missing.
 
     Raises:
         WorkdirError: it cannot be written.
@@ -93,6 +93,7 @@ def provenance(devices: int) -> dict[str, Any]:
         "platform": jax.default_backend(),
         "device": jax.devices()[0].device_kind,
         "devices": devices,
+        "processes": jax.process_count(),
         "jax": jax.__version__,
         "matmul_precision": jax.config.values["jax_default_matmul_precision"] or "default",
     }

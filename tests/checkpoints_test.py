@@ -1,5 +1,7 @@
 """Which checkpoints are kept, how they rank, and what comes back from them."""
 
+import errno
+import json
 import shutil
 
 import jax
@@ -7,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mamlpp_jax import checkpoints as checkpoints_module
 from mamlpp_jax import final_test
 from mamlpp_jax.checkpoints import Checkpoints
 from mamlpp_jax.errors import WorkdirError
@@ -56,7 +59,7 @@ def test_best_first_and_ties_to_the_later(tmp_path, state, accuracies, best):
     with Checkpoints(tmp_path, keep_best=3) as checkpoints:
         assert checkpoints.best_steps() == best
         assert checkpoints.latest_step() == max(accuracies)
-    assert kept(tmp_path) == sorted({*best, max(accuracies)})
+    assert kept(tmp_path) == sorted({*best, *sorted(accuracies)[-2:]})
 
 
 def test_a_save_inside_an_epoch_is_the_latest_and_replaced_by_the_next(tmp_path, state):
@@ -65,7 +68,10 @@ def test_a_save_inside_an_epoch_is_the_latest_and_replaced_by_the_next(tmp_path,
         assert (checkpoints.latest_step(), checkpoints.best_steps()) == (6, [4])
         save_all(checkpoints, state, {8: 0.1})
         assert (checkpoints.latest_step(), checkpoints.best_steps()) == (8, [4])
-    assert kept(tmp_path) == [4, 8]
+    assert kept(tmp_path) == [4, 6, 8]
+    with Checkpoints(tmp_path, keep_best=1) as checkpoints:
+        save_all(checkpoints, state, {10: None})
+    assert kept(tmp_path) == [4, 8, 10]
 
 
 def test_a_save_before_the_first_epoch_ends_ranks_nothing(tmp_path, program, state):
@@ -100,20 +106,99 @@ def test_a_run_moves_to_more_devices(tmp_path, state):
     jax.tree.map(np.testing.assert_array_equal, restored, at(state, 4))
 
 
-@pytest.mark.parametrize("damage", ["folder", "metadata", "shape"])
-def test_a_checkpoint_that_cannot_be_restored_is_named(tmp_path, state, damage):
+def test_a_state_of_another_shape_is_refused_by_name(tmp_path, state):
     with Checkpoints(tmp_path, keep_best=1) as checkpoints:
         checkpoints.save(at(state, 4), 0.5)
-    like, item = state, tmp_path / "checkpoints" / "4" / "default"
-    if damage == "folder":
-        shutil.rmtree(item)
-    elif damage == "metadata":
-        (item / "_METADATA").write_text("{")
-    else:
-        norm = jax.tree.map(lambda leaf: jnp.zeros([size + 1 for size in leaf.shape]), state.norm)
-        like = state._replace(norm=norm)
+    norm = jax.tree.map(lambda leaf: jnp.zeros([size + 1 for size in leaf.shape]), state.norm)
     with (
         Checkpoints(tmp_path, keep_best=1) as checkpoints,
         pytest.raises(WorkdirError, match=r"checkpoints/4 cannot be restored .*remove that folder"),
     ):
-        checkpoints.restore(4, like=like)
+        checkpoints.restore(4, like=state._replace(norm=norm))
+
+
+def largest_file(folder):
+    return max(folder.rglob("d/*"), key=lambda path: path.stat().st_size)
+
+
+def flip_a_bit(folder):
+    path = largest_file(folder)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def truncate(folder):
+    path = largest_file(folder)
+    path.write_bytes(path.read_bytes()[:-7])
+
+
+DAMAGES = {
+    "bit": flip_a_bit,
+    "truncated": truncate,
+    "file missing": lambda folder: largest_file(folder).unlink(),
+    "item missing": lambda folder: shutil.rmtree(folder / "state"),
+    "metadata": lambda folder: (folder / "state" / "_METADATA").write_text("{"),
+    "accuracy": lambda folder: (folder / "metrics" / "metrics").write_text('{"val_accuracy": 1}'),
+    "no seal": lambda folder: (folder / "sha256.json").unlink(),
+    "seal is no JSON": lambda folder: (folder / "sha256.json").write_text("{"),
+    "seal is a list": lambda folder: (folder / "sha256.json").write_text("[]"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_a_damaged_checkpoint_is_set_aside_by_name_and_the_one_before_is_used(
+    tmp_path, state, damage, caplog
+):
+    with Checkpoints(tmp_path, keep_best=1) as checkpoints:
+        save_all(checkpoints, state, {4: 0.5, 8: 0.4})
+    damage(tmp_path / "checkpoints" / "8")
+    with caplog.at_level("WARNING", "absl"), Checkpoints(tmp_path, keep_best=1) as checkpoints:
+        assert checkpoints.latest_step() == 4
+        jax.tree.map(
+            np.testing.assert_array_equal, checkpoints.restore(4, like=state), at(state, 4)
+        )
+        save_all(checkpoints, state, {8: 0.6})  # The run comes by again.
+        assert checkpoints.best_steps() == [8]
+    assert "checkpoints/8 is skipped" in caplog.text
+    assert (tmp_path / "damaged" / "8").is_dir()
+
+
+def test_what_goes_bad_during_a_run_is_left_out_of_the_ensemble(tmp_path, program, state):
+    with Checkpoints(tmp_path, keep_best=2) as checkpoints:
+        save_all(checkpoints, state, {4: 0.5, 8: 0.4})
+        checkpoints.wait()
+        flip_a_bit(tmp_path / "checkpoints" / "4")
+        assert [int(s.step) for s in final_test.best_states(program, checkpoints)] == [8]
+
+
+def test_a_checkpoint_holds_configuration_versions_and_history(tmp_path, state):
+    config = small_config().to_dict()
+    with Checkpoints(tmp_path, keep_best=1, config=config) as checkpoints:
+        save_all(checkpoints, state, {4: 0.5, 8: 0.4})
+    with Checkpoints(tmp_path, keep_best=1, config=config) as checkpoints:
+        assert checkpoints.history == []
+        checkpoints.restore(8, like=state)
+        assert checkpoints.history == [
+            {"step": 4, "val_accuracy": 0.5},
+            {"step": 8, "val_accuracy": 0.4},
+        ]
+    about = json.loads((tmp_path / "checkpoints" / "8" / "run" / "metadata").read_text())
+    assert about["config"] == config
+    assert about["versions"]["jax"] == jax.__version__
+
+
+def test_a_save_that_fails_names_the_folder_and_keeps_what_was_there(tmp_path, state, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with Checkpoints(tmp_path, keep_best=1) as checkpoints:
+        checkpoints.save(at(state, 4), 0.5)
+        checkpoints.wait()
+        with monkeypatch.context() as patch:
+            patch.setattr(checkpoints_module, "write_json", full)
+            checkpoints.save(at(state, 8), 0.6)
+            with pytest.raises(WorkdirError, match=r"checkpoints cannot be saved .*No space left"):
+                checkpoints.wait()
+    with Checkpoints(tmp_path, keep_best=1) as checkpoints:
+        assert checkpoints.latest_step() == 4

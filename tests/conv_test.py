@@ -1,12 +1,14 @@
 """The convolution family against `lax.conv`, in value and in first and second derivatives."""
 
 import itertools
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mamlpp_jax.ops import conv
 from mamlpp_jax.ops.conv import conv2d
 
 CASES = [
@@ -42,11 +44,12 @@ def second_derivatives(x, w, options, kind):
     return inner(x, w), jax.grad(inner, (0, 1))(x, w), jax.grad(outer, (0, 1))(x, w)
 
 
+@pytest.mark.parametrize("kind", ["patches", "direct"])
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_patches_agree_with_lax_conv_to_second_order(case):
+def test_agrees_with_lax_conv_to_second_order(case, kind):
     with jax.enable_x64(True):
         x, w, options = make(case)
-        ours = second_derivatives(x, w, options, "patches")
+        ours = second_derivatives(x, w, options, kind)
         theirs = second_derivatives(x, w, options, "xla")
         for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
             assert a.shape == b.shape
@@ -54,12 +57,24 @@ def test_patches_agree_with_lax_conv_to_second_order(case):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("kind", ["patches", "direct"])
 @pytest.mark.parametrize(
     ("size", "stride", "channels"), list(itertools.product((5, 14, 21), (1, 2), (1, 3, 64)))
 )
-def test_patches_agree_over_a_grid_of_shapes(size, stride, channels):
+def test_agrees_over_a_grid_of_shapes(size, stride, channels, kind):
     case = ((size, size + 1), (3, 3), stride, 1, channels, 4)
-    test_patches_agree_with_lax_conv_to_second_order(case)
+    test_agrees_with_lax_conv_to_second_order(case, kind)
+
+
+@pytest.mark.parametrize("few_channels", [1, 16])
+@pytest.mark.parametrize("block_elements", [1, 10**6])
+@pytest.mark.parametrize("case", CASES[1:4], ids=str)
+def test_kernel_gradients_of_large_inputs_agree(monkeypatch, case, block_elements, few_channels):
+    """What large images use, image by image or all at once, on small ones."""
+    monkeypatch.setattr(conv, "_FEW_POSITIONS", 0)
+    monkeypatch.setattr(conv, "_FEW_CHANNELS", few_channels)
+    monkeypatch.setattr(conv, "_BLOCK_ELEMENTS", block_elements)
+    test_agrees_with_lax_conv_to_second_order(case, "direct")
 
 
 def test_against_loops():
@@ -72,27 +87,73 @@ def test_against_loops():
             np.testing.assert_allclose(y[n, i, j, f], np.sum(window * np.asarray(w)[..., f]))
 
 
-def test_kernels_per_task_under_vmap():
+@pytest.mark.parametrize("kind", ["patches", "direct"])
+@pytest.mark.parametrize("shared", [None, "images", "kernel"])
+def test_under_vmap(kind, shared):
+    """A kernel per task, one kernel for all, and one image set for all, with both gradients."""
+
+    def everything(x, w, kind):
+        y, pull = jax.vjp(lambda x, w: jnp.sin(conv2d(x, w, kind=kind)), x, w)
+        return y, pull(y)
+
     with jax.enable_x64(True):
         rng = np.random.default_rng(1)
         x = jnp.asarray(rng.normal(size=(3, 2, 6, 6, 2)))
         w = jnp.asarray(rng.normal(size=(3, 3, 3, 2, 4)))
-        together = jax.vmap(lambda x, w: conv2d(x, w, kind="patches"))(x, w)
+        x = x[0] if shared == "images" else x
+        w = w[0] if shared == "kernel" else w
+        axes = (None if shared == "images" else 0, None if shared == "kernel" else 0)
+        together = jax.vmap(partial(everything, kind=kind), axes)(x, w)
         for i in range(3):
-            np.testing.assert_allclose(together[i], conv2d(x[i], w[i], kind="xla"), atol=1e-12)
+            alone = everything(
+                x if shared == "images" else x[i], w if shared == "kernel" else w[i], "xla"
+            )
+            for a, b in zip(jax.tree.leaves(together), jax.tree.leaves(alone), strict=True):
+                np.testing.assert_allclose(a[i], b, atol=1e-12)
+
+
+def test_direct_leaves_batched_kernels_to_matrix_products():
+    x, w = jnp.zeros((3, 2, 6, 6, 2)), jnp.zeros((3, 3, 3, 2, 4))
+    batched = jax.make_jaxpr(jax.vmap(partial(conv2d, kind="direct")))(x, w)
+    assert "conv_general_dilated" not in str(batched)
+    assert "conv_general_dilated" in str(jax.make_jaxpr(partial(conv2d, kind="direct"))(x[0], w[0]))
+
+
+@pytest.mark.parametrize("kind", ["patches", "direct", "xla"])
+def test_bfloat16_operands_change_little_and_no_dtype(kind):
+    x, w, options = make(CASES[2])
+    x, w = x.astype(jnp.float32), w.astype(jnp.float32)
+
+    def loss(x, w, operands):
+        return jnp.sum(conv2d(x, w, kind=kind, operands=operands, **options) ** 2)
+
+    exact = jax.value_and_grad(loss, (0, 1))(x, w, "")
+    rounded = jax.value_and_grad(loss, (0, 1))(x, w, "bfloat16")
+    for a, b in zip(jax.tree.leaves(rounded), jax.tree.leaves(exact), strict=True):
+        assert a.dtype == jnp.float32
+        assert not np.array_equal(a, b)
+        np.testing.assert_allclose(a, b, atol=0.02 * float(jnp.abs(b).max()))
+
+
+def test_sums_of_bfloat16_products_are_float32():
+    """4,608 exact products, whose sum bfloat16 cannot hold."""
+    x, w = jnp.full((1, 3, 3, 512), 1.0), jnp.full((3, 3, 512, 1), 1 + 2**-7)
+    y = conv2d(x, w, padding=0, operands="bfloat16")
+    assert float(y[0, 0, 0, 0]) == 9 * 512 * (1 + 2**-7)
 
 
 def test_third_derivative():
     with jax.enable_x64(True):
         x, w, options = make(((5, 5), (3, 3), 1, 1, 1, 2))
         results = []
-        for kind in ("patches", "xla"):
+        for kind in ("patches", "direct", "xla"):
 
             def f(s, kind=kind):
                 return jnp.sum(jnp.sin(conv2d(s * x, s * w, kind=kind, **options)))
 
             results.append(jax.grad(jax.grad(jax.grad(f)))(jnp.asarray(0.3)))
-        np.testing.assert_allclose(results[0], results[1], rtol=1e-9)
+        np.testing.assert_allclose(results[0], results[2], rtol=1e-9)
+        np.testing.assert_allclose(results[1], results[2], rtol=1e-9)
 
 
 def test_unknown_kind_lists_the_known():

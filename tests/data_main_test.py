@@ -97,10 +97,9 @@ def drawn_images(monkeypatch, program, dataset, path):
     return images, names
 
 
-@pytest.mark.parametrize("limit", [0, 100])
-def test_the_sheet_shows_classes_and_the_episodes_the_model_gets(tmp_path, monkeypatch, limit):
+def test_the_sheet_shows_classes_and_the_episodes_the_model_gets(tmp_path, monkeypatch):
     data = patterns()
-    program = build(small_config(**{"data.device_limit_mib": limit, "task.shot": 2}), data)
+    program = build(small_config(**{"task.shot": 2}), data)
     images, names = drawn_images(monkeypatch, program, data, tmp_path / "x.png")
     classes = program.class_names
     start = 0

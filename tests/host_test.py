@@ -16,7 +16,7 @@ from mamlpp_jax.data.host import HostSource, prefetched
 from mamlpp_jax.evaluate import make_evaluator
 from mamlpp_jax.program import build
 from mamlpp_jax.reporting import read_metrics
-from mamlpp_jax.train import train
+from mamlpp_jax.train import steps_per_dispatch, train
 from tests.small import patterns, small_config
 
 
@@ -96,16 +96,16 @@ def test_only_pictures_of_the_tasks_leave_the_host():
 
 
 def test_an_evaluation_in_blocks_gives_the_same_answers(monkeypatch):
-    device, host = programs(**{"compute.devices": 2})
+    device, host = programs(**{"compute.devices": 2, "train.inner_steps": 1})
     # So small that a block holds one task of each device.
-    monkeypatch.setattr("mamlpp_jax.evaluate._BLOCK_BYTES", 1)
+    monkeypatch.setattr("mamlpp_jax.evaluate.BATCH_BYTES", 1)
     answers = []
     for program in (device, host):
         evaluate = make_evaluator(
             program.learner,
             program.draw,
             statistics="batch",
-            inner_steps=2,
+            inner_steps=1,
             tasks=5,
             tasks_per_chunk=1,
             mesh=program.mesh,
@@ -163,6 +163,16 @@ def test_an_error_of_the_thread_reaches_the_consumer_and_leaving_early_ends_it()
     assert next(numbers) == 0
     numbers.close()
     assert not [t for t in threading.enumerate() if t.name.startswith("prefetch")]
+
+
+def test_a_dispatch_of_host_data_is_limited_in_bytes(monkeypatch):
+    device, host = programs(**{"train.steps_per_epoch": 8})
+    assert host.most_steps_ready > 1000  # of these small tasks
+    step = 2 * host.sources["train"].task_bytes
+    for limit, steps in ((3 * step, 2), (step, 1), (1, 1)):
+        monkeypatch.setattr("mamlpp_jax.program.BATCH_BYTES", limit)
+        assert steps_per_dispatch(host.config, 0, host.most_steps_ready) == steps
+        assert steps_per_dispatch(device.config, 0, device.most_steps_ready) == 4
 
 
 def test_the_limit_decides_where_data_live():

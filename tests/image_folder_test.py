@@ -146,6 +146,10 @@ def empty_image(root):
     (root / "class 3" / "02.png").write_bytes(b"")
 
 
+def unprintable(root):
+    os.rename(root / "class 3", os.fsencode(root) + b"/class \xff")
+
+
 def dangling(root):
     (root / "class 3" / "02.png").unlink()
     (root / "class 3" / "02.png").mkdir()
@@ -158,6 +162,7 @@ def dangling(root):
         (no_classes, r"own has no class folders"),
         (empty_class, r"class folder .*class 9 has no picture"),
         (only_text, r"class folder .*class 9 has no picture"),
+        (unprintable, "unprintable characters"),
         (corrupt, r"Cannot decode .*class 3/02\.png"),
         (empty_image, r"Cannot decode .*class 3/02\.png: it is empty"),
     ],

@@ -9,10 +9,10 @@ import optax
 import pytest
 from flax import linen as nn
 
+from mamlpp_jax import inner_loop
 from mamlpp_jax.inner_optimizers import lslr, sgd
 from mamlpp_jax.models import init_model, make_forward
 from mamlpp_jax.models.layers import Conv, PerStepBatchNorm
-from mamlpp_jax.ops.pool import max_pool_2x2
 from mamlpp_jax.outer_loop import (
     Learner,
     fixed_tasks,
@@ -35,8 +35,7 @@ class OneBlock(nn.Module):
     @nn.compact
     def __call__(self, images, use_given=False):
         x, bias = Conv(4, name="conv0")(images)
-        x = PerStepBatchNorm(name="norm0")(x, bias, use_given)
-        x = nn.leaky_relu(max_pool_2x2(x), 0.01)
+        x = nn.leaky_relu(PerStepBatchNorm(max_pool=True, name="norm0")(x, bias, use_given), 0.01)
         return nn.Dense(WAY, dtype=x.dtype, name="linear")(x.reshape(len(x), -1))
 
 
@@ -387,3 +386,22 @@ def test_fold_moments_of_a_long_inner_loop_keeps_every_row():
     running = {"norm0": {"mean": jnp.zeros((steps, 1)), "var": jnp.ones((steps, 1))}}
     new = fold_moments(running, moments, moments)
     np.testing.assert_allclose(new["norm0"]["mean"][:, 0], np.arange(steps) * (1 - 0.81), rtol=1e-5)
+
+
+@pytest.mark.parametrize("order", [1, 2])
+def test_remat_and_unrolling_change_nothing_but_rounding(monkeypatch, order):
+    with jax.enable_x64(True):
+        gradients = []
+        for remat, unrolled in ((False, 5), (False, 1), (True, 5)):
+            monkeypatch.setattr(inner_loop, "_UNROLLED", unrolled)
+            module, learner = make_learner(remat=remat)
+            state = make_state(module, learner)
+            gradient = jax.grad(
+                lambda meta, learner=learner, state=state: meta_loss(
+                    learner, meta, state.batch_stats, make_episodes(), uniform(), order=order
+                )[0]
+            )
+            gradients.append(jax.jit(gradient)(state.meta))
+        for other in gradients[1:]:
+            for a, b in zip(jax.tree.leaves(gradients[0]), jax.tree.leaves(other), strict=True):
+                np.testing.assert_allclose(a, b, rtol=0, atol=1e-12)

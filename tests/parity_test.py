@@ -16,6 +16,7 @@ import pytest
 from mamlpp_jax import schedules
 from mamlpp_jax.inner_optimizers import lslr
 from mamlpp_jax.models import Conv4, make_forward
+from mamlpp_jax.ops.conv import KINDS as CONV_KINDS
 from mamlpp_jax.outer_loop import Learner, fixed_tasks, make_train_step, meta_loss
 from mamlpp_jax.types import Episode, MetaParams, MetaState
 
@@ -158,8 +159,20 @@ def test_multi_step_weights_are_the_authors():
         np.testing.assert_allclose(ours, arrays["msl_weights"], atol=1e-7, err_msg=str(path))
 
 
-@pytest.mark.parametrize("path", FILES[:1], ids=lambda path: path.stem)
-@pytest.mark.parametrize(("conv", "chunk"), [("xla", None), ("patches", 1)])
+SMALL = FILES[:1]
+
+
+@pytest.mark.parametrize("path", SMALL, ids=lambda path: path.stem)
+@pytest.mark.parametrize(("conv", "chunk"), [("xla", None), ("direct", 1)])
 def test_parity_does_not_depend_on_convolution_or_chunk(path, conv, chunk):
+    with jax.enable_x64(True):
+        check_against(load(path), conv=conv, chunk=chunk)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("conv", CONV_KINDS)
+@pytest.mark.parametrize("chunk", [1, None])
+def test_parity_of_every_convolution_and_chunk(path, conv, chunk):
     with jax.enable_x64(True):
         check_against(load(path), conv=conv, chunk=chunk)

@@ -6,15 +6,18 @@ Whole small runs of the real thing are in `commands_test`.
 
 import jax
 import numpy as np
+import optax
 import pytest
 
 from mamlpp_jax import dry_run
+from mamlpp_jax import program as program_module
 from mamlpp_jax import train as train_module
 from mamlpp_jax.checkpoints import Checkpoints
 from mamlpp_jax.evaluate import Predictions
 from mamlpp_jax.outer_loop import StepMetrics
 from mamlpp_jax.program import build
 from mamlpp_jax.reporting import read_metrics
+from mamlpp_jax.stopping import StoppedError
 from tests.small import patterns, small_config
 
 EPOCHS, PER_EPOCH = 3, 4
@@ -31,6 +34,7 @@ class FakeSteps:
     def __init__(self):
         self.calls = []  # (first step, steps, order, multi_step)
         self.stop_before = None
+        self.bad_parameter = None
         self.loss = lambda step: 1 / (1 + step)
 
     def __call__(self, program, steps):
@@ -42,7 +46,9 @@ class FakeSteps:
                 raise _StoppedError
             self.calls.append((first, steps, order, multi_step))
             losses = np.array([self.loss(step) for step in range(first, first + steps)])
-            return state._replace(step=state.step + steps), StepMetrics(losses, losses, losses)
+            sound = np.arange(first, first + steps) != self.bad_parameter
+            metrics = StepMetrics(losses, losses, losses, sound)
+            return state._replace(step=state.step + steps), metrics
 
         return run
 
@@ -77,10 +83,10 @@ def config_of(**fields):
     return small_config(**{**train, **fields})
 
 
-def run(workdir, config):
+def run(workdir, config, stopper=None):
     program = build(config, patterns())
     with Checkpoints(workdir, config.evaluation.ensemble) as checkpoints:
-        train_module.train(program, workdir, checkpoints)
+        train_module.train(program, workdir, checkpoints, stopper)
         return checkpoints.latest_step(), checkpoints.best_steps()
 
 
@@ -211,3 +217,52 @@ def test_extra_parameters_are_as_many_as_the_paper_says():
     both = {**maml, "inner": tensors * steps, "norm": maml["norm"] + extra}
     assert learned("maml++")[0] == both
     assert learned("maml++", **{"model.filters": 8})[0]["norm"] == 2 * 8 * LAYERS * steps
+
+
+class StopAt:
+    """In the place of `Stopper`: says stop at the n-th question."""
+
+    def __init__(self, question):
+        self.left = question
+
+    def reason(self):
+        self.left -= 1
+        return "asked to" if self.left == 0 else ""
+
+
+@pytest.mark.parametrize("question", range(1, 12))
+def test_a_run_that_is_asked_to_stop_saves_and_goes_on(tmp_path, fake, question):
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    run(whole, config_of())
+    with pytest.raises(StoppedError, match=f"saved after outer step {question}"):
+        run(stopped, config_of(), StopAt(question))
+    assert latest_step(stopped) == question
+    assert run(stopped, config_of()) == (12, [12, 8, 4])
+    assert (stopped / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
+
+
+def test_a_meta_parameter_that_is_no_number_stops_the_run_and_spoils_nothing(tmp_path, fake):
+    fake.bad_parameter = 6
+    with pytest.raises(train_module.TrainingDivergedError, match=r"meta-parameter .* outer step 7"):
+        run(tmp_path, config_of(**{"checkpoint.every_minutes": 1e-9}))
+    assert latest_step(tmp_path) == 6
+    assert read_metrics(tmp_path)[-1]["step"] <= 6
+
+
+def test_clipping_bounds_what_adam_sees():
+    gradient = {"a": np.array([3.0, -40.0], np.float32)}
+    for fields, expected in (
+        ({"train.clip_value": 10.0}, [3.0, -10.0]),
+        ({"train.clip_norm": 1.0}, gradient["a"] / np.linalg.norm(gradient["a"])),
+        ({}, gradient["a"]),
+    ):
+        optimizer = program_module._outer_optimizer(small_config(**fields), 1e-3)
+        _, state = optimizer.update(gradient, optimizer.init(gradient))
+        (first_moment,) = [
+            x.mu["a"] for x in jax.tree.leaves(state, is_leaf=_is_adam) if _is_adam(x)
+        ]
+        np.testing.assert_allclose(first_moment, 0.1 * np.asarray(expected), rtol=1e-5)
+
+
+def _is_adam(node):
+    return isinstance(node, optax.ScaleByAdamState)

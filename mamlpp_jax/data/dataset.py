@@ -81,7 +81,9 @@ class Dataset:
         found = []
         if images.shape[3] not in (1, 3) or 0 in images.shape:
             found.append((f"images have the shape {images.shape}", "C must be 1 or 3, none empty"))
-        if not isinstance(names, tuple) or any(a >= b for a, b in itertools.pairwise(names)):
+        if not isinstance(names, tuple) or not all(isinstance(name, str) for name in names):
+            found.append(("class_names are no tuple of strings", "they must be one"))
+        elif any(a >= b for a, b in itertools.pairwise(names)):
             found.append(
                 ("class_names are out of order or repeated", "they must be sorted, unique")
             )

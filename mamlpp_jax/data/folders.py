@@ -36,6 +36,10 @@ def scan_classes(folder: Path) -> dict[str, list[Path]]:
     classes: dict[str, list[Path]] = {}
     strays = [path.name for path in _entries(folder) if not path.is_dir()]
     for path in subfolders(folder):
+        if not path.name.isprintable():
+            raise DataError(
+                f"The class folder {str(path)!r} has a name with unprintable characters; rename it."
+            )
         entries = _entries(path)
         pictures = [p for p in entries if p.suffix.lower() in SUFFIXES and p.is_file()]
         if not pictures:

@@ -22,6 +22,7 @@ from mamlpp_jax.types import Array
 
 _T = TypeVar("_T")
 _T2 = TypeVar("_T2")
+BATCH_BYTES = 128 * 2**20  # of pictures that are sent to the device at a time
 _AHEAD = 2  # batches that are made while the device works on one
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -40,7 +41,8 @@ def identity(data_config: Any) -> str:
                 status = path.stat()
             except OSError as error:
                 raise DataError(f"{path} cannot be read ({error.strerror or error}).") from error
-            digest.update(f"{name}/{path.name}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+            digest.update(os.fsencode(f"{name}/{path.name}\0"))
+            digest.update(f"{status.st_size}\0{status.st_mtime_ns}\n".encode())
     return f"{digest.hexdigest()[:12]}-c{int(data_config.channels)}"
 
 

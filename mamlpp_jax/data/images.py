@@ -29,6 +29,7 @@ _DECODE_ERRORS = (
     ArithmeticError,
     RuntimeError,
     MemoryError,
+    Warning,  # of damage or size, where warnings are made errors
     Image.DecompressionBombError,
 )
 # What Pillow reads and people keep photographs in.

@@ -5,7 +5,6 @@ from __future__ import annotations
 from flax import linen as nn
 
 from mamlpp_jax.models.layers import Conv, PerStepBatchNorm
-from mamlpp_jax.ops.pool import max_pool_2x2
 from mamlpp_jax.types import Array
 
 BLOCKS = 4
@@ -21,12 +20,15 @@ class Conv4(nn.Module):
         max_pool: 2x2 max pooling; False for the "strided" network of the paper's Figure 1, which
             halves by stride-2 convolutions and ends in global average pooling.
         conv: which convolution (`mamlpp_jax.ops.conv.KINDS`).
+        operands: "bfloat16" rounds the factors of the convolutions' products; everything else
+            (parameters, sums, activations, statistics) keeps the dtype of the images.
     """
 
     ways: int
     filters: int = 64
     max_pool: bool = True
     conv: str = "auto"
+    operands: str = ""
 
     @nn.compact
     def __call__(self, images: Array, use_given: bool = False) -> Array:
@@ -39,10 +41,8 @@ class Conv4(nn.Module):
         x = images
         for block in range(BLOCKS):
             stride = 1 if self.max_pool else 2
-            x, bias = Conv(self.filters, stride, self.conv, name=f"conv{block}")(x)
-            x = PerStepBatchNorm(name=f"norm{block}")(x, bias, use_given)
-            # Leaky ReLU is increasing, so pooling first gives the same on a quarter of the elements.
-            x = max_pool_2x2(x) if self.max_pool else x
+            x, bias = Conv(self.filters, stride, self.conv, self.operands, name=f"conv{block}")(x)
+            x = PerStepBatchNorm(max_pool=self.max_pool, name=f"norm{block}")(x, bias, use_given)
             x = nn.leaky_relu(x, NEGATIVE_SLOPE)
         x = x.reshape(x.shape[0], -1) if self.max_pool else x.mean((1, 2))
         # Dense promotes float32 parameters; the network computes in the dtype of its input.

@@ -7,6 +7,7 @@ from jax import lax
 from jax import numpy as jnp
 
 from mamlpp_jax.ops.conv import conv2d
+from mamlpp_jax.ops.pool import max_pool_2x2
 from mamlpp_jax.types import Array
 
 
@@ -20,11 +21,13 @@ class Conv(nn.Module):
         filters: F.
         stride: 1 or 2.
         kind: which convolution (`mamlpp_jax.ops.conv.KINDS`).
+        operands: what the factors of its products are rounded to (`mamlpp_jax.ops.conv.conv2d`).
     """
 
     filters: int
     stride: int = 1
     kind: str = "auto"
+    operands: str = ""
 
     @nn.compact
     def __call__(self, x: Array) -> tuple[Array, Array]:
@@ -32,7 +35,8 @@ class Conv(nn.Module):
         shape = (3, 3, x.shape[-1], self.filters)
         kernel = self.param("kernel", nn.initializers.xavier_uniform(), shape)
         bias = self.param("bias", nn.initializers.zeros_init(), (self.filters,))
-        y = conv2d(x, kernel.astype(x.dtype), stride=self.stride, kind=self.kind)
+        kernel = kernel.astype(x.dtype)
+        y = conv2d(x, kernel, stride=self.stride, kind=self.kind, operands=self.operands)
         return y, bias
 
 
@@ -47,9 +51,13 @@ class PerStepBatchNorm(nn.Module):
 
     Attributes:
         epsilon: added to the variance.
+        max_pool: 2x2 max pooling of the result. Per channel the normalisation is an increasing function
+            (a decreasing one where the scale is negative), so pooling comes first: the rest is then
+            computed for a quarter of the elements.
     """
 
     epsilon: float = 1e-5
+    max_pool: bool = False
 
     @nn.compact
     def __call__(self, x: Array, offset: Array, use_given: bool) -> Array:
@@ -61,7 +69,7 @@ class PerStepBatchNorm(nn.Module):
             use_given: normalise by `batch_stats` instead of the batch's own moments.
 
         Returns:
-            [N, H, W, F].
+            [N, H, W, F], or [N, H // 2, W // 2, F] with `max_pool`.
         """
         shape = (x.shape[-1],)
         scale = self.variable("norm", "scale", jnp.ones, shape, offset.dtype).value
@@ -75,6 +83,8 @@ class PerStepBatchNorm(nn.Module):
                 self.variable("batch_stats", "mean", jnp.zeros, shape, offset.dtype).value - offset
             )
             var = self.variable("batch_stats", "var", jnp.ones, shape, offset.dtype).value
+        if self.max_pool:
+            x = max_pool_2x2(x, jnp.where(scale < 0, -1, 1))
         factor = scale * lax.rsqrt(var + self.epsilon)
         return x * factor + (bias - mean * factor)
 

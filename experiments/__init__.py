@@ -1,0 +1,1 @@
+"""The paper's tables and figures as runnable scripts, and the benchmark."""

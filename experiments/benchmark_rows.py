@@ -1,0 +1,376 @@
+"""One row of the benchmark: a configuration, built as a run builds it, compiled and timed."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from mamlpp_jax.config import apply_method, default_config, validate
+from mamlpp_jax.data.dataset import Dataset
+from mamlpp_jax.program import Program, build
+from mamlpp_jax.train import compiled_train_steps
+
+BATCH_NORM_BLOCKS = 4
+_BUDGET_S, _LEAST_RUNS, _MOST_RUNS = 4.0, 3, 40
+_CHILD_LIMIT_S = 150.0
+_MIB = 2**20
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A kind of task and a network.
+
+    Attributes:
+        name: what rows call it.
+        way: classes of a task.
+        shot: support images per class.
+        query: query images per class.
+        size: height and width of an image.
+        channels: 1 or 3.
+        filters: of each block.
+        tasks: the meta-batch.
+        steps: inner steps.
+    """
+
+    name: str
+    way: int = 5
+    shot: int = 1
+    query: int = 1
+    size: int = 28
+    channels: int = 1
+    filters: int = 64
+    tasks: int = 8
+    steps: int = 5
+
+
+CASES = {
+    case.name: case
+    for case in (
+        Case("omniglot_5w1s"),
+        Case("omniglot_20w1s", way=20),
+        Case("mini_imagenet_5w1s", query=15, size=84, channels=3, filters=48, tasks=2),
+    )
+}
+
+
+@dataclasses.dataclass
+class Row:
+    """What `benchmark.json` lists; times in milliseconds unless the name says otherwise.
+
+    Attributes:
+        section: the part of the report.
+        case: the kind of task.
+        implementation: ours, pytorch or naive_vmap.
+        method: maml or maml++.
+        order: of the derivative, 1 or 2.
+        inner_steps: S.
+        multi_step: whether every step's query loss counts.
+        tasks: the meta-batch.
+        way: classes of a task.
+        shot: support images per class.
+        conv: config.model.conv.
+        dtype: config.model.dtype.
+        devices: how many tasks are sharded over.
+        chunk: tasks computed together on a device.
+        remat: config.compute.remat.
+        ms_median: of one outer step.
+        ms_min: of one outer step.
+        runs: how many were timed.
+        compile_s: tracing and compiling, without a cache.
+        cached_s: the same from the persistent compilation cache.
+        peak_mib: arguments, results and temporaries, by the compiler's memory analysis.
+        gflop: of the convolutions and the linear layer, counted analytically.
+        matmul_share: of the time that this work needs at the measured matrix product peak.
+        note: anything else.
+    """
+
+    section: str
+    case: str
+    implementation: str
+    method: str
+    order: int
+    inner_steps: int
+    multi_step: bool
+    tasks: int
+    way: int
+    shot: int
+    conv: str = ""
+    dtype: str = "float32"
+    devices: int = 1
+    chunk: int = 1
+    remat: bool = False
+    ms_median: float | None = None
+    ms_min: float | None = None
+    runs: int = 0
+    compile_s: float | None = None
+    cached_s: float | None = None
+    peak_mib: float | None = None
+    gflop: float | None = None
+    matmul_share: float | None = None
+    note: str = ""
+
+
+def make_config(
+    case: Case, method: str = "maml++", fields: dict[str, Any] | None = None
+) -> ConfigDict:
+    """A configuration of the case; `fields` have names such as "compute.devices"."""
+    config = default_config()
+    config.experiment = case.name
+    config.data.update(name="glyphs", image_size=case.size, rotations=False)
+    config.data.update(train_classes=case.way * 2, val_classes=case.way, test_classes=case.way)
+    config.task.update(way=case.way, shot=case.shot, query=case.query)
+    config.model.filters = case.filters
+    config.train.update(tasks_per_step=case.tasks, inner_steps=case.steps)
+    apply_method(config, method)
+    config.update_from_flattened_dict(fields or {})
+    validate(config)
+    return config
+
+
+def random_images(case: Case) -> Dataset:
+    """Noise in the shape of the case's data; times do not depend on the pixels."""
+    classes, each = case.way * 4, case.shot + case.query
+    shape = (classes * each, case.size, case.size, case.channels)
+    images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    names = tuple(f"class{i:03d}" for i in range(classes))
+    return Dataset("glyphs", images, names, np.full(classes, each, np.int32))
+
+
+@dataclasses.dataclass
+class Compiled:
+    """A compiled outer step and what it is called with.
+
+    Attributes:
+        program: what was compiled.
+        call: runs one outer step and returns when it is done.
+        seconds: of tracing and compiling.
+        peak_mib: by the compiler's memory analysis.
+    """
+
+    program: Program
+    call: Callable[[], None]
+    seconds: float
+    peak_mib: float
+
+
+def compile_step(config: ConfigDict, case: Case, order: int, multi_step: bool) -> Compiled:
+    """Builds and compiles the outer step of a configuration, as training does."""
+    program = build(config, random_images(case), ["train"])
+    state, source = program.init_state(), program.sources["train"]
+    weights = jnp.full(config.train.inner_steps, 1 / config.train.inner_steps, jnp.float32)
+    started = time.perf_counter()
+    train_step: Any = compiled_train_steps(program, 1)
+    lowered = train_step.lower(state, source, weights, order=order, multi_step=multi_step)
+    compiled = lowered.compile()
+    seconds = time.perf_counter() - started
+    memory = compiled.memory_analysis()
+    peak = (
+        memory.argument_size_in_bytes
+        + memory.output_size_in_bytes
+        + memory.temp_size_in_bytes
+        - memory.alias_size_in_bytes
+    )
+
+    def call() -> None:
+        nonlocal state
+        state, metrics = compiled(state, source, weights)
+        jax.block_until_ready((state, metrics))
+
+    return Compiled(program, call, seconds, peak / _MIB)
+
+
+def time_calls(call: Callable[[], None]) -> list[float]:
+    """Milliseconds of repeated calls, after two that warm up (one where a call takes long)."""
+    started = time.perf_counter()
+    call()
+    if time.perf_counter() - started < _BUDGET_S:
+        call()
+    times: list[float] = []
+    while len(times) < _LEAST_RUNS or (sum(times) < 1e3 * _BUDGET_S and len(times) < _MOST_RUNS):
+        started = time.perf_counter()
+        call()
+        times.append(1e3 * (time.perf_counter() - started))
+        if times[0] > 4e3 * _BUDGET_S:
+            break
+    return times
+
+
+def ours(
+    section: str,
+    case: Case,
+    *,
+    method: str = "maml++",
+    order: int = 2,
+    multi_step: bool | None = None,
+    timed: bool = True,
+    note: str = "",
+    peak_gflops: float | None = None,
+    **fields: Any,
+) -> Row:
+    """Measures this program.
+
+    Args:
+        section: the part of the report.
+        case: the kind of task.
+        method: decides the inner optimizer and the batch-norm rows.
+        order: 1 or 2.
+        multi_step: whether every step's query loss counts; by default whether the method has MSL.
+        timed: False to compile only.
+        note: for the row.
+        peak_gflops: of a large matrix product, for `matmul_share`.
+        **fields: of the configuration, dots written as two underscores.
+    """
+    multi_step = method == "maml++" if multi_step is None else multi_step
+    config = make_config(case, method, {k.replace("__", "."): v for k, v in fields.items()})
+    step = compile_step(config, case, order, multi_step)
+    gflop = count_gflop(case, order, multi_step)
+    row = Row(
+        section=section,
+        case=case.name,
+        implementation="ours",
+        method=method,
+        order=order,
+        inner_steps=case.steps,
+        multi_step=multi_step,
+        tasks=case.tasks,
+        way=case.way,
+        shot=case.shot,
+        conv=config.model.conv,
+        dtype=config.model.dtype,
+        devices=step.program.mesh.size,
+        chunk=step.program.tasks_per_chunk,
+        remat=config.compute.remat,
+        compile_s=round(step.seconds, 2),
+        peak_mib=round(step.peak_mib, 1),
+        gflop=round(gflop, 2),
+        note=note,
+    )
+    if timed:
+        _set_times(row, time_calls(step.call))
+        if peak_gflops:
+            row.matmul_share = round(gflop / peak_gflops / (1e-3 * row.ms_median), 3)  # type: ignore[operator]
+    return row
+
+
+def naive_vmap(case: Case, order: int = 2) -> Row | None:
+    """The same network as JAX code usually computes it: `vmap` over all tasks and `lax.conv`.
+
+    Returns:
+        None where compiling and a few steps do not end within the limit.
+    """
+    code = (
+        "import dataclasses, json; from experiments import benchmark_rows as rows; "
+        f"row = rows.ours('implementations', rows.CASES[{case.name!r}], order={order}, "
+        f"model__conv='xla', compute__devices=1, compute__tasks_per_chunk={case.tasks}); "
+        "print(json.dumps(dataclasses.asdict(row)))"
+    )
+    output = _child([sys.executable, "-c", code])
+    return None if output is None else Row(**{**output, "implementation": "naive_vmap"})
+
+
+def pytorch(case: Case, order: int, multi_step: bool = True) -> Row | None:
+    """Times `pytorch_mamlpp.py` in a process of its own; None when that takes too long."""
+    script = Path(__file__).with_name("pytorch_mamlpp.py")
+    flags = {
+        **{name: getattr(case, name) for name in ("way", "shot", "query", "tasks", "steps")},
+        **{name: getattr(case, name) for name in ("size", "channels", "filters")},
+        "order": order,
+        "msl": int(multi_step),
+        "runs": 8 if case.size < 50 else 4,
+        "device": "cuda" if jax.default_backend() == "gpu" else "cpu",
+    }
+    output = _child([sys.executable, str(script), *(f"--{k}={v}" for k, v in flags.items())])
+    if output is None:
+        return None
+    return Row(
+        section="implementations",
+        case=case.name,
+        implementation="pytorch",
+        method="maml++",
+        order=order,
+        inner_steps=case.steps,
+        multi_step=multi_step,
+        tasks=case.tasks,
+        way=case.way,
+        shot=case.shot,
+        devices=1,
+        chunk=1,
+        ms_median=output["ms_median"],
+        ms_min=output["ms_min"],
+        runs=output["runs"],
+        gflop=round(count_gflop(case, order, multi_step), 2),
+        note=f"torch {output['torch']}, {output['threads']} threads",
+    )
+
+
+def _child(command: list[str]) -> dict[str, Any] | None:
+    """The last line of a child's output, as JSON; None when the child fails or takes too long."""
+    try:
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            timeout=_CHILD_LIMIT_S,
+            check=True,
+            cwd=Path(__file__).resolve().parents[1],
+        )
+    except (subprocess.TimeoutExpired, subprocess.CalledProcessError):
+        return None
+    result: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    return result
+
+
+def _set_times(row: Row, times: list[float]) -> None:
+    row.ms_median, row.ms_min = round(statistics.median(times), 2), round(min(times), 2)
+    row.runs = len(times)
+
+
+def count_gflop(case: Case, order: int, multi_step: bool) -> float:
+    """Multiplications and additions of convolutions and linear layer in one outer step, in 1e9.
+
+    A layer's forward pass, input gradient and kernel gradient cost the same. The first layer's input is the
+    image, so it has no input gradient. Differentiating a support pass with its two gradients once more
+    (second order) takes two such products for each of its three, less those of the image.
+    """
+    support, query = case.way * case.shot, case.way * case.query
+    total = 0.0
+    size, channels = case.size, case.channels
+    for layer in range(BATCH_NORM_BLOCKS + 1):
+        if layer < BATCH_NORM_BLOCKS:
+            per_image = 2 * size * size * 9 * channels * case.filters
+            size, channels = size // 2, case.filters
+        else:
+            per_image = 2 * size * size * channels * case.way
+        first = layer == 0
+        first_order, again = (2, 2) if first else (3, 6)
+        support_products = first_order + (again if order == 2 else 0)
+        queries = case.steps if multi_step else 1
+        total += per_image * support * support_products * case.steps
+        total += per_image * query * first_order * queries
+    return total * case.tasks / 1e9
+
+
+def measure_peak_gflops() -> float:
+    """GFLOP/s of the fastest of a few large float32 matrix products, on all cores or one GPU."""
+    best = 0.0
+    for size in (512, 1024, 2048, 4096):
+        a = jnp.ones((size, size), jnp.float32)
+        multiply = jax.jit(jnp.matmul)
+        multiply(a, a).block_until_ready()
+        for _ in range(5):
+            started = time.perf_counter()
+            multiply(a, a).block_until_ready()
+            best = max(best, 2e-9 * size**3 / (time.perf_counter() - started))
+    return best

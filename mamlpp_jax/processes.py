@@ -1,0 +1,219 @@
+"""Several processes that compute one run together: joining, agreeing, and leaving when one is lost.
+
+Every process runs the same program on its share of the tasks. They meet in collective operations, so all
+must take the same decisions in the same order: what a clock or a local disk might answer differently is
+asked of all of them here. With one process each function is a plain no-op or the obvious answer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, NoReturn
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from jax._src import distributed as jax_distributed
+from jax.experimental import multihost_utils
+
+from mamlpp_jax.errors import ConfigError
+
+# A process that has not been heard of for so long counts as lost, and the others end. JAX's own 100 s
+# would keep an allocation waiting for what cannot come.
+_HEARTBEAT_SECONDS = 30
+# For one process preparing a data set while the others wait; a lost process ends the wait earlier.
+_PATIENCE_SECONDS = 24 * 3600
+_LOOPBACK = re.compile(r"localhost|127\.\d+\.\d+\.\d+|\[::1\]")
+
+
+class Group(NamedTuple):
+    """Which processes compute a run together.
+
+    Attributes:
+        detect: ask the cluster (SLURM, Open MPI, Kubernetes, a TPU pod) for what is None below.
+        coordinator_address: host:port of process 0, which the others must reach.
+        num_processes: how many.
+        process_id: this one, from 0.
+    """
+
+    detect: bool = False
+    coordinator_address: str | None = None
+    num_processes: int | None = None
+    process_id: int | None = None
+
+
+def check_group(group: Group) -> None:
+    """Checks the flags of one process.
+
+    Raises:
+        ConfigError: flags are missing or do not fit together; names them.
+    """
+    fields = group._asdict()
+    del fields["detect"]
+    missing = [f"--{name}" for name, value in fields.items() if value is None]
+    if missing and len(missing) < len(fields) and not group.detect:
+        raise ConfigError(
+            f"{', '.join(missing)} missing: several processes need --coordinator_address=HOST:PORT, "
+            "--num_processes and --process_id together, or --distributed on a cluster that tells them."
+        )
+    address, processes, process = group[1:]
+    if address is not None and not re.fullmatch(
+        r"(\[[0-9A-Fa-f:.]+\]|[^\s:/\[\]]+):\d{1,5}", address
+    ):
+        raise ConfigError(
+            f"--coordinator_address is {address!r}; it must be HOST:PORT of process 0, such as "
+            "node1:12345 or [::1]:12345."
+        )
+    if processes is not None and processes < 1:
+        raise ConfigError(f"--num_processes is {processes}; it must be at least 1.")
+    if process is not None and (process < 0 or (processes is not None and process >= processes)):
+        raise ConfigError(
+            f"--process_id is {process}; it must be from 0 to --num_processes less 1"
+            + ("." if processes is None else f" ({processes - 1}).")
+        )
+
+
+def join(group: Group, timeout_seconds: int = 300) -> int:
+    """Connects this process with the others; to be called before JAX is used for anything else.
+
+    Args:
+        group: checked.
+        timeout_seconds: how long to wait for the others.
+
+    Returns:
+        How many processes compute the run; 1 where no group was asked for.
+
+    Raises:
+        ConfigError: the cluster could not be detected, or process 0 cannot be reached.
+    """
+    if not group.detect and group.coordinator_address is None:
+        return 1
+    try:
+        jax.distributed.initialize(
+            group.coordinator_address,
+            group.num_processes,
+            group.process_id,
+            cluster_detection_method=None if group.detect else "deactivate",
+            initialization_timeout=timeout_seconds,
+            heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
+        )
+    except ValueError as error:
+        raise ConfigError(
+            f"--distributed found no SLURM, Open MPI, Kubernetes or TPU pod here ({error}) Start the "
+            "processes through one (srun), or give --coordinator_address, --num_processes and "
+            "--process_id."
+        ) from error
+    except RuntimeError as error:
+        raise ConfigError(
+            f"process {group.process_id if group.process_id is not None else '?'} could not join the "
+            f"others at {group.coordinator_address or 'the detected coordinator'}: "
+            f"{str(error).splitlines()[0]} Its port must be free on process 0's host and reachable "
+            "from the others."
+        ) from error
+    # `jax.process_count` would start the back end, whose devices are still to be set.
+    return int(jax_distributed.global_state.num_processes or 1)
+
+
+def sharing_host(group: Group, processes: int) -> int:
+    """How many of the processes certainly share this host's cores: all on a loopback address, else 1.
+
+    A cluster that puts several processes on a host binds each to cores of its own.
+    """
+    host = (group.coordinator_address or "").rpartition(":")[0]
+    return processes if _LOOPBACK.fullmatch(host) else 1
+
+
+def joined() -> bool:
+    """Whether this process has been connected with others."""
+    return jax.distributed.is_initialized()
+
+
+def whose() -> str:
+    """What messages start with: "process 1 of 2: ", nothing where there is one process."""
+    state = jax_distributed.global_state
+    return f"process {state.process_id} of {state.num_processes}: " if joined() else ""
+
+
+def is_first() -> bool:
+    """Whether this is process 0, which alone reports and writes."""
+    return jax.process_index() == 0
+
+
+def wait_for_all(name: str) -> None:
+    """Returns when every process has called it.
+
+    Args:
+        name: of the place in the program, for messages; may repeat.
+    """
+    barrier = ocp.multihost.get_barrier_sync_fn()
+    barrier(key=f"mamlpp_{name}", timeout_ms=1000 * _PATIENCE_SECONDS)
+
+
+@contextlib.contextmanager
+def first_then_others(name: str) -> Iterator[None]:
+    """Runs the block in process 0, then in the others, which find what it left on a shared disk.
+
+    Args:
+        name: see `wait_for_all`.
+    """
+    if not is_first():
+        wait_for_all(name)
+    yield
+    if is_first():
+        wait_for_all(name)
+
+
+def any_process(flag: bool) -> bool:
+    """Whether the flag is set in any process; every process must call it, and gets the same answer."""
+    if jax.process_count() == 1:
+        return flag
+    return bool(multihost_utils.process_allgather(np.array([flag])).any())
+
+
+def check_same(what: str, content: Sequence[bytes | memoryview], hint: str) -> None:
+    """Checks that every process has the same content; every process must call it.
+
+    Args:
+        what: is compared, for the message.
+        content: compared through its SHA-256.
+        hint: a sentence: what to do about a difference.
+
+    Raises:
+        ConfigError: they differ; raised in every process.
+    """
+    if jax.process_count() == 1:
+        return
+    hashed = hashlib.sha256()
+    for part in content:
+        hashed.update(part)
+    digests = multihost_utils.process_allgather(np.frombuffer(hashed.digest(), np.uint8))
+    others = [str(i) for i, other in enumerate(digests) if (other != digests[0]).any()]
+    if others:
+        raise ConfigError(
+            f"{what} of process(es) {', '.join(others)} differs from that of process 0. {hint}"
+        )
+
+
+def leave() -> None:
+    """Disconnects at the end of a run, when every process has come to it."""
+    if joined():
+        wait_for_all("end")
+        jax.distributed.shutdown()
+
+
+def abandon(exit_code: int) -> NoReturn:
+    """Ends this process at once, for others may be waiting for it where it will never come.
+
+    An orderly exit would wait for them in turn; so they learn of it within seconds.
+
+    Args:
+        exit_code: not 0.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(exit_code)

@@ -1,0 +1,80 @@
+"""Leaving a run early and in order: signals and a time limit, asked about between dispatches."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Iterator
+from types import FrameType
+
+from mamlpp_jax import processes
+
+# sysexits.h EX_TEMPFAIL: try again. The run is saved and goes on when started again.
+STOPPED_EXIT_CODE = 75
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class StoppedError(Exception):
+    """A run left early as it was asked to; what is done so far is saved."""
+
+
+class Stopper:
+    """Knows whether a run should stop.
+
+    Args:
+        max_minutes: of the whole process, from now on; 0 for no limit.
+    """
+
+    def __init__(self, max_minutes: float = 0.0) -> None:
+        self._deadline = time.monotonic() + 60 * max_minutes if max_minutes else float("inf")
+        self._max_minutes = max_minutes
+        self._asked_at: float | None = None
+        self._longest = 0.0
+        self._signal = ""
+
+    def reason(self) -> str:
+        """Why to stop now, "" to go on; the same answer in every process, which must all ask.
+
+        The time limit counts the longest wait between two questions so far, so that the work until the
+        next question ends in time.
+        """
+        now = time.monotonic()
+        if self._asked_at is not None:
+            self._longest = max(self._longest, now - self._asked_at)
+        self._asked_at = now
+        text = self._signal
+        if not text and now + self._longest > self._deadline:
+            text = f"--max_minutes={self._max_minutes:g} is used up"
+        if not processes.any_process(bool(text)):
+            return ""
+        return text or "another process is stopping"
+
+    def check(self) -> None:
+        """Stops where there is nothing new to save.
+
+        Raises:
+            StoppedError: there is a reason to.
+        """
+        reason = self.reason()
+        if reason:
+            raise StoppedError(f"{reason}; the run goes on when it is started again.")
+
+    @contextlib.contextmanager
+    def listening(self) -> Iterator[Stopper]:
+        """Takes SIGTERM and SIGINT as requests to stop; a second one ends the process at once."""
+        before = {number: signal.signal(number, self._on_signal) for number in _SIGNALS}
+        try:
+            yield self
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        del frame
+        if self._signal:
+            os._exit(128 + number)
+        self._signal = f"received {signal.Signals(number).name}"
+        # A signal handler may not use the logging module: it could interrupt it at work.
+        os.write(2, f"\n{self._signal}: finishing the current dispatch and saving.\n".encode())

@@ -1,0 +1,66 @@
+"""The benchmark: its operation count, its rows and its report."""
+
+import dataclasses
+import json
+
+import pytest
+
+from experiments.benchmark_report import Report, write_report
+from experiments.benchmark_rows import CASES, Case, Row, count_gflop, make_config, ours
+
+TINY = Case("tiny", way=2, size=16, filters=2, tasks=2, steps=1)
+
+
+def test_operations_by_hand():
+    """One inner step, one task of two one-pixel-wide classes: every product listed."""
+    case = Case("by hand", way=2, shot=3, query=5, size=16, filters=4, tasks=1, steps=1)
+    layers = [2 * 256 * 9 * 4] + [2 * n * 9 * 16 for n in (64, 16, 4)] + [2 * 4 * 2]
+    first, rest = layers[0], sum(layers[1:])
+    support, query = 6, 10
+    order_1 = support * (2 * first + 3 * rest) + query * (2 * first + 3 * rest)
+    order_2 = order_1 + support * (2 * first + 6 * rest)
+    assert count_gflop(case, 1, True) == pytest.approx(order_1 / 1e9)
+    assert count_gflop(case, 2, True) == pytest.approx(order_2 / 1e9)
+    twice = dataclasses.replace(case, tasks=2, steps=2)
+    assert count_gflop(twice, 2, True) == pytest.approx(4 * order_2 / 1e9)
+    assert count_gflop(twice, 2, False) < count_gflop(twice, 2, True)
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=lambda case: case.name)
+def test_cases_make_valid_configurations(case):
+    assert make_config(case, "maml").task.way == case.way
+
+
+def test_a_row_is_measured_and_reported(tmp_path):
+    row = ours("implementations", TINY, order=1, peak_gflops=100.0, compute__devices=1)
+    assert row.ms_min <= row.ms_median
+    assert row.compile_s > 0
+    assert row.peak_mib is not None
+    other = dataclasses.replace(row, implementation="pytorch", ms_median=3 * row.ms_median)
+    write_report(Report({"platform": "cpu"}, 100.0, [row, other]), tmp_path)
+    listed = json.loads((tmp_path / "benchmark.json").read_text())
+    assert [r["implementation"] for r in listed] == ["ours", "pytorch"]
+    assert set(listed[0]) == {field.name for field in dataclasses.fields(Row)}
+    page = (tmp_path / "benchmark.md").read_text()
+    assert "3.00 times as fast" in page
+    assert (tmp_path / "benchmark.png").stat().st_size > 1000
+
+
+def test_annealed_schedule_and_fit(tmp_path):
+    def row(method, order, multi_step, ms, steps):
+        return Row("table 3", "c", "ours", method, order, steps, multi_step, 8, 5, 1, ms_median=ms)
+
+    rows = []
+    for steps in (1, 2, 3):
+        rows += [
+            row("maml", 2, False, 100.0, steps),
+            row("maml++", 1, True, 60.0, steps),
+            row("maml++", 1, False, 30.0, steps),
+            row("maml++", 2, False, 90.0, steps),
+            row("maml++", 2, True, 50.0 + 10 * steps, steps),
+        ]
+    write_report(Report({}, 1.0, rows), tmp_path)
+    page = (tmp_path / "benchmark.md").read_text()
+    # (10 * 60 + 40 * 30 + 100 * 90) / 150 = 72
+    assert "MAML++ 72.0 ms, MAML 100.0 ms: 0.72 of its cost" in page
+    assert "50.0 + 10.0 n ms, R^2 = 1.0000" in page

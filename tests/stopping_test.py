@@ -1,0 +1,70 @@
+"""Leaving early: signals and the time limit."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from mamlpp_jax import stopping
+from mamlpp_jax.stopping import StoppedError, Stopper
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that the test moves: clock[0] is now, in seconds."""
+    now = [0.0]
+    monkeypatch.setattr(stopping.time, "monotonic", lambda: now[0])
+    return now
+
+
+def test_no_limit_and_no_signal_go_on(clock):
+    stopper = Stopper()
+    clock[0] = 1e9
+    assert stopper.reason() == ""
+    stopper.check()
+
+
+def test_the_limit_leaves_time_for_another_round(clock):
+    stopper = Stopper(max_minutes=1)
+    answers = []
+    for second in (0, 10, 20, 45, 55):
+        clock[0] = second
+        answers.append(bool(stopper.reason()))
+    # After 45 s the longest wait was 25 s: another would end after the minute.
+    assert answers == [False, False, False, True, True]
+    with pytest.raises(StoppedError, match="max_minutes=1 is used up"):
+        stopper.check()
+
+
+def test_a_wall_clock_that_jumps_changes_nothing(monkeypatch):
+    stopper = Stopper(max_minutes=1)
+    monkeypatch.setattr(stopping.time, "time", lambda: 1e12)
+    assert stopper.reason() == ""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_is_a_request(number):
+    before = signal.getsignal(number)
+    with Stopper().listening() as stopper:
+        assert stopper.reason() == ""
+        os.kill(os.getpid(), number)
+        assert stopper.reason() == f"received {signal.Signals(number).name}"
+    assert signal.getsignal(number) is before
+
+
+def test_a_second_signal_leaves_at_once():
+    code = (
+        "import os, signal, time\n"
+        "from mamlpp_jax.stopping import Stopper\n"
+        "with Stopper().listening():\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    print('still here', flush=True)\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    time.sleep(60)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 128 + signal.SIGTERM
+    assert done.stdout == "still here\n"
+    assert "finishing the current dispatch and saving" in done.stderr
