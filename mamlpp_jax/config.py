@@ -286,7 +286,10 @@ def check_field(name: str) -> None:
     Raises:
         ConfigError: it does not; suggests one that does.
     """
-    known = dict(flatten(default_config()))
+    _check_known(name, dict(flatten(default_config())))
+
+
+def _check_known(name: str, known: dict[str, Any]) -> None:
     if name not in known:
         raise ConfigError(f"config.{name} is not a field{_suggest(name, known)}.")
 
@@ -294,7 +297,7 @@ def check_field(name: str) -> None:
 def _check_names_and_types(config: ConfigDict | dict[str, Any]) -> None:
     known, given = dict(flatten(default_config())), dict(flatten(config))
     for name in given:
-        check_field(name)
+        _check_known(name, known)
     for name, default in known.items():
         if name not in given:
             raise ConfigError(f"config.{name} is missing; its default is {default!r}.")

@@ -23,8 +23,11 @@ def cases(few=FEW, many=MANY):
     )
 
 
-def fuzz(count, strategy, check):
-    """Calls `check` with so many values of a strategy, which depend on nothing but the code here."""
+def fuzz(sandbox, count, strategy, check):
+    """Calls `check` with so many values of a strategy, which depend on nothing but the code here.
+
+    Some must be read and some refused, else the values show little.
+    """
 
     @settings(
         max_examples=count,
@@ -39,6 +42,8 @@ def fuzz(count, strategy, check):
         check(case)
 
     run()
+    assert sandbox.read
+    assert sandbox.refused
 
 
 class _HangError(BaseException):
@@ -66,6 +71,7 @@ class Sandbox:
         self.inside = root / "outer" / "inside"
         self.inside.mkdir(parents=True)
         self._root = root
+        self.read = self.refused = 0
         # One above, so that names with ".." hit upon something.
         self._sentinel = root / "outer" / "sentinel"
         self._sentinel.write_bytes(b"stays as it is")
@@ -85,7 +91,9 @@ class Sandbox:
             warnings.simplefilter("ignore")  # A library's warning is no failure.
             try:
                 yield
+                self.read += 1
             except MamlppError as error:
+                self.refused += 1
                 message = str(error)
                 assert message.strip()
                 assert "\n" not in message.strip(), message
