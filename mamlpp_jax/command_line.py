@@ -73,5 +73,5 @@ def _first_text(error: BaseException) -> str:
 
 def fail(message: str) -> NoReturn:
     """Ends the program with one paragraph on standard error."""
-    print(f"error: {message.strip()}", file=sys.stderr)
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(USAGE_EXIT_CODE)

@@ -210,7 +210,7 @@ def total_steps(config: ConfigDict) -> int:
 def flatten(config: ConfigDict | dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yields ("train.epochs", 150) for every field."""
     for key, value in config.items():
-        if isinstance(value, (ConfigDict, dict)):
+        if isinstance(value, (ConfigDict, dict)) and value:
             yield from flatten(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
@@ -244,7 +244,7 @@ def _run_fields(config: ConfigDict | dict[str, Any]) -> dict[str, Any]:
     fields = {name: value for name, value in every.items() if not _is_resumable(name)}
     if every.get("data.name") == _OWN_IMAGES:
         # Wherever the folder lies, its name tells one's data sets apart.
-        fields["data.manual_dir"] = pathlib.PurePath(every.get("data.manual_dir", "")).name
+        fields["data.manual_dir"] = pathlib.PurePath(str(every.get("data.manual_dir", ""))).name
     return fields
 
 
@@ -258,7 +258,11 @@ def from_dict(stored: dict[str, Any]) -> ConfigDict:
     Raises:
         ConfigError: a field is unknown, missing or out of range.
     """
-    config = ConfigDict(stored)
+    _check_names_and_types(stored)
+    try:
+        config = ConfigDict(stored)
+    except ValueError as error:  # a field "train.epochs" instead of an object "train"
+        raise ConfigError(f"the configuration is no nested object: {error}") from error
     validate(config)
     return config
 
@@ -282,21 +286,29 @@ def check_field(name: str) -> None:
     Raises:
         ConfigError: it does not; suggests one that does.
     """
-    known = dict(flatten(default_config()))
+    _check_known(name, dict(flatten(default_config())))
+
+
+def _check_known(name: str, known: dict[str, Any]) -> None:
     if name not in known:
         raise ConfigError(f"config.{name} is not a field{_suggest(name, known)}.")
 
 
-def _check_names_and_types(config: ConfigDict) -> None:
+def _check_names_and_types(config: ConfigDict | dict[str, Any]) -> None:
     known, given = dict(flatten(default_config())), dict(flatten(config))
     for name in given:
-        check_field(name)
+        _check_known(name, known)
     for name, default in known.items():
         if name not in given:
             raise ConfigError(f"config.{name} is missing; its default is {default!r}.")
         value = given[name]
         allowed = (int, float) if isinstance(default, float) else type(default)
-        if not isinstance(value, allowed) or isinstance(value, bool) != isinstance(default, bool):
+        if (
+            not isinstance(value, allowed)
+            or isinstance(value, bool) != isinstance(default, bool)
+            # Whole numbers have no largest; numbers with a fraction do.
+            or (isinstance(default, float) and isinstance(value, int) and abs(value) > _LARGEST)
+        ):
             raise ConfigError(
                 f"config.{name} is {value!r}; it must be of type {type(default).__name__}."
             )
@@ -386,6 +398,7 @@ _POSITIVE = [
     "checkpoint.every_minutes",
     "log.every_seconds",
 ]
+_LARGEST = 2**31 - 1  # of every other whole number
 _HALVINGS = 4
 
 
@@ -400,7 +413,8 @@ def _check_ranges(config: ConfigDict) -> None:
         for name in names:
             if fields[name] < low:
                 raise ConfigError(f"config.{name} is {fields[name]}; it must be {text}.")
-    for name, high in _AT_MOST.items():
+    for name in (*_AT_LEAST_ONE, *_AT_LEAST_ZERO):
+        high = _AT_MOST.get(name, _LARGEST)
         if fields[name] > high:
             raise ConfigError(f"config.{name} is {fields[name]}; it must be at most {high}.")
     for name in _POSITIVE:

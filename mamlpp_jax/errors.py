@@ -8,6 +8,10 @@ allowed. The command line prints the message alone; a traceback means a bug in t
 class MamlppError(ValueError):
     """Base of every error caused by what the user asked for or supplied."""
 
+    def __init__(self, message: str = "") -> None:
+        """Puts the message on one line, whatever a file's contents or a library's error in it has."""
+        super().__init__(" ".join(message.splitlines()))
+
 
 class ConfigError(MamlppError):
     """A configuration field, flag or combination of them is not usable."""

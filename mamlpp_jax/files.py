@@ -16,6 +16,7 @@ import numpy as np
 from mamlpp_jax.errors import WorkdirError
 
 _TEMPORARY_NAME = re.compile(r"\..+\.[0-9a-f]{32}\.tmp")
+_DEEPEST = 32  # levels of nesting
 
 
 @contextlib.contextmanager
@@ -115,9 +116,26 @@ def read_json(path: pathlib.Path) -> Any:
     with naming(path, "read"):
         content = pathlib.Path(path).read_bytes()
     try:
-        return json.loads(content)
-    except ValueError as error:  # JSONDecodeError or UnicodeDecodeError
+        value = json.loads(content)
+    # JSONDecodeError or UnicodeDecodeError; thousands of brackets within each other.
+    except (ValueError, RecursionError) as error:
         raise WorkdirError(f"{path} is not readable as JSON: {error}") from error
+    if _is_deeper(value, _DEEPEST):
+        raise WorkdirError(f"{path} is nested deeper than {_DEEPEST} levels; no file of ours is.")
+    return value
+
+
+def _is_deeper(value: Any, levels: int) -> bool:
+    """Without recursion, which is what such a value would break later."""
+    found = [value]
+    for _ in range(levels):
+        found = [
+            inner
+            for outer in found
+            if isinstance(outer, (dict, list))
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+    return bool(found)
 
 
 def _plain(value: Any) -> Any:

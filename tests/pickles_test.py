@@ -85,3 +85,17 @@ def test_a_broken_pickle_is_named(tmp_path, content):
         load_arrays(path)
     with pytest.raises(DataError, match=r"none\.pkl does not exist"):
         load_arrays(tmp_path / "none.pkl")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"\x80\x02Nr\xff\xff\xff\xff.", "truncated or broken .*at place 4294967295"),
+        (b"\x80\x02cbuiltins\nbytearray\n\x8a\x05\0\0\0\0\2\x85R.", "bytearray of a mere size"),
+    ],
+)
+def test_a_few_bytes_that_ask_for_gigabytes_are_refused(tmp_path, content, said):
+    path = tmp_path / "x.pkl"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=said):
+        load_arrays(path)

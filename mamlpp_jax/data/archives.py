@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import lzma
+import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -9,6 +11,22 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from mamlpp_jax.errors import DataError
+
+# All that zipfile and its decompressors were seen to raise for damaged files.
+_DAMAGE = (
+    OSError,
+    EOFError,
+    ValueError,  # names that are no text, positions before the beginning
+    KeyError,
+    RuntimeError,  # encrypted; NotImplementedError (unknown compression) is one too
+    OverflowError,
+    struct.error,
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+)
+# A picture is far smaller; a few kilobytes that unpack to gigabytes are refused.
+_LARGEST_MEMBER = 2**28
 
 
 @contextmanager
@@ -29,7 +47,7 @@ def open_zip(path: Path) -> Iterator[zipfile.ZipFile]:
         archive = zipfile.ZipFile(path)
     except FileNotFoundError as error:
         raise DataError(f"Archive {path} does not exist.") from error
-    except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile) as error:
+    except _DAMAGE as error:
         raise DataError(
             f"Archive {path} is truncated or not a zip file ({error}); copy or download it again."
         ) from error
@@ -63,18 +81,14 @@ def read_member(archive: zipfile.ZipFile, name: str) -> bytes:
         Its contents.
 
     Raises:
-        DataError: the member is missing or damaged.
+        DataError: the member is missing, damaged, or larger than 256 MiB.
     """
     try:
+        size = archive.getinfo(name).file_size
+        if size > _LARGEST_MEMBER:
+            raise ValueError(f"it claims {size} bytes, at most {_LARGEST_MEMBER} are read")
         return archive.read(name)
-    except (
-        KeyError,
-        OSError,
-        EOFError,
-        RuntimeError,  # encrypted; NotImplementedError (unknown compression) is one too
-        zipfile.BadZipFile,
-        zlib.error,
-    ) as error:
+    except _DAMAGE as error:
         raise DataError(
             f"Archive {archive.filename}: member {name!r} cannot be read ({error}); the archive is "
             "damaged, copy or download it again."

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import lzma
 import os
+import struct
 import zipfile
 import zlib
 from pathlib import Path
@@ -16,6 +18,23 @@ from mamlpp_jax.files import replacing
 
 SPLITS = ("train", "val", "test")
 _FORMAT = 1
+# All that NumPy and zipfile were seen to raise for damaged files.
+_DAMAGE = (
+    OSError,
+    ValueError,
+    LookupError,
+    EOFError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    RuntimeError,
+    MemoryError,  # a header claims more than the machine has
+    SyntaxError,
+    struct.error,
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -62,7 +81,9 @@ class Dataset:
         found = []
         if images.shape[3] not in (1, 3) or 0 in images.shape:
             found.append((f"images have the shape {images.shape}", "C must be 1 or 3, none empty"))
-        if not isinstance(names, tuple) or any(a >= b for a, b in itertools.pairwise(names)):
+        if not isinstance(names, tuple) or not all(isinstance(name, str) for name in names):
+            found.append(("class_names are no tuple of strings", "they must be one"))
+        elif any(a >= b for a, b in itertools.pairwise(names)):
             found.append(
                 ("class_names are out of order or repeated", "they must be sorted, unique")
             )
@@ -132,7 +153,7 @@ def load(path: str | os.PathLike[str]) -> Dataset:
         return _read(Path(path))
     except FileNotFoundError as error:
         raise DataError(f"Data set file {path} does not exist.") from error
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except _DAMAGE as error:
         raise DataError(
             f"Data set file {path} is broken ({error}); it must be a complete .npz written by this "
             "version of the project. Delete it to have it made again."

@@ -36,6 +36,8 @@ _DECODE_ERRORS = (
 SUFFIXES = frozenset(
     [".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"]
 )
+# No others are tried, whatever a file is called: Pillow would have PostScript drawn by another program.
+_FORMATS = ("PNG", "JPEG", "GIF", "BMP", "PPM", "TIFF", "WEBP")
 _DEEPEST = 65535  # the largest value of a 16-bit channel
 
 
@@ -53,7 +55,7 @@ def decode_grey(encoded: bytes, what: str) -> Image.Image:
         DataError: the bytes are not a picture.
     """
     try:
-        with Image.open(io.BytesIO(encoded)) as image:
+        with Image.open(io.BytesIO(encoded), formats=_FORMATS) as image:
             return image.convert("L")
     except _DECODE_ERRORS as error:
         raise DataError(
@@ -95,7 +97,7 @@ def decode_colour(encoded: bytes, what: str) -> Image.Image:
     if not encoded:
         raise DataError(f"Cannot decode {what}: it is empty (0 bytes).")
     try:
-        with Image.open(io.BytesIO(encoded)) as image:
+        with Image.open(io.BytesIO(encoded), formats=_FORMATS) as image:
             return _to_rgb(ImageOps.exif_transpose(image))
     except _DECODE_ERRORS as error:
         raise DataError(

@@ -326,8 +326,9 @@ def _read_pickle(path: Path) -> tuple[np.ndarray, dict[str, list[int]]]:
         or images.dtype != np.uint8
         or images.ndim != 4
         or images.shape[3] != 3
+        or 0 in images.shape
     ):
-        raise DataError(f"{path}: image_data must be a uint8 array [n, H, W, 3].")
+        raise DataError(f"{path}: image_data must be a uint8 array [n, H, W, 3], not empty.")
     every = [row for found in rows.values() for row in found]
     if len(set(every)) != len(every) or any(not 0 <= row < len(images) for row in every):
         raise DataError(

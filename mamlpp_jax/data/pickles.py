@@ -7,15 +7,18 @@ array constructors and plain containers, and refuses every other name before it 
 from __future__ import annotations
 
 import pickle
+import pickletools
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy._core import multiarray, numeric  # where NumPy's pickles point to
 
 from mamlpp_jax.errors import DataError
+
+_PUTS = frozenset(["PUT", "BINPUT", "LONG_BINPUT"])
 
 
 def load_arrays(path: Path) -> Any:
@@ -34,6 +37,8 @@ def load_arrays(path: Path) -> Any:
     """
     try:
         with path.open("rb") as file:
+            _check_memo(file)
+            file.seek(0)
             return _ArrayUnpickler(file, encoding="latin1").load()
     except FileNotFoundError as error:
         raise DataError(f"Pickle {path} does not exist.") from error
@@ -49,6 +54,16 @@ def load_arrays(path: Path) -> Any:
         ) from error
 
 
+def _check_memo(file: BinaryIO) -> None:
+    """Refuses places in the pickle's memory that no pickler would use.
+
+    The reader makes room up to the place that is named: a file of ten bytes could ask for 64 GiB.
+    """
+    for opcode, place, position in pickletools.genops(file):
+        if opcode.name in _PUTS and isinstance(place, int) and place > (position or 0):
+            raise ValueError(f"it remembers an object at place {place}")
+
+
 class _ForbiddenError(Exception):
     """The pickle names something that is no array or container."""
 
@@ -60,6 +75,17 @@ def _encode(text: str, encoding: str) -> bytes:
     return text.encode("latin1")
 
 
+def _sized(kind: type[bytes] | type[bytearray]) -> Callable[..., Any]:
+    """A constructor of bytes that takes contents only: a number would ask for so many zeros."""
+
+    def construct(*arguments: Any) -> bytes | bytearray:
+        if arguments and isinstance(arguments[0], int):
+            raise _ForbiddenError(f"{kind.__name__} of a mere size")
+        return kind(*arguments)
+
+    return construct
+
+
 _ALLOWED: dict[tuple[str, str], Callable[..., Any]] = {
     ("_codecs", "encode"): _encode,
     ("collections", "OrderedDict"): OrderedDict,
@@ -69,7 +95,12 @@ _ALLOWED: dict[tuple[str, str], Callable[..., Any]] = {
     **{
         (module, kind.__name__): kind
         for module in ("builtins", "__builtin__")
-        for kind in (list, dict, set, frozenset, tuple, bytearray, bytes, int)
+        for kind in (list, dict, set, frozenset, tuple, int)
+    },
+    **{
+        (module, kind.__name__): _sized(kind)
+        for module in ("builtins", "__builtin__")
+        for kind in (bytes, bytearray)
     },
     **{
         (f"numpy.{core}.{module.__name__.rsplit('.', 1)[1]}", name): getattr(module, name)
