@@ -20,7 +20,7 @@ from mamlpp_jax.data.dataset import Dataset
 from mamlpp_jax.data.load import known_channels, load_dataset
 from mamlpp_jax.errors import ConfigError, WorkdirError
 from mamlpp_jax.lock import only_writer
-from mamlpp_jax.program import Program, build
+from mamlpp_jax.program import build
 from mamlpp_jax.results import results_table
 from mamlpp_jax.stopping import Stopper
 from mamlpp_jax.train import train as train_loop
@@ -135,12 +135,12 @@ def evaluate(config: ConfigDict, workdir: pathlib.Path, overrides: Overrides) ->
     tested_config = _with_overrides(config, overrides)
     config_lib.validate(tested_config)
     dataset = _load_everywhere(tested_config)
-    tested = build(tested_config, dataset, splits=("test",))
-    trained = tested.as_trained(config)
     conditions = final_test.as_trained(tested_config)
     if overrides.data_config is not None:
-        _check_channels(config, tested)
+        _check_channels(config, dataset)
         conditions = dataclasses.replace(conditions, data=config_lib.data_label(tested_config))
+    tested = build(tested_config, dataset, splits=("test",))
+    trained = tested.as_trained(config)
     quiet_orbax()
     with _only_writer(workdir), _open_checkpoints(workdir, config) as checkpoints:
         states = final_test.best_states(trained, checkpoints)
@@ -164,7 +164,11 @@ def _load_everywhere(config: ConfigDict) -> Dataset:
         dataset = load_dataset(config.data)
     processes.check_same(
         "the data set",
-        [dataset.images.data, dataset.class_sizes.data, "/".join(dataset.class_names).encode()],
+        [
+            dataset.images.data,
+            dataset.class_sizes.data,
+            repr((dataset.class_names, dataset.class_splits)).encode(),
+        ],
         "Every host must have the same images: remove its cached data set to make it again.",
     )
     return dataset
@@ -213,12 +217,12 @@ def _other_data(config: ConfigDict, other: ConfigDict) -> ConfigDict:
     return data
 
 
-def _check_channels(config: ConfigDict, tested: Program) -> None:
+def _check_channels(config: ConfigDict, dataset: Dataset) -> None:
     """Checks that a run's model can take other images, as far as its configuration tells."""
-    trained, found = known_channels(config.data), tested.image_shape[-1]
+    trained, found = known_channels(config.data), dataset.images.shape[-1]
     if trained not in (0, found):
         raise ConfigError(
-            f"--data_config: the images of {tested.config.data.name} have {found} channel(s), but the run was "
+            f"--data_config: the images of {dataset.name} have {found} channel(s), but the run was "
             f"trained on images of {trained}; data.channels of image_folder and tfds:<name> chooses (1 grey, 3 colour)."
         )
 

@@ -304,8 +304,7 @@ def test_two_processes_agree_place_and_fetch(tmp_path):
 
 def test_processes_with_different_commands_are_refused(runs, tmp_path):
     found, said = runs.run(tmp_path / "run", 2, 2, last=["--config.seed=1"], timeout=120)
-    assert found == [2, 2] or (2 in found and 0 not in found), said
-    assert any("the command or configuration of process(es) 1 differs" in text for text in said)
+    assert_refused_everywhere(found, said, "the command or configuration of process(es) 1 differs")
     assert not (tmp_path / "run").exists()
 
 
@@ -333,6 +332,32 @@ def test_slurm_is_detected(runs, tmp_path):
     found, (said,) = runs.run(tmp_path / "run", 1, 1, "--distributed", "--dry_run")
     assert found == [0], said
     assert "Schedule (20 outer steps)" in said
+
+
+def assert_refused_everywhere(found, said, text):
+    """Each process that could still speak says it; none goes on."""
+    assert 2 in found, said
+    assert 0 not in found, said
+    assert any(text in one for one in said), said
+
+
+@pytest.mark.slow
+def test_a_workdir_that_is_not_shared_is_refused(runs, tmp_path):
+    """As on hosts where the same path leads to different disks."""
+    found, said = runs.run(tmp_path / "run", 2, 2, last=[f"--workdir={tmp_path / 'elsewhere'}"])
+    assert_refused_everywhere(found, said, "is not the same folder to every process")
+    assert not (tmp_path / "elsewhere").exists()
+
+
+@pytest.mark.slow
+def test_hosts_with_different_data_are_refused(runs, tmp_path):
+    other, cache = patterns(), tmp_path / "other"
+    other.images[0] += 1
+    cache.mkdir()
+    dataset.save(other, cache / f"glyphs-{SIZE}px-v1.npz")
+    found, said = runs.run(tmp_path / "run", 2, 2, last=[f"--config.data.cache_dir={cache}"])
+    assert_refused_everywhere(found, said, "the data set of process(es) 1 differs")
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow

@@ -5,9 +5,9 @@
 #   sbatch --nodes=4 --ntasks-per-node=8 --gpus-per-task=1 --cpus-per-task=4 experiments/cluster/multi_host.sh ...
 #
 # Submit it from the repository's root; the arguments are the program's flags. Without --gpus-per-task the CPUs
-# of each task are its devices. The processes must together divide train.tasks_per_step, and the workdir
-# must lie on a file system that all hosts share. The same command
-# continues the run, on fewer or more hosts too.
+# of each process are its devices. The number of processes must divide train.tasks_per_step, and the workdir must lie on
+# a file system that all hosts share. The same command continues the run, on fewer or more hosts too. Where a host
+# was lost, the other processes end within a minute and the job fails, unless SLURM requeues it: submit it again.
 #
 #SBATCH --job-name=mamlpp-hosts
 #SBATCH --nodes=2
