@@ -101,7 +101,22 @@ class Checkpoints:
         with self._explaining("saved"):
             if not self._folder.is_dir():  # Orbax would make it again, without the rest of the run.
                 raise FileNotFoundError("the folder has vanished")
+            self._finish_save_before(step)
             self._manager.save(step, args=items, metrics=metrics, force=True)
+
+    def _finish_save_before(self, step: int) -> None:
+        """Orbax's patience is measured on the wall clock: a save during which that jumps is given up."""
+        try:
+            self._manager.wait_until_finished()
+        except TimeoutError as error:
+            if processes.joined():  # The others may have finished theirs.
+                raise
+            logging.warning(
+                "the checkpoint before outer step %d was given up (%s); this one takes its place.",
+                step,
+                _first_line(error),
+            )
+            self._manager.reload()  # Else it would count as one of the latest.
 
     def latest_step(self) -> int | None:
         """The newest checkpoint's outer step, None when there is none."""
@@ -292,7 +307,14 @@ def _first_line(error: BaseException) -> str:
 
 
 def quiet_orbax() -> None:
-    """Keeps Orbax's per-save chatter out of the log; warnings stay."""
-    logging.get_absl_logger().addFilter(
-        lambda record: record.levelno >= std_logging.WARNING or "orbax" not in record.pathname
-    )
+    """Keeps Orbax's per-save chatter and tracebacks out of the log; its warnings and errors stay."""
+    logging.get_absl_logger().addFilter(_is_worth_logging)
+
+
+def _is_worth_logging(record: std_logging.LogRecord) -> bool:
+    if "orbax" not in record.pathname:
+        return True
+    # Its threads log what they raise; it is raised again where this project explains it.
+    record.exc_info = record.exc_text = None
+    # Saves within an epoch have no accuracy to rank them by.
+    return record.levelno >= std_logging.WARNING and "tracked_metric" not in record.getMessage()

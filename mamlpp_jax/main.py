@@ -25,7 +25,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from mamlpp_jax import commands, processes
-from mamlpp_jax.command_line import USAGE_EXIT_CODE, fail, parse_flags
+from mamlpp_jax.command_line import USAGE_EXIT_CODE, parse_flags
 from mamlpp_jax.data.load import cache_folder
 from mamlpp_jax.errors import MamlppError
 from mamlpp_jax.parallel import cpu_devices
@@ -74,11 +74,8 @@ _DATA_CONFIG = config_flags.DEFINE_config_file(
 
 
 def _fail(message: str) -> NoReturn:
-    """Ends this process; of several, without waiting for the others."""
-    message = processes.whose() + message
-    if not processes.joined():
-        fail(message)
-    print(f"error: {message}", file=sys.stderr)
+    """Ends this process without waiting for others, nor for threads of a save that failed."""
+    print(f"error: {' '.join((processes.whose() + message).split())}", file=sys.stderr)
     processes.abandon(USAGE_EXIT_CODE)
 
 
@@ -117,7 +114,7 @@ def _check_same_command(config: ConfigDict, overrides: commands.Overrides) -> No
 
 
 def _main(argv: list[str]) -> None:
-    """Runs the command; an error in one of several processes ends it without waiting for the others."""
+    """Runs the command; an error ends this process without waiting for anything."""
     del argv
     logging.set_verbosity(logging.INFO)
     try:
@@ -130,8 +127,6 @@ def _main(argv: list[str]) -> None:
     except MamlppError as error:
         _fail(str(error))
     except (Exception, KeyboardInterrupt):
-        if not processes.joined():
-            raise
         traceback.print_exc()
         processes.abandon(1)
 

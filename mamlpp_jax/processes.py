@@ -207,9 +207,10 @@ def leave() -> None:
 
 
 def abandon(exit_code: int) -> NoReturn:
-    """Ends this process at once, for others may be waiting for it where it will never come.
+    """Ends this process at once: nothing will come of waiting.
 
-    An orderly exit would wait for them in turn; so they learn of it within seconds.
+    An orderly exit would wait for the other processes, which may wait for this one where it will never come, and
+    for the threads of a save that failed, which wait for one another. So the others learn of it within seconds.
 
     Args:
         exit_code: not 0.

@@ -33,6 +33,11 @@ def check_owner(workdir: pathlib.Path, config: ConfigDict) -> None:
         raise WorkdirError(f"workdir {workdir} is a file; it must be a folder, new or of this run.")
     path = workdir / CONFIG_FILE
     if not path.exists():
+        if any((workdir / "checkpoints").glob("[0-9]*")):
+            raise WorkdirError(
+                f"workdir {workdir} holds checkpoints, but no {CONFIG_FILE} that says whose they are. Restore "
+                "that file, or use another --workdir."
+            )
         return
     different = config_lib.differences(config, _read_object(path))
     if different:

@@ -20,6 +20,7 @@ from mamlpp_jax.data import dataset
 from mamlpp_jax.errors import ConfigError
 from mamlpp_jax.processes import Group
 from mamlpp_jax.reporting import read_metrics
+from mamlpp_jax.stopping import STOPPED_EXIT_CODE
 from tests.small import SIZE, patterns
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -419,6 +420,28 @@ def test_when_one_is_killed_the_others_end_and_one_device_goes_on(
     found, said = runs.run(workdir, 1, 1)
     assert found == [0], said
     assert "resuming after outer step" in said[0]
+    assert_same_run(workdir, undisturbed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("told", [[0], [1], [0, 1]])
+def test_a_signal_to_any_process_saves_and_ends_all(runs, tmp_path, undisturbed, told):
+    workdir = tmp_path / "run"
+    commands = runs.commands(workdir, 2, 4)
+    with started(commands, tmp_path / "told", **runs.environment) as running:
+        end = time.monotonic() + TIMEOUT
+        while not (workdir / "checkpoints" / "5").is_dir() and time.monotonic() < end:
+            assert all(process.poll() is None for process in running), logs(tmp_path / "told")
+            time.sleep(0.05)
+        for process in told:
+            running[process].send_signal(signal.SIGTERM)
+        found = codes(running, TIMEOUT)
+    said = logs(tmp_path / "told")
+    assert found == [STOPPED_EXIT_CODE] * 2, said
+    assert all("saved after outer step" in text for text in said), said
+    assert not (workdir / "results.json").exists()
+    found, said = runs.run(workdir, 2, 4)
+    assert found == [0, 0], said
     assert_same_run(workdir, undisturbed)
 
 

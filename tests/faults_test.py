@@ -6,6 +6,7 @@ import os
 import pathlib
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -139,28 +140,37 @@ def lines(workdir):
 
 
 def test_killed_at_twenty_random_moments(runs, whole):
-    """From the first import to the final test; every start gets a little further or not at all."""
-    workdir, rng = runs.folder / "killed", random.Random(0)
-    kills = 0
+    """From the first import to the last picture; a run that got through is compared, and another one killed."""
+    rng, kills, finished = random.Random(0), 0, 0
+    workdir = runs.folder / "killed-0"
     while kills < KILLS:
         process = runs.start(workdir)
         # Before anything is written, or a random while after some more steps were.
         if rng.random() < 0.3:
             time.sleep(rng.uniform(0, 3))
         else:
-            goal = lines(workdir) + rng.randrange(1, 6)
+            goal = lines(workdir) + rng.randrange(1, 25)
             while lines(workdir) < goal and process.poll() is None:
                 time.sleep(0.005)
-            time.sleep(rng.uniform(0, 0.1))
+            time.sleep(rng.uniform(0, 0.3))
         process.kill()
-        process.communicate()
-        kills += process.returncode == -signal.SIGKILL
-        if process.returncode == 0:
-            break
-    assert kills >= KILLS // 2
+        _, stderr = process.communicate()
+        if process.returncode == -signal.SIGKILL:
+            kills += 1
+            continue
+        assert process.returncode == 0, stderr
+        assert_same_end(workdir, whole)
+        finished += 1
+        workdir = runs.folder / f"killed-{finished}"
     code, stderr = runs.finish(workdir)
     assert code == 0, stderr
     assert_same_end(workdir, whole)
+    assert litter(workdir) == []
+
+
+def litter(workdir):
+    """What only a writer that was cut off leaves."""
+    return [path for path in workdir.rglob("*") if "tmp" in path.name]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -215,27 +225,31 @@ def test_two_writers(runs, whole):
 
 
 def test_a_clock_that_jumps(runs, whole):
-    """A day back or forth at every look at the wall clock."""
+    """A day forth and back again and again, also while checkpoints are written."""
     prelude = (
         "import itertools, time\n"
-        "real, jump = time.time, itertools.cycle((0, 86400, -86400))\n"
-        "time.time = lambda: real() + next(jump)\n"
+        "real, looks = time.time, itertools.count()\n"
+        "def jumping():\n"
+        "    look = next(looks)\n"
+        "    return real() + 86400 * (look < 2000 and look // 100 % 2)\n"
+        "time.time = jumping\n"
     )
     workdir = runs.folder / "jumps"
     code, stderr = runs.finish(workdir, prelude=prelude)
     assert code == 0, stderr
+    assert "Traceback" not in stderr
     assert_same_end(workdir, whole)
 
 
 def test_a_full_disk(runs, whole):
-    """Every write fails once thirty steps are through, as on a disk without room."""
+    """Every write fails after the first few, as on a disk without room."""
     prelude = (
         "import builtins, errno, os\n"
         "real = os.fsync\n"
         "state = {'calls': 0}\n"
         "def fsync(fd):\n"
         "    state['calls'] += 1\n"
-        "    if state['calls'] > 60:\n"
+        "    if state['calls'] > 8:\n"
         f"        raise OSError({errno.ENOSPC}, 'No space left on device')\n"
         "    return real(fd)\n"
         "os.fsync = fsync\n"
@@ -249,29 +263,52 @@ def test_a_full_disk(runs, whole):
     assert_same_end(workdir, whole)
 
 
-def test_a_small_disk(runs, whole, tmp_path):
-    """The same on a real file system of a few hundred kilobytes, where one may be mounted."""
-    mount = tmp_path / "disk"
-    mount.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(mount)],
-        capture_output=True,
-        check=False,
-    )
-    if mounted.returncode:
+@pytest.fixture
+def disk(tmp_path):
+    """A small file system of its own, and a function that changes its options."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(folder)]
+    if subprocess.run(command, capture_output=True, check=False).returncode:
         pytest.skip("mounting a small file system is not permitted here")
-    try:
-        workdir = mount / "run"
-        code, stderr = runs.finish(workdir)
-        assert code == 2, stderr
-        assert "No space left on device" in stderr or "cannot be saved" in stderr
-        assert "Traceback" not in stderr
-        subprocess.run(["mount", "-o", "remount,size=64m", str(mount)], check=True)
-        code, stderr = runs.finish(workdir)
-        assert code == 0, stderr
-        assert_same_end(workdir, whole)
-    finally:
-        subprocess.run(["umount", str(mount)], check=False)
+    yield (
+        folder,
+        lambda options: subprocess.run(
+            ["mount", "-o", f"remount,{options}", str(folder)], check=True
+        ),
+    )
+    subprocess.run(["umount", str(folder)], check=False)
+
+
+def test_a_small_disk(runs, whole, disk):
+    """The same on a real file system of a few hundred kilobytes, where one may be mounted."""
+    folder, remount = disk
+    workdir = folder / "run"
+    code, stderr = runs.finish(workdir)
+    assert code == 2, stderr
+    assert "No space left on device" in stderr or "cannot be saved" in stderr
+    assert "Traceback" not in stderr
+    remount("size=64m")
+    code, stderr = runs.finish(workdir)
+    assert code == 0, stderr
+    assert_same_end(workdir, whole)
+    assert litter(workdir) == []
+
+
+def test_a_disk_that_became_read_only(runs, whole, disk):
+    folder, remount = disk
+    remount("size=64m")
+    workdir = folder / "run"
+    code, stderr = runs.finish(workdir, "--max_minutes=0.001")
+    assert code == STOPPED_EXIT_CODE, stderr
+    remount("ro")
+    code, stderr = runs.finish(workdir)
+    assert code == 2, stderr
+    assert re.search(f"error: .*{workdir}.*Read-only file system", stderr)
+    assert "Traceback" not in stderr
+    remount("rw")
+    assert runs.finish(workdir)[0] == 0
+    assert_same_end(workdir, whole)
 
 
 def test_a_folder_that_vanishes(runs):
@@ -286,6 +323,63 @@ def test_a_folder_that_vanishes(runs):
     (workdir / "checkpoints").unlink()
     (runs.folder / "moved-checkpoints").rename(workdir / "checkpoints")
     assert runs.finish(workdir)[0] == 0
+
+
+def test_a_workdir_that_vanishes(runs):
+    """The run ends soon, and leaves nothing in its place that would look like a run of its own."""
+    workdir = runs.folder / "vanished"
+    process = runs.start(workdir)
+    wait_for(lambda: lines(workdir) >= 25, process)
+    workdir.rename(runs.folder / "elsewhere")
+    _, stderr = process.communicate(timeout=120)
+    assert process.returncode == 2, stderr
+    assert re.search(f"error: .*{workdir}", stderr)
+    assert "Traceback" not in stderr
+    assert lines(runs.folder / "elsewhere") < 80
+    # A save that was under way may still have made its folder.
+    assert not (workdir / "config.json").exists()
+    assert not list(workdir.glob("checkpoints/*[0-9]"))
+    shutil.rmtree(workdir, ignore_errors=True)
+    (runs.folder / "elsewhere").rename(workdir)
+    assert runs.finish(workdir)[0] == 0
+
+
+def test_a_signal_while_it_compiles(runs, whole):
+    """The second one does not wait for the compiler."""
+    prelude = (
+        "import ctypes, jax\n"
+        "import mamlpp_jax.train as train\n"
+        "def stuck(*args):\n"
+        "    mutex, libc = ctypes.create_string_buffer(128), ctypes.CDLL(None)\n"
+        "    print('compiling', flush=True)\n"
+        "    libc.pthread_mutex_lock(mutex)\n"
+        "    libc.pthread_mutex_lock(mutex)\n"
+        "train.compiled_train_steps = stuck\n"
+    )
+    workdir = runs.folder / "compiling"
+    process = runs.start(workdir, prelude=prelude)
+    assert process.stdout.readline() == "compiling\n"
+    process.send_signal(signal.SIGTERM)
+    for line in process.stderr:
+        if "received SIGTERM: finishing" in line:
+            break
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert runs.finish(workdir)[0] == 0
+    assert_same_end(workdir, whole)
+
+
+def test_a_cache_of_compiled_functions_that_was_cut_off(runs, whole):
+    cut = runs.folder / "cut"
+    shutil.copytree(runs.environment["JAX_COMPILATION_CACHE_DIR"], cut)
+    for path in cut.glob("*-cache"):
+        os.truncate(path, path.stat().st_size // 2)
+    workdir = runs.folder / "compiled-again"
+    prelude = f"import os\nos.environ['JAX_COMPILATION_CACHE_DIR'] = {str(cut)!r}\n"
+    code, stderr = runs.finish(workdir, prelude=prelude)
+    assert code == 0, stderr
+    assert_same_end(workdir, whole)
 
 
 def test_a_folder_that_cannot_be_written(runs):

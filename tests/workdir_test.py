@@ -113,6 +113,12 @@ def test_a_workdir_that_another_run_claimed_meanwhile_is_refused(tmp_path, claim
         workdir_lib.claim(claimed, small_config(**{"train.epochs": 7}))
 
 
+def test_checkpoints_of_an_unknown_run_are_not_continued(tmp_path):
+    (tmp_path / "checkpoints" / "400").mkdir(parents=True)
+    with refused(tmp_path, str(tmp_path), r"holds checkpoints, but no config\.json"):
+        commands.train(small_config(), tmp_path)
+
+
 def test_claiming_removes_what_a_killed_writer_left(claimed):
     left = claimed / f".metrics.jsonl.{32 * 'a'}.tmp"
     others = [claimed / ".hidden", claimed / ".notes.tmp", claimed / "kept.tmp"]
