@@ -130,7 +130,8 @@ def checkpoint_cost(cases: list[Case], machine: Any) -> Iterator[Row]:
     ):
         for number in range(_SAVES + 1):
             started = time.perf_counter()
-            checkpoints.save(state._replace(step=state.step + number), 0.5 + 0.01 * number)
+            checkpoints.hold(state._replace(step=state.step + number), 0.5 + 0.01 * number)
+            checkpoints.save()
             blocking.append(time.perf_counter() - started)
             checkpoints.best_steps()  # waits until everything is on disk
             total.append(time.perf_counter() - started)

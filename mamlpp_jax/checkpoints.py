@@ -10,9 +10,10 @@ import pathlib
 import re
 import shutil
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from absl import logging
 from orbax.checkpoint import checkpoint_managers as managers
@@ -32,13 +33,24 @@ _METRIC = "val_accuracy"
 _PACKAGES = ("mamlpp_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 # The latest may turn out damaged: then the run goes on from the one before.
 _LATEST = 2
+# Orbax measures its patience with a save on the wall clock, which may jump.
+_TRIES = 5
+
+
+class _Epoch(NamedTuple):
+    """A state to be saved; `accuracy` ranks it where it is the end of an epoch."""
+
+    step: int
+    state: MetaState
+    accuracy: float | None
 
 
 class Checkpoints:
     """Saves and restores `MetaState`; the key of a checkpoint is its outer step.
 
     Checkpoints with a validation accuracy compete to be among the best (ties: the later wins); the two latest are
-    kept whatever they are. Beside the state a checkpoint holds the validation history, the configuration
+    kept whatever they are. Epochs that end in quick succession may be held in memory until the next save, which
+    writes the best of them too. Beside the state a checkpoint holds the validation history, the configuration
     and the versions of the libraries (as JSON; nothing is ever unpickled).
 
     A file with the SHA-256 of each of its files seals a checkpoint, from within the temporary folder that Orbax
@@ -63,6 +75,8 @@ class Checkpoints:
         self._folder = (workdir / FOLDER).resolve()
         self._about = {"config": dict(config or {}), "versions": _versions()}
         self.history: list[dict[str, float]] = []
+        self._held: list[_Epoch] = []
+        self._written: _Epoch | None = None
         if processes.is_first():
             _remove_half_written(self._folder)
             _set_damaged_aside(self._folder, workdir / DAMAGED_FOLDER)
@@ -80,43 +94,71 @@ class Checkpoints:
         with self._explaining("opened"):
             self._manager = ocp.CheckpointManager(self._folder, options=options)
 
-    def save(self, state: MetaState, val_accuracy: float | None = None) -> None:
-        """Saves in the background.
+    def hold(self, state: MetaState, val_accuracy: float) -> None:
+        """Keeps the end of an epoch in memory until the next save, when it is among the best.
 
         Args:
-            state: what to save.
-            val_accuracy: at the end of an epoch, what ranks it.
+            state: may be donated afterwards.
+            val_accuracy: what ranks it.
+        """
+        step = int(state.step)
+        self.history.append({"step": step, _METRIC: val_accuracy})
+        self._held.append(_Epoch(step, _copied(state), val_accuracy))
+        best = sorted(self._held, key=lambda held: (held.accuracy, held.step))[-self._keep_best :]
+        self._held = [held for held in self._held if held in best or held.step == step]
+
+    @property
+    def holds(self) -> bool:
+        """Whether an epoch waits in memory to be saved."""
+        return bool(self._held)
+
+    def save(self, state: MetaState | None = None) -> None:
+        """Saves in the background: the epochs held in memory, and the state where it is none of them.
+
+        Args:
+            state: may be donated afterwards; None for only what is held.
 
         Raises:
             WorkdirError: this save or the one before failed; earlier checkpoints are untouched.
         """
-        step, metrics = int(state.step), None
-        if val_accuracy is not None:
-            metrics = {_METRIC: val_accuracy}
-            self.history.append({"step": step, **metrics})
-        items = ocp.args.Composite(
-            state=ocp.args.StandardSave(state),
-            run=ocp.args.JsonSave({**self._about, "validation": self.history}),
-        )
+        if state is not None and not any(held.step == int(state.step) for held in self._held):
+            self._held.append(_Epoch(int(state.step), _copied(state), None))
+        held, self._held = self._held, []
         with self._explaining("saved"):
             if not self._folder.is_dir():  # Orbax would make it again, without the rest of the run.
                 raise FileNotFoundError("the folder has vanished")
-            self._finish_save_before(step)
-            self._manager.save(step, args=items, metrics=metrics, force=True)
+            for epoch in held:
+                self._finish()
+                self._written = epoch
+                self._write(epoch)
 
-    def _finish_save_before(self, step: int) -> None:
-        """Orbax's patience is measured on the wall clock: a save during which that jumps is given up."""
-        try:
-            self._manager.wait_until_finished()
-        except TimeoutError as error:
-            if processes.joined():  # The others may have finished theirs.
-                raise
-            logging.warning(
-                "the checkpoint before outer step %d was given up (%s); this one takes its place.",
-                step,
-                _first_line(error),
-            )
-            self._manager.reload()  # Else it would count as one of the latest.
+    def _write(self, epoch: _Epoch) -> None:
+        known = [row for row in self.history if row["step"] <= epoch.step]
+        items = ocp.args.Composite(
+            state=ocp.args.StandardSave(epoch.state),
+            run=ocp.args.JsonSave({**self._about, "validation": known}),
+        )
+        metrics = None if epoch.accuracy is None else {_METRIC: epoch.accuracy}
+        self._manager.save(epoch.step, args=items, metrics=metrics, force=True)
+
+    def _finish(self) -> None:
+        """Waits for the save under way, and makes it again when the clock jumped meanwhile."""
+        for left in reversed(range(_TRIES)):
+            try:
+                self._manager.wait_until_finished()
+            except TimeoutError as error:
+                # Other processes may have finished theirs: they cannot go back.
+                if not left or processes.joined() or self._written is None:
+                    raise
+                step = self._written.step
+                logging.warning("checkpoint %d is written again (%s)", step, _first_line(error))
+                for unfinished in self._folder.glob(f"{step}{_TEMPORARY}*"):
+                    shutil.rmtree(unfinished, ignore_errors=True)
+                self._manager.reload()  # Else it would count as one of the latest.
+                self._write(self._written)
+            else:
+                self._written = None
+                return
 
     def latest_step(self) -> int | None:
         """The newest checkpoint's outer step, None when there is none."""
@@ -159,7 +201,8 @@ class Checkpoints:
         except Exception as error:  # Orbax raises many kinds; each means the same to the user.
             raise WorkdirError(
                 f"checkpoint {self._folder / str(step)} cannot be restored "
-                f"({_first_line(error)}); remove that folder to fall back to the one before."
+                f"({_first_line(error)}). Its files are as they were saved, so it must be of another "
+                "configuration, data set or version; its file run/metadata says which."
             ) from error
         state: MetaState = restored["state"]
         if int(state.step) != step:
@@ -176,7 +219,7 @@ class Checkpoints:
             WorkdirError: a save failed.
         """
         with self._explaining("saved"):
-            self._manager.wait_until_finished()
+            self._finish()
 
     def close(self) -> None:
         """Waits for saves under way and releases the manager.
@@ -234,16 +277,20 @@ def _remove_half_written(folder: pathlib.Path) -> None:
 def _set_damaged_aside(folder: pathlib.Path, aside: pathlib.Path) -> None:
     """Moves checkpoints that are not what was saved out of the way; warns of each by name."""
     with naming(folder, "read the checkpoints in"):
-        for checkpoint in _complete(folder):
-            problem = _problem(checkpoint)
+        problems = {checkpoint: _problem(checkpoint) for checkpoint in _complete(folder)}
+        sound = [checkpoint for checkpoint, problem in problems.items() if not problem]
+        for checkpoint, problem in problems.items():
             if not problem:
                 continue
             target = _free_name(aside / checkpoint.name)
+            # A later one may be sound; then the damaged one was kept for its accuracy.
+            after = int(checkpoint.name) > int(sound[-1].name) if sound else True
             logging.warning(
-                "checkpoint %s is skipped: %s. It is moved to %s, and the one before it is used.",
+                "checkpoint %s is skipped: %s. It is moved to %s, and %s.",
                 checkpoint,
                 problem,
                 target,
+                "the one before it is used" if after else "is missing among the best epochs",
             )
             aside.mkdir(exist_ok=True)
             checkpoint.rename(target)
@@ -291,6 +338,10 @@ def _digests(checkpoint: pathlib.Path) -> dict[str, str]:
         for name, path in paths
         if path.is_file() and name not in _UNSEALED
     }
+
+
+def _copied(state: MetaState) -> MetaState:
+    return jax.tree.map(jnp.copy, state)
 
 
 def _versions() -> dict[str, str]:

@@ -108,10 +108,10 @@ def train(
         checkpoints = stack.enter_context(_open_checkpoints(workdir, config))
         train_loop(program, workdir, checkpoints, stopper)
         states = final_test.best_states(program, checkpoints)
-        stopper.check()
         conditions = final_test.as_trained(config)
-        rows, answers = final_test.run_test(program, states, conditions)
-        results = final_test.collect_results(workdir, program, checkpoints, rows)
+        rows, answers = final_test.run_test(program, states, conditions, stopper.check)
+        steps = checkpoints.latest_step() or 0
+        results = final_test.collect_results(workdir, program, steps, states, rows)
         if processes.is_first():
             pictures.draw_run(workdir, program, states[0], results, answers)
         # Last, since a run with results counts as finished.
@@ -145,7 +145,8 @@ def evaluate(config: ConfigDict, workdir: pathlib.Path, overrides: Overrides) ->
     with _only_writer(workdir), _open_checkpoints(workdir, config) as checkpoints:
         states = final_test.best_states(trained, checkpoints)
         rows, _ = final_test.run_test(tested, states, conditions)
-        results = final_test.collect_results(workdir, trained, checkpoints, rows)
+        steps = checkpoints.latest_step() or 0
+        results = final_test.collect_results(workdir, trained, steps, states, rows)
         _report(results, workdir)
 
 

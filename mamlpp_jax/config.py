@@ -115,7 +115,7 @@ def default_config() -> ConfigDict:
     evaluation.ensemble = 3  # best epochs whose logits are averaged (released code: 5)
 
     config.checkpoint = checkpoint = ConfigDict()
-    checkpoint.every_minutes = 10.0  # besides every epoch's end
+    checkpoint.every_minutes = 10.0  # besides epochs' ends, at most one a minute
 
     config.compute = compute = ConfigDict()
     compute.devices = 0  # tasks are sharded over these; 0 = as many as divide the meta-batch

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from absl import logging
@@ -68,7 +68,10 @@ def best_states(program: Program, checkpoints: Checkpoints) -> list[MetaState]:
 
 
 def run_test(
-    program: Program, states: Sequence[MetaState], conditions: Conditions
+    program: Program,
+    states: Sequence[MetaState],
+    conditions: Conditions,
+    between: Callable[[], None] = lambda: None,
 ) -> tuple[list[dict[str, Any]], Predictions]:
     """Tests the ensemble of the best epochs and the single best one on the fixed test tasks.
 
@@ -76,6 +79,7 @@ def run_test(
         program: the parts, built for the task shape of `conditions`.
         states: best first.
         conditions: see `Conditions`.
+        between: called before each model's evaluation; may raise to leave.
 
     Returns:
         Entries of `results.json`'s "test", per statistics mode the ensemble and the best epoch; and
@@ -92,12 +96,11 @@ def run_test(
             tasks_per_chunk=program.tasks_per_chunk,
             mesh=program.mesh,
         )
-        answers = [
-            evaluate(
-                with_ways(state.meta, conditions.way), state.batch_stats, program.sources["test"]
-            )
-            for state in states
-        ]
+        answers = []
+        for state in states:
+            between()
+            meta = with_ways(state.meta, conditions.way)
+            answers.append(evaluate(meta, state.batch_stats, program.sources["test"]))
         ensembles.append(ensemble(answers))
         for model, answer in (("ensemble", ensembles[-1]), ("best", answers[0])):
             rows.append(_entry(program.config, model, mode, conditions, answer))
@@ -135,14 +138,21 @@ def _entry(
 def collect_results(
     workdir: pathlib.Path,
     program: Program,
-    checkpoints: Checkpoints,
+    steps: int,
+    states: Sequence[MetaState],
     rows: Sequence[dict[str, Any]],
 ) -> dict[str, Any]:
-    """The content of `results.json`: the run, earlier rows of other conditions, and new rows."""
+    """The content of `results.json`: the run, earlier rows of other conditions, and new rows.
+
+    Args:
+        workdir: the run's.
+        program: the run's.
+        steps: outer steps done.
+        states: what was tested, best first.
+        rows: see `run_test`.
+    """
     config = program.config
-    per_epoch = config.train.steps_per_epoch
-    steps = checkpoints.latest_step() or 0
-    best_epochs = [step // per_epoch - 1 for step in checkpoints.best_steps()]
+    best_epochs = [int(state.step) // config.train.steps_per_epoch - 1 for state in states]
     stored = workdir_lib.read_results(workdir) or {}
     fresh = {_identity(row) for row in rows}
     if stored.get("finished"):

@@ -29,6 +29,8 @@ from mamlpp_jax.types import Array, MetaState
 
 _MAX_STEPS_PER_DISPATCH = {"cpu": 5}
 _DEFAULT_STEPS_PER_DISPATCH = 50
+# Epochs may take seconds; saving each of them would then cost more than losing a minute of work.
+_MINUTES_BETWEEN_EPOCHS = 1.0
 
 CompiledStep = Callable[..., tuple[MetaState, StepMetrics]]
 
@@ -146,7 +148,12 @@ def train(
     start = int(state.step)
     config = program.config
     with _writer(workdir, start, config) as writer, _progress(start, config) as progress:
-        _Loop(program, checkpoints, writer, progress, start, stopper or Stopper()).run(state)
+        loop = _Loop(program, checkpoints, writer, progress, start, stopper or Stopper())
+        try:
+            loop.run(state)
+        except TrainingDivergedError:
+            checkpoints.save()  # the good epochs that were still in memory
+            raise
 
 
 def _writer(workdir: pathlib.Path, start: int, config: ConfigDict) -> MetricsWriter | Silent:
@@ -191,11 +198,14 @@ class _Loop:
             for epoch in range(int(state.step) // per_epoch, self.config.train.epochs):
                 plan = epoch_plan(self.config, epoch)
                 state = self.train_epoch(state, plan)
-                accuracy = self.validate(state, plan)
-                self._save(state, accuracy)
-                # Whoever is asked to stop during the last epoch's validation may as well finish.
-                if epoch + 1 < self.config.train.epochs:
-                    self._stop_if_asked(state)
+                self.checkpoints.hold(state, self.validate(state, plan))
+                # After the last epoch there is only the test left, which is asked about by itself.
+                last = epoch + 1 == self.config.train.epochs
+                reason = "" if last else self.stopper.reason()
+                if last or reason or self._save_is_due():
+                    self._save(state)
+                if reason:
+                    self._leave(state, reason)
 
     def train_epoch(self, state: MetaState, plan: EpochPlan) -> MetaState:
         """Runs what is left of an epoch; metrics of a dispatch are fetched after the next one started."""
@@ -225,17 +235,12 @@ class _Loop:
             self._collect(plan, pending, started)
         return state
 
-    def _save(self, state: MetaState, accuracy: float | None = None) -> None:
+    def _save(self, state: MetaState) -> None:
         started = time.monotonic()
-        self.checkpoints.save(state, accuracy)
+        self.checkpoints.save(state)
         self.saved_at = time.monotonic()
         # What the run waited for; the rest of saving goes on in the background.
         self.writer.timing({"step": int(state.step), "save_seconds": self.saved_at - started})
-
-    def _stop_if_asked(self, state: MetaState) -> None:
-        reason = self.stopper.reason()
-        if reason:
-            self._leave(state, reason)
 
     def _leave(self, state: MetaState, reason: str) -> NoReturn:
         """Ends the run when what has been saved is on the disk."""
@@ -249,9 +254,12 @@ class _Loop:
         return iter(range(step, (step // per_epoch + 1) * per_epoch, self.per_dispatch))
 
     def _save_is_due(self) -> bool:
-        waited = time.monotonic() - self.saved_at
+        waited = (time.monotonic() - self.saved_at) / 60
+        every = self.config.checkpoint.every_minutes
+        if self.checkpoints.holds:
+            every = min(every, _MINUTES_BETWEEN_EPOCHS)
         # Clocks differ, and a save is the work of all processes.
-        return processes.any_process(waited >= 60 * self.config.checkpoint.every_minutes)
+        return processes.any_process(waited >= every)
 
     def _collect(self, plan: EpochPlan, pending: tuple[int, StepMetrics], started: float) -> float:
         """Fetches and reports one dispatch's metrics; returns the time it was done."""

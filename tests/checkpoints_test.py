@@ -3,6 +3,7 @@
 import errno
 import json
 import shutil
+import time
 
 import jax
 import jax.numpy as jnp
@@ -39,7 +40,9 @@ def kept(workdir):
 
 def save_all(checkpoints, state, accuracies):
     for step, accuracy in accuracies.items():
-        checkpoints.save(at(state, step), accuracy)
+        if accuracy is not None:
+            checkpoints.hold(at(state, step), accuracy)
+        checkpoints.save(at(state, step))
 
 
 @pytest.mark.parametrize(
@@ -98,7 +101,7 @@ def test_what_is_restored_is_what_was_saved(tmp_path, program, state):
 
 def test_a_run_moves_to_more_devices(tmp_path, state):
     with Checkpoints(tmp_path, keep_best=1) as checkpoints:
-        checkpoints.save(at(state, 4), 0.5)
+        save_all(checkpoints, state, {4: 0.5})
     other = build(small_config(**{"compute.devices": 2}), patterns()).init_state()
     with Checkpoints(tmp_path, keep_best=1) as checkpoints:
         restored = checkpoints.restore(4, like=other)
@@ -108,11 +111,13 @@ def test_a_run_moves_to_more_devices(tmp_path, state):
 
 def test_a_state_of_another_shape_is_refused_by_name(tmp_path, state):
     with Checkpoints(tmp_path, keep_best=1) as checkpoints:
-        checkpoints.save(at(state, 4), 0.5)
+        save_all(checkpoints, state, {4: 0.5})
     norm = jax.tree.map(lambda leaf: jnp.zeros([size + 1 for size in leaf.shape]), state.norm)
     with (
         Checkpoints(tmp_path, keep_best=1) as checkpoints,
-        pytest.raises(WorkdirError, match=r"checkpoints/4 cannot be restored .*remove that folder"),
+        pytest.raises(
+            WorkdirError, match=r"checkpoints/4 cannot be restored .*another configuration"
+        ),
     ):
         checkpoints.restore(4, like=state._replace(norm=norm))
 
@@ -206,8 +211,60 @@ def test_a_folder_that_vanished_is_named_and_not_made_again(tmp_path, state):
         checkpoints.wait()
         shutil.rmtree(tmp_path / "run")
         with pytest.raises(WorkdirError, match=r"run/checkpoints cannot be saved .*has vanished"):
-            checkpoints.save(at(state, 8), 0.6)
+            save_all(checkpoints, state, {8: 0.6})
     assert not (tmp_path / "run").exists()
+
+
+def test_epochs_held_in_memory_are_written_with_the_next_save(tmp_path, state):
+    with Checkpoints(tmp_path, keep_best=2) as checkpoints:
+        for step, accuracy in {4: 0.5, 8: 0.1, 12: 0.4, 16: 0.2}.items():
+            checkpoints.hold(at(state, step), accuracy)
+        assert checkpoints.holds
+        assert checkpoints.latest_step() is None
+        checkpoints.save(at(state, 18))
+        assert not checkpoints.holds
+        assert checkpoints.best_steps() == [4, 12]
+    assert kept(tmp_path) == [4, 12, 16, 18]
+    with Checkpoints(tmp_path, keep_best=2) as checkpoints:
+        jax.tree.map(
+            np.testing.assert_array_equal, checkpoints.restore(12, like=state), at(state, 12)
+        )
+        assert [row["step"] for row in checkpoints.history] == [4, 8, 12]
+        checkpoints.restore(18, like=state)
+        assert [row["step"] for row in checkpoints.history] == [4, 8, 12, 16]
+
+
+def test_what_is_held_may_be_donated(tmp_path, state):
+    given = jax.tree.map(jnp.copy, at(state, 4))
+    with Checkpoints(tmp_path, keep_best=1) as checkpoints:
+        checkpoints.hold(given, 0.5)
+        for leaf in jax.tree.leaves(given):
+            leaf.delete()
+        checkpoints.save()
+        jax.tree.map(
+            np.testing.assert_array_equal, checkpoints.restore(4, like=state), at(state, 4)
+        )
+
+
+def test_a_save_during_which_the_clock_jumps_is_made_again(tmp_path, state, monkeypatch, caplog):
+    real, ahead = time.time, [0.0]
+    monkeypatch.setattr(time, "time", lambda: real() + ahead[0])
+    with caplog.at_level("WARNING", "absl"), Checkpoints(tmp_path, keep_best=3) as checkpoints:
+        for step in range(1, 6):
+            save_all(checkpoints, state, {step: 0.1 * step})
+            ahead[0] += 86400
+        assert checkpoints.best_steps() == [5, 4, 3]
+    assert kept(tmp_path) == [3, 4, 5]
+    assert "is written again" in caplog.text
+
+
+def test_a_damaged_epoch_that_is_not_the_latest_is_missing_by_name(tmp_path, state, caplog):
+    with Checkpoints(tmp_path, keep_best=1) as checkpoints:
+        save_all(checkpoints, state, {4: 0.5, 8: 0.4, 12: 0.3})
+    flip_a_bit(tmp_path / "checkpoints" / "4")
+    with caplog.at_level("WARNING", "absl"), Checkpoints(tmp_path, keep_best=1) as checkpoints:
+        assert (checkpoints.latest_step(), checkpoints.best_steps()) == (12, [8])
+    assert "missing among the best epochs" in caplog.text
 
 
 def test_what_goes_bad_during_a_run_is_left_out_of_the_ensemble(tmp_path, program, state):
@@ -239,11 +296,11 @@ def test_a_save_that_fails_names_the_folder_and_keeps_what_was_there(tmp_path, s
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with Checkpoints(tmp_path, keep_best=1) as checkpoints:
-        checkpoints.save(at(state, 4), 0.5)
+        save_all(checkpoints, state, {4: 0.5})
         checkpoints.wait()
         with monkeypatch.context() as patch:
             patch.setattr(checkpoints_module, "write_json", full)
-            checkpoints.save(at(state, 8), 0.6)
+            save_all(checkpoints, state, {8: 0.6})
             with pytest.raises(WorkdirError, match=r"checkpoints cannot be saved .*No space left"):
                 checkpoints.wait()
     with Checkpoints(tmp_path, keep_best=1) as checkpoints:

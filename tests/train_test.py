@@ -124,12 +124,15 @@ def test_metrics_have_the_numbers_of_each_step(tmp_path, fake):
     assert first["val_accuracy"] == pytest.approx((1 + 1 + 1 / 3 + 1 / 3) / 4)
 
 
-@pytest.mark.parametrize("every_minutes", [1e-9, 60.0])
+@pytest.mark.parametrize("saves", ["always", "each epoch", "rarely"])
 @pytest.mark.parametrize("stop", [1, 2, 3, 4, 5, 7, 8, 11])
 def test_a_run_stopped_anywhere_writes_what_the_uninterrupted_one_does(
-    tmp_path, fake, stop, every_minutes
+    tmp_path, fake, stop, saves, monkeypatch
 ):
     """Also with other dispatch sizes after the stop."""
+    every_minutes = 1e-9 if saves == "always" else 60.0
+    if saves == "each epoch":
+        monkeypatch.setattr(train_module, "_MINUTES_BETWEEN_EPOCHS", 0.0)
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     run(whole, config_of())
     fake.stop_before = stop
@@ -137,7 +140,7 @@ def test_a_run_stopped_anywhere_writes_what_the_uninterrupted_one_does(
         run(stopped, config_of(**{"checkpoint.every_minutes": every_minutes}))
     in_epoch = stop % PER_EPOCH
     # A save inside an epoch waits until a dispatch of that epoch is through.
-    expected = stop if every_minutes < 1 else stop - in_epoch
+    expected = {"always": stop, "each epoch": stop - in_epoch, "rarely": 0}[saves]
     assert (latest_step(stopped) or 0) == expected
     fake.stop_before, fake.calls = None, []
     latest, best = run(stopped, config_of(**{"compute.steps_per_dispatch": 4}))
@@ -171,6 +174,26 @@ def test_a_loss_that_is_no_number_stops_the_run(tmp_path, fake, bad):
         run(tmp_path, config)
     assert latest_step(tmp_path) == 5
     assert all(np.isfinite(row["loss"]) for row in read_metrics(tmp_path) if "loss" in row)
+
+
+def test_epochs_that_took_seconds_are_saved_together(tmp_path, fake, monkeypatch):
+    saved = []
+    save = Checkpoints._write
+
+    def recorded(self, epoch):
+        saved.append(epoch.step)
+        save(self, epoch)
+
+    monkeypatch.setattr(Checkpoints, "_write", recorded)
+    assert run(tmp_path, config_of(**{"train.epochs": 5})) == (20, [20, 16, 12])
+    assert saved == [12, 16, 20]  # at the end, and only the best
+
+
+def test_good_epochs_in_memory_are_saved_when_a_run_diverges(tmp_path, fake):
+    fake.loss = lambda step: float("nan") if step >= 9 else 1.0
+    with pytest.raises(train_module.TrainingDivergedError, match="at outer step 10 "):
+        run(tmp_path, config_of())
+    assert latest_step(tmp_path) == 8
 
 
 def test_a_huge_inner_rate_really_diverges(tmp_path):

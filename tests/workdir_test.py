@@ -2,6 +2,7 @@
 
 import json
 import os
+from typing import NamedTuple
 
 import pytest
 
@@ -213,15 +214,8 @@ def test_default_workdir_names_the_run(tmp_path, monkeypatch):
     assert not (tmp_path / "runs").exists()
 
 
-class _FakeCheckpoints:
-    def __init__(self, *best_steps):
-        self._best_steps = list(best_steps)
-
-    def best_steps(self):
-        return self._best_steps
-
-    def latest_step(self):
-        return max(self._best_steps)
+class _FakeState(NamedTuple):
+    step: int
 
 
 def test_rows_of_other_conditions_are_kept_once_the_run_is_finished(tmp_path):
@@ -230,18 +224,19 @@ def test_rows_of_other_conditions_are_kept_once_the_run_is_finished(tmp_path):
     row = ROW
     five = {**row, "shot": 5, "accuracy": 0.5}
 
-    def collect(checkpoints, new):
-        results = final_test.collect_results(tmp_path, program, checkpoints, [new])
+    def collect(steps, new):
+        states = [_FakeState(step) for step in steps]
+        results = final_test.collect_results(tmp_path, program, max(steps), states, [new])
         write_json(tmp_path / "results.json", results)
         return results
 
-    first = collect(_FakeCheckpoints(2), five)
+    first = collect([2], five)
     assert (first["best_epochs"], first["finished"]) == ([0], False)
-    finished = collect(_FakeCheckpoints(6, 2), {**row, "accuracy": 0.8})
+    finished = collect([6, 2], {**row, "accuracy": 0.8})
     assert (finished["best_epochs"], finished["steps"], finished["finished"]) == ([2, 0], 6, True)
     assert finished["test"] == [{**row, "accuracy": 0.8}]
-    both = collect(_FakeCheckpoints(6, 2), five)
+    both = collect([6, 2], five)
     assert both["test"] == [{**row, "accuracy": 0.8}, five]
-    again = collect(_FakeCheckpoints(6, 2), {**row, "accuracy": 0.9})
+    again = collect([6, 2], {**row, "accuracy": 0.9})
     assert again["test"] == [five, {**row, "accuracy": 0.9}]
     assert {**again, "test": None} == {**finished, "test": None}
