@@ -17,10 +17,11 @@ from mamlpp_jax import final_test, pictures, processes
 from mamlpp_jax import workdir as workdir_lib
 from mamlpp_jax.checkpoints import Checkpoints, quiet_orbax
 from mamlpp_jax.data.dataset import Dataset
+from mamlpp_jax.data.fingerprint import fingerprint
 from mamlpp_jax.data.load import known_channels, load_dataset
 from mamlpp_jax.errors import ConfigError, WorkdirError
 from mamlpp_jax.lock import only_writer
-from mamlpp_jax.program import build
+from mamlpp_jax.program import Program, build
 from mamlpp_jax.results import results_table
 from mamlpp_jax.stopping import Stopper
 from mamlpp_jax.train import train as train_loop
@@ -95,7 +96,10 @@ def train(
         logging.info("%s is finished", workdir)
         _print_results(results, workdir)
         return
-    program = build(config, _load_everywhere(config))
+    dataset, digest = _load_everywhere(config)
+    program = build(config, dataset)
+    _check_classes_everywhere(program)
+    workdir_lib.check_data(workdir, digest, program.class_names)
     logging.info("configuration:\n%s", config)
     logging.info("%s", dry_run_lib.describe_devices(program))
     logging.info("learned by the outer loop:\n%s", dry_run_lib.describe_model(program))
@@ -105,6 +109,9 @@ def train(
     with contextlib.ExitStack() as stack:
         stack.enter_context(_only_writer(workdir))
         _claim_together(workdir, config)
+        if processes.is_first():
+            channels = dataset.images.shape[-1]
+            workdir_lib.note_data(workdir, digest, channels, program.class_names)
         checkpoints = stack.enter_context(_open_checkpoints(workdir, config))
         train_loop(program, workdir, checkpoints, stopper)
         states = final_test.best_states(program, checkpoints)
@@ -134,12 +141,16 @@ def evaluate(config: ConfigDict, workdir: pathlib.Path, overrides: Overrides) ->
         raise WorkdirError(f"the run in {workdir} has no checkpoint; train before evaluating.")
     tested_config = _with_overrides(config, overrides)
     config_lib.validate(tested_config)
-    dataset = _load_everywhere(tested_config)
+    dataset, digest = _load_everywhere(tested_config)
     conditions = final_test.as_trained(tested_config)
     if overrides.data_config is not None:
-        _check_channels(config, dataset)
-        conditions = dataclasses.replace(conditions, data=config_lib.data_label(tested_config))
+        _check_channels(workdir_lib.noted_channels(workdir), config, dataset)
+        label = f"{config_lib.data_label(tested_config)} {digest[:8]}"
+        conditions = dataclasses.replace(conditions, data=label)
     tested = build(tested_config, dataset, splits=("test",))
+    _check_classes_everywhere(tested)
+    if overrides.data_config is None:
+        workdir_lib.check_data(workdir, digest, tested.class_names)
     trained = tested.as_trained(config)
     quiet_orbax()
     with _only_writer(workdir), _open_checkpoints(workdir, config) as checkpoints:
@@ -159,20 +170,29 @@ def _open_checkpoints(workdir: pathlib.Path, config: ConfigDict) -> Checkpoints:
     return Checkpoints(workdir, config.evaluation.ensemble, config.to_dict())
 
 
-def _load_everywhere(config: ConfigDict) -> Dataset:
-    """Loads the data in every process: process 0 first, whose cache the others may find."""
+def _load_everywhere(config: ConfigDict) -> tuple[Dataset, str]:
+    """Loads the data in every process: process 0 first, whose cache the others may find.
+
+    Returns:
+        The data set and its fingerprint.
+    """
     with processes.first_then_others("data"):
         dataset = load_dataset(config.data)
+    digest = fingerprint(dataset)
     processes.check_same(
         "the data set",
-        [
-            dataset.images.data,
-            dataset.class_sizes.data,
-            repr((dataset.class_names, dataset.class_splits)).encode(),
-        ],
+        [digest.encode()],
         "Every host must have the same images: remove its cached data set to make it again.",
     )
-    return dataset
+    return dataset, digest
+
+
+def _check_classes_everywhere(program: Program) -> None:
+    processes.check_same(
+        "the split of the classes",
+        [repr(program.class_names).encode()],
+        "Every host must have the same data.split_file.",
+    )
 
 
 def _claim_together(workdir: pathlib.Path, config: ConfigDict) -> None:
@@ -218,9 +238,9 @@ def _other_data(config: ConfigDict, other: ConfigDict) -> ConfigDict:
     return data
 
 
-def _check_channels(config: ConfigDict, dataset: Dataset) -> None:
-    """Checks that a run's model can take other images, as far as its configuration tells."""
-    trained, found = known_channels(config.data), dataset.images.shape[-1]
+def _check_channels(noted: int, config: ConfigDict, dataset: Dataset) -> None:
+    """Checks that a run's model can take other images, as far as the run tells."""
+    trained, found = noted or known_channels(config.data), dataset.images.shape[-1]
     if trained not in (0, found):
         raise ConfigError(
             f"--data_config: the images of {dataset.name} have {found} channel(s), but the run was "
@@ -241,6 +261,10 @@ def _print_results(results: dict[str, Any] | None, workdir: pathlib.Path) -> Non
 
 def dry_run(config: ConfigDict, workdir: pathlib.Path | None = None) -> None:
     """Prints what a run would do; writes nothing but the data cache."""
-    text = dry_run_lib.describe(build(config, _load_everywhere(config)))
+    dataset, digest = _load_everywhere(config)
+    program = build(config, dataset)
+    if workdir is not None:
+        workdir_lib.check_data(workdir, digest, program.class_names)
+    text = dry_run_lib.describe(program)
     if processes.is_first():
         print(f"workdir: {workdir or workdir_lib.default_workdir(config)}\n\n{text}")

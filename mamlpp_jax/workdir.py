@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pathlib
 import subprocess
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -14,6 +15,7 @@ from mamlpp_jax.errors import ConfigError, WorkdirError
 from mamlpp_jax.files import read_json, remove_unfinished, write_json
 
 CONFIG_FILE = "config.json"
+DATA_FILE = "data.json"
 RESULTS_FILE = "results.json"
 
 
@@ -64,6 +66,64 @@ def claim(workdir: pathlib.Path, config: ConfigDict) -> None:
     check_owner(workdir, config)
     remove_unfinished(workdir)
     write_json(workdir / CONFIG_FILE, config.to_dict())
+
+
+def check_data(workdir: pathlib.Path, fingerprint: str, classes: Mapping[str, list[str]]) -> None:
+    """Checks that a run's data are those it began with.
+
+    Args:
+        workdir: the run's; one that has noted no data yet takes any.
+        fingerprint: of the whole data set.
+        classes: names of the classes of the splits in use.
+
+    Raises:
+        WorkdirError: pictures were added, removed or changed, or the classes are split otherwise.
+    """
+    path = workdir / DATA_FILE
+    if not path.exists():
+        return
+    noted = _read_object(path)
+    if noted.get("sha256") != fingerprint:
+        raise WorkdirError(
+            f"workdir {workdir} belongs to a run on other pictures, or on the same in other classes ({DATA_FILE} "
+            "says which classes). Use another --workdir, or give the run its data back to continue it."
+        )
+    known = noted.get("classes")
+    for split, names in classes.items():
+        if not isinstance(known, dict) or known.get(split) != names:
+            raise WorkdirError(
+                f"workdir {workdir} belongs to a run that had other classes in its {split} split, which "
+                f"{DATA_FILE} lists. Use another --workdir, or the same data.split_file to continue it."
+            )
+
+
+def note_data(
+    workdir: pathlib.Path, fingerprint: str, channels: int, classes: Mapping[str, list[str]]
+) -> None:
+    """Writes `data.json`: what a run is trained and tested on.
+
+    Args:
+        workdir: the run's.
+        fingerprint: of the whole data set.
+        channels: of its pictures.
+        classes: names of the classes of every split.
+
+    Raises:
+        WorkdirError: it cannot be written.
+    """
+    content = {"sha256": fingerprint, "channels": channels, "classes": dict(classes)}
+    write_json(workdir / DATA_FILE, content)
+
+
+def noted_channels(workdir: pathlib.Path) -> int:
+    """Channels of the pictures a run is trained on; 0 where it is not noted.
+
+    Raises:
+        WorkdirError: the file cannot be read.
+    """
+    path = workdir / DATA_FILE
+    channels = _read_object(path).get("channels") if path.exists() else 0
+    return channels if isinstance(channels, int) else 0
 
 
 def read_config(workdir: pathlib.Path) -> ConfigDict:

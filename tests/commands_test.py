@@ -1,5 +1,6 @@
 """Whole small runs: train, resume, finish, evaluate again, refuse; and what they leave on disk."""
 
+import dataclasses
 import json
 import shutil
 
@@ -12,6 +13,7 @@ from mamlpp_jax import train as train_module
 from mamlpp_jax import workdir as workdir_lib
 from mamlpp_jax.checkpoints import Checkpoints
 from mamlpp_jax.data.dataset import Dataset
+from mamlpp_jax.data.fingerprint import fingerprint
 from mamlpp_jax.errors import ConfigError, WorkdirError
 from mamlpp_jax.program import build
 from mamlpp_jax.reporting import read_metrics
@@ -249,17 +251,62 @@ def test_a_run_is_tested_on_another_data_set(finished, tmp_path, monkeypatch):
     results = workdir_lib.read_results(workdir)
     assert results["test"][: len(before)] == before
     new = results["test"][len(before) :]
+    label = f"image_folder:birds {fingerprint(other_data())[:8]}"
     assert [(row["data"], row["model"], row["shot"]) for row in new] == [
-        ("image_folder:birds", "ensemble", 2),
-        ("image_folder:birds", "best", 2),
+        (label, "ensemble", 2),
+        (label, "best", 2),
     ]
     assert results["config"]["data"]["name"] == "glyphs"
     page = (workdir / "results.md").read_text()
-    assert "| image_folder:birds | ensemble |" in page
+    assert f"| {label} | ensemble |" in page
     assert "| the run's | ensemble |" in page
     assert "Trained on glyphs: tested also on the test classes of other data" in page
     # Rows of other data do not make a run finished.
     assert not final_test.is_tested({**results, "test": new}, small_config())
+
+
+def changed_data(what):
+    """The run's data, after something happened to them."""
+    data = patterns()
+    if what == "pixel":
+        data.images[0, 0, 0] ^= 1
+        return data
+    order = np.roll(np.arange(data.num_classes), 1)
+    names = tuple(f"{i}{data.class_names[c]}" for i, c in enumerate(order))
+    return dataclasses.replace(data, class_names=tuple(sorted(names)))
+
+
+@pytest.mark.parametrize("what", ["pixel", "names"])
+def test_a_run_whose_data_changed_is_neither_continued_nor_evaluated(
+    finished, tmp_path, monkeypatch, what
+):
+    workdir = tmp_path / "copy"
+    shutil.copytree(finished[0], workdir)
+    (workdir / "results.json").unlink()
+    config = workdir_lib.read_config(workdir)
+    monkeypatch.setattr(commands, "load_dataset", lambda data: changed_data(what))
+    for command in (
+        lambda: commands.train(config, workdir),
+        lambda: commands.evaluate(config, workdir, commands.Overrides()),
+        lambda: commands.dry_run(config, workdir),
+    ):
+        with refused(workdir, "belongs to a run on other pictures"):
+            command()
+
+
+def test_a_run_whose_classes_are_split_otherwise_is_not_continued(finished, tmp_path):
+    workdir = tmp_path / "copy"
+    shutil.copytree(finished[0], workdir)
+    noted = json.loads((workdir / "data.json").read_text())
+    assert sorted(noted["classes"]) == ["test", "train", "val"]
+    noted["classes"]["test"].reverse()
+    (workdir / "data.json").write_text(json.dumps(noted))
+    (workdir / "results.json").unlink()
+    config = workdir_lib.read_config(workdir)
+    with refused(workdir, "other classes in its test split"):
+        commands.train(config, workdir)
+    with refused(workdir, "other classes in its test split"):
+        commands.evaluate(config, workdir, commands.Overrides())
 
 
 @pytest.mark.parametrize(
