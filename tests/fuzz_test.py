@@ -743,12 +743,13 @@ def _spoil(root, changes):
                     path.mkdir()
 
 
-@cases(few=15, many=200)
+@cases(few=15)
 def test_checkpoints(count, sandbox):
     run, copied = sandbox.inside / "run", sandbox.inside / "copied"
     with Checkpoints(run, keep_best=2) as checkpoints:
-        checkpoints.save(_state(2), 0.5)
-        checkpoints.save(_state(4), 0.4)
+        for step, accuracy in ((2, 0.5), (4, 0.4)):
+            checkpoints.hold(_state(step), accuracy)
+            checkpoints.save()
     paths = [path.relative_to(run) for path in run.rglob("*")]
     files = {str(path): (run / path).read_bytes() for path in paths if (run / path).is_file()}
     folders = {str(path) for path in paths if (run / path).is_dir()}
