@@ -30,7 +30,7 @@ from mamlpp_jax.types import Array, MetaState
 _MAX_STEPS_PER_DISPATCH = {"cpu": 5}
 _DEFAULT_STEPS_PER_DISPATCH = 50
 # Epochs may take seconds; saving each of them would then cost more than losing a minute of work.
-_MINUTES_BETWEEN_EPOCHS = 1.0
+MINUTES_BETWEEN_EPOCHS = 1.0
 
 CompiledStep = Callable[..., tuple[MetaState, StepMetrics]]
 
@@ -257,7 +257,7 @@ class _Loop:
         waited = (time.monotonic() - self.saved_at) / 60
         every = self.config.checkpoint.every_minutes
         if self.checkpoints.holds:
-            every = min(every, _MINUTES_BETWEEN_EPOCHS)
+            every = min(every, MINUTES_BETWEEN_EPOCHS)
         # Clocks differ, and a save is the work of all processes.
         return processes.any_process(waited >= every)
 

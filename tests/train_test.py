@@ -132,7 +132,7 @@ def test_a_run_stopped_anywhere_writes_what_the_uninterrupted_one_does(
     """Also with other dispatch sizes after the stop."""
     every_minutes = 1e-9 if saves == "always" else 60.0
     if saves == "each epoch":
-        monkeypatch.setattr(train_module, "_MINUTES_BETWEEN_EPOCHS", 0.0)
+        monkeypatch.setattr(train_module, "MINUTES_BETWEEN_EPOCHS", 0.0)
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     run(whole, config_of())
     fake.stop_before = stop
