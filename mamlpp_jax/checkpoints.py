@@ -9,7 +9,9 @@ import logging as std_logging
 import pathlib
 import re
 import shutil
+import sys
 from collections.abc import Iterator, Mapping
+from types import TracebackType
 from typing import Any, NamedTuple
 
 import jax
@@ -360,6 +362,16 @@ def _first_line(error: BaseException) -> str:
 def quiet_orbax() -> None:
     """Keeps Orbax's per-save chatter and tracebacks out of the log; its warnings and errors stay."""
     logging.get_absl_logger().addFilter(_is_worth_logging)
+    report = sys.excepthook
+
+    def quieter(
+        kind: type[BaseException], error: BaseException, trace: TracebackType | None
+    ) -> None:
+        # What TensorStore prints of writes that outlive a save which failed for a reason that is told.
+        if not (kind is RuntimeError and str(error) == "Event loop is closed"):
+            report(kind, error, trace)
+
+    sys.excepthook = quieter
 
 
 def _is_worth_logging(record: std_logging.LogRecord) -> bool:

@@ -3,6 +3,7 @@
 import errno
 import json
 import shutil
+import sys
 import time
 
 import jax
@@ -305,3 +306,12 @@ def test_a_save_that_fails_names_the_folder_and_keeps_what_was_there(tmp_path, s
                 checkpoints.wait()
     with Checkpoints(tmp_path, keep_best=1) as checkpoints:
         assert checkpoints.latest_step() == 4
+
+
+def test_only_what_follows_from_a_failed_save_is_kept_quiet(monkeypatch):
+    told = []
+    monkeypatch.setattr(sys, "excepthook", lambda kind, error, trace: told.append(str(error)))
+    checkpoints_module.quiet_orbax()
+    for error in (RuntimeError("Event loop is closed"), RuntimeError("bad"), OSError("full")):
+        sys.excepthook(type(error), error, None)
+    assert told == ["bad", "full"]
