@@ -10,8 +10,8 @@ import pathlib
 import re
 import shutil
 import sys
+import time
 from collections.abc import Iterator, Mapping
-from types import TracebackType
 from typing import Any, NamedTuple
 
 import jax
@@ -37,6 +37,8 @@ _PACKAGES = ("mamlpp_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint",
 _LATEST = 2
 # Orbax measures its patience with a save on the wall clock, which may jump.
 _TRIES = 5
+# Parts of a save that was given up may still be being written, into the folder that is to be removed.
+_STRAGGLERS_SECONDS = 2.0
 
 
 class _Epoch(NamedTuple):
@@ -154,6 +156,7 @@ class Checkpoints:
                     raise
                 step = self._written.step
                 logging.warning("checkpoint %d is written again (%s)", step, _first_line(error))
+                time.sleep(_STRAGGLERS_SECONDS)
                 for unfinished in self._folder.glob(f"{step}{_TEMPORARY}*"):
                     shutil.rmtree(unfinished, ignore_errors=True)
                 self._manager.reload()  # Else it would count as one of the latest.
@@ -362,16 +365,16 @@ def _first_line(error: BaseException) -> str:
 def quiet_orbax() -> None:
     """Keeps Orbax's per-save chatter and tracebacks out of the log; its warnings and errors stay."""
     logging.get_absl_logger().addFilter(_is_worth_logging)
-    report = sys.excepthook
+    report = sys.unraisablehook
 
-    def quieter(
-        kind: type[BaseException], error: BaseException, trace: TracebackType | None
-    ) -> None:
+    def quieter(raised: sys.UnraisableHookArgs) -> None:
         # What TensorStore prints of writes that outlive a save which failed for a reason that is told.
-        if not (kind is RuntimeError and str(error) == "Event loop is closed"):
-            report(kind, error, trace)
+        if not (
+            raised.exc_type is RuntimeError and str(raised.exc_value) == "Event loop is closed"
+        ):
+            report(raised)
 
-    sys.excepthook = quieter
+    sys.unraisablehook = quieter
 
 
 def _is_worth_logging(record: std_logging.LogRecord) -> bool:

@@ -20,6 +20,7 @@ from mamlpp_jax.data.dataset import Dataset
 from mamlpp_jax.data.fingerprint import fingerprint
 from mamlpp_jax.data.load import known_channels, load_dataset
 from mamlpp_jax.errors import ConfigError, WorkdirError
+from mamlpp_jax.files import exists
 from mamlpp_jax.lock import only_writer
 from mamlpp_jax.program import Program, build
 from mamlpp_jax.results import results_table
@@ -137,7 +138,7 @@ def evaluate(config: ConfigDict, workdir: pathlib.Path, overrides: Overrides) ->
         MamlppError: bad input; see `mamlpp_jax.errors`.
     """
     workdir_lib.read_config(workdir)  # Nothing is made in a folder that no run has claimed.
-    if not (workdir / "checkpoints").is_dir():
+    if not exists(workdir / "checkpoints"):
         raise WorkdirError(f"the run in {workdir} has no checkpoint; train before evaluating.")
     tested_config = _with_overrides(config, overrides)
     config_lib.validate(tested_config)

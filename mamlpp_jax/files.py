@@ -15,7 +15,7 @@ import numpy as np
 
 from mamlpp_jax.errors import WorkdirError
 
-_TEMPORARY_NAME = re.compile(r"\..+\.[0-9a-f]{32}\.tmp")
+_TEMPORARY_NAME = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{32}\.tmp")
 _DEEPEST = 32  # levels of nesting
 
 
@@ -34,6 +34,16 @@ def naming(path: pathlib.Path, action: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise WorkdirError(f"cannot {action} {path}: {error.strerror or error}") from error
+
+
+def exists(path: pathlib.Path) -> bool:
+    """Whether a file or folder is there.
+
+    Raises:
+        WorkdirError: that cannot be told: a name too long, a folder that may not be searched, a lost disk.
+    """
+    with naming(path, "look for"):
+        return path.exists()
 
 
 @contextlib.contextmanager
@@ -63,18 +73,20 @@ def replacing(path: pathlib.Path) -> Iterator[BinaryIO]:
             temporary.unlink(missing_ok=True)
 
 
-def remove_unfinished(folder: pathlib.Path) -> None:
+def remove_unfinished(folder: pathlib.Path, name: str | None = None) -> None:
     """Removes what writers that were killed inside `replacing` left behind.
 
     Args:
-        folder: nobody else may be writing in it.
+        folder: nobody else may be writing in it, or only other files than `name`.
+        name: the file that was being written; None for any.
 
     Raises:
         WorkdirError: a file cannot be removed.
     """
     with naming(folder, "remove unfinished files from"):
         for path in folder.glob(".*.tmp"):
-            if _TEMPORARY_NAME.fullmatch(path.name):
+            found = _TEMPORARY_NAME.fullmatch(path.name)
+            if found and name in (None, found["name"]):
                 path.unlink(missing_ok=True)
 
 

@@ -1,4 +1,4 @@
-"""One writer per working directory."""
+"""One process at a time: the writer of a working directory, the maker of a cached data set."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import os
 import pathlib
 import socket
 from collections.abc import Iterator
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from absl import logging
 
@@ -40,28 +40,57 @@ def only_writer(workdir: pathlib.Path) -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def one_at_a_time(path: pathlib.Path, what: str) -> Iterator[None]:
+    """Keeps processes out of the block while another is in it: they wait, and say so.
+
+    Args:
+        path: the lock's file, in a folder that exists; it stays behind.
+        what: the holder is doing, for the log.
+
+    Raises:
+        OSError: the file cannot be made.
+    """
+    with path.open("a+b") as file:
+        if not _lock(file, path):
+            logging.info("waiting for %s, which is %s", _holder(file), what)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        _sign(file)
+        yield
+
+
 def _acquire(file: BinaryIO, path: pathlib.Path) -> None:
+    if not _lock(file, path):
+        raise WorkdirError(
+            f"workdir {path.parent} is in use by {_holder(file)}. Wait for it or end it; or use another --workdir."
+        )
+    _sign(file)
+
+
+def _lock(file: BinaryIO, path: pathlib.Path) -> bool:
+    """Whether nobody else holds the lock."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        holder = _holder(file)
-        raise WorkdirError(
-            f"workdir {path.parent} is in use by process {holder.get('pid', '?')} on host "
-            f"{holder.get('host', '?')}. Wait for it or end it; or use another --workdir."
-        ) from error
+    except BlockingIOError:
+        return False
     except OSError as error:
         # Some network file systems have no locks. The run must not fail for that.
         logging.warning("%s cannot be locked (%s): start one run at a time", path, error.strerror)
+    return True
+
+
+def _sign(file: BinaryIO) -> None:
     file.seek(0)
     file.truncate()
     file.write(json.dumps({"host": socket.gethostname(), "pid": os.getpid()}).encode() + b"\n")
     file.flush()
 
 
-def _holder(file: BinaryIO) -> dict[str, Any]:
+def _holder(file: BinaryIO) -> str:
     file.seek(0)
-    try:
+    holder = None
+    with contextlib.suppress(ValueError):  # It has just been locked and not yet been signed.
         holder = json.loads(file.read())
-    except ValueError:  # It has just been locked and not yet been written.
-        return {}
-    return holder if isinstance(holder, dict) else {}
+    if not isinstance(holder, dict):
+        holder = {}
+    return f"process {holder.get('pid', '?')} on host {holder.get('host', '?')}"

@@ -262,7 +262,7 @@ def _plain_value(value: Any) -> int | float | str:
     try:
         return operator.index(value)  # int, NumPy integer, integer array of no dimensions
     except TypeError:
-        return float(value)  # NaN and infinity stay what they are: a diverged run must show it
+        return float(value)  # NaN and infinity stay what they are
 
 
 def _read_lines(path: pathlib.Path) -> list[tuple[dict[str, Any], bytes]]:

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from mamlpp_jax import config as config_lib
 from mamlpp_jax.errors import ConfigError, WorkdirError
-from mamlpp_jax.files import read_json, remove_unfinished, write_json
+from mamlpp_jax.files import exists, naming, read_json, remove_unfinished, write_json
 
 CONFIG_FILE = "config.json"
 DATA_FILE = "data.json"
@@ -31,10 +31,12 @@ def check_owner(workdir: pathlib.Path, config: ConfigDict) -> None:
     Raises:
         WorkdirError: it is a file, cannot be read, or belongs to a run that differs; names the fields.
     """
-    if workdir.exists() and not workdir.is_dir():
+    with naming(workdir, "look at the workdir"):
+        is_file = workdir.exists() and not workdir.is_dir()
+    if is_file:
         raise WorkdirError(f"workdir {workdir} is a file; it must be a folder, new or of this run.")
     path = workdir / CONFIG_FILE
-    if not path.exists():
+    if not exists(path):
         if any((workdir / "checkpoints").glob("[0-9]*")):
             raise WorkdirError(
                 f"workdir {workdir} holds checkpoints, but no {CONFIG_FILE} that says whose they are. Restore "
@@ -80,7 +82,7 @@ def check_data(workdir: pathlib.Path, fingerprint: str, classes: Mapping[str, li
         WorkdirError: pictures were added, removed or changed, or the classes are split otherwise.
     """
     path = workdir / DATA_FILE
-    if not path.exists():
+    if not exists(path):
         return
     noted = _read_object(path)
     if noted.get("sha256") != fingerprint:
@@ -122,7 +124,7 @@ def noted_channels(workdir: pathlib.Path) -> int:
         WorkdirError: the file cannot be read.
     """
     path = workdir / DATA_FILE
-    channels = _read_object(path).get("channels") if path.exists() else 0
+    channels = _read_object(path).get("channels") if exists(path) else 0
     return channels if isinstance(channels, int) else 0
 
 
@@ -133,7 +135,7 @@ def read_config(workdir: pathlib.Path) -> ConfigDict:
         WorkdirError: there is none, it cannot be read, or it does not fit this version.
     """
     path = workdir / CONFIG_FILE
-    if not path.exists():
+    if not exists(path):
         raise WorkdirError(f"{path} does not exist; --workdir must be the folder of a trained run.")
     try:
         return config_lib.from_dict(_read_object(path))
@@ -155,7 +157,7 @@ def read_results(workdir: pathlib.Path) -> dict[str, Any] | None:
         WorkdirError: the file cannot be read, or is not what a run writes.
     """
     path = workdir / RESULTS_FILE
-    if not path.exists():
+    if not exists(path):
         return None
     results = _read_object(path)
     wrong = _wrong_in_results(results)

@@ -5,6 +5,7 @@ import json
 import shutil
 import sys
 import time
+import types
 
 import jax
 import jax.numpy as jnp
@@ -310,8 +311,8 @@ def test_a_save_that_fails_names_the_folder_and_keeps_what_was_there(tmp_path, s
 
 def test_only_what_follows_from_a_failed_save_is_kept_quiet(monkeypatch):
     told = []
-    monkeypatch.setattr(sys, "excepthook", lambda kind, error, trace: told.append(str(error)))
+    monkeypatch.setattr(sys, "unraisablehook", lambda raised: told.append(str(raised.exc_value)))
     checkpoints_module.quiet_orbax()
     for error in (RuntimeError("Event loop is closed"), RuntimeError("bad"), OSError("full")):
-        sys.excepthook(type(error), error, None)
+        sys.unraisablehook(types.SimpleNamespace(exc_type=type(error), exc_value=error))
     assert told == ["bad", "full"]

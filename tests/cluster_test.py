@@ -51,11 +51,12 @@ def program_flags(called):
 
 
 def test_an_index_is_one_configuration_and_seed(cluster):
-    done, called = cluster("array.sh", "--config.train.epochs=3", SLURM_ARRAY_TASK_ID="22")
+    given = {"SLURM_ARRAY_TASK_ID": "22", "SLURM_CPUS_PER_TASK": "8"}
+    done, called = cluster("array.sh", "--config.train.epochs=3", **given)
     assert done.returncode == 0, done.stderr
     assert called == [
         "srun",
-        "--kill-on-bad-exit=1",
+        "--cpus-per-task=8",
         "--ntasks=1",
         "py",
         "-m",

@@ -1,9 +1,12 @@
 """The form of a data set, its file, the cache in front of the sources, and archives."""
 
+import concurrent.futures
 import os
 import stat
 import subprocess
 import sys
+import threading
+import time
 import types
 import zipfile
 
@@ -16,7 +19,7 @@ from mamlpp_jax.data import load as load_lib
 from mamlpp_jax.data.archives import is_safe, open_zip, read_member
 from mamlpp_jax.data.dataset import Dataset
 from mamlpp_jax.data.images import decode_grey
-from mamlpp_jax.errors import ConfigError, DataError
+from mamlpp_jax.errors import ConfigError, DataError, MamlppError
 
 
 def make(name="toy", sizes=(2, 3), side=4, fill=0):
@@ -222,8 +225,8 @@ def test_a_data_set_is_made_once(tmp_path, builds):
     first = load_lib.load_dataset(config(tmp_path))
     assert same(load_lib.load_dataset(config(tmp_path)), first)
     assert builds == [tmp_path / "cache"]
-    names = [p.name for p in (tmp_path / "cache").iterdir()]
-    assert names == ["toy-4px-v3.npz"]
+    names = sorted(p.name for p in (tmp_path / "cache").iterdir())
+    assert names == ["toy-4px-v3.npz", "toy.lock"]
 
 
 def test_another_size_or_version_is_made_anew(tmp_path, builds, monkeypatch):
@@ -342,3 +345,54 @@ def test_a_damaged_member_is_named(tmp_path):
             read_member(archive, "a/b.txt")
         with pytest.raises(DataError, match="member 'missing' cannot be read"):
             read_member(archive, "missing")
+
+
+def test_one_process_makes_what_others_wait_for(tmp_path, monkeypatch, caplog):
+    """Threads stand for processes: the lock belongs to the open file."""
+    begun, go_on, calls = threading.Event(), threading.Event(), []
+
+    def build(data_config, cache_dir):
+        calls.append(cache_dir)
+        begun.set()
+        assert go_on.wait(60)
+        return make(side=data_config.image_size)
+
+    monkeypatch.setitem(load_lib._SOURCES, "toy", load_lib._Source(3, build))
+    with (
+        caplog.at_level("INFO", "absl"),
+        concurrent.futures.ThreadPoolExecutor() as pool,
+    ):
+        first = pool.submit(load_lib.load_dataset, config(tmp_path))
+        assert begun.wait(60)
+        others = [pool.submit(load_lib.load_dataset, config(tmp_path)) for _ in range(2)]
+        deadline = time.monotonic() + 60
+        while caplog.text.count("waiting for process") < 2 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        go_on.set()
+        assert all(same(done.result(60), make()) for done in (first, *others))
+    assert len(calls) == 1
+    assert f"waiting for process {os.getpid()} on host" in caplog.text
+
+
+def test_what_a_killed_maker_left_is_removed_by_the_next(tmp_path, builds):
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    left = cache / f".toy-4px-v3.npz.{32 * 'a'}.tmp"
+    others = [cache / f".toy-8px-v3.npz.{32 * 'a'}.tmp", cache / ".toy-4px-v3.npz.mine.tmp"]
+    for path in (left, *others):
+        path.write_bytes(b"half")
+    load_lib.load_dataset(config(tmp_path))
+    assert not left.exists()
+    assert all(path.exists() for path in others)  # another maker's, which may be at work
+    assert len(builds) == 1
+
+
+@pytest.mark.parametrize("field", ["manual_dir", "tfds_dir", "cache_dir"])
+@pytest.mark.parametrize("name", ["omniglot", "mini_imagenet", "image_folder", "tfds:mnist"])
+def test_paths_that_cannot_be_are_named(tmp_path, name, field):
+    channels = {"channels": 0}
+    changes = {"name": name, **channels, field: str(tmp_path / ("x" * 300))}
+    if (name, field) in {("image_folder", "tfds_dir"), ("tfds:mnist", "manual_dir")}:
+        changes["cache_dir"] = changes[field]  # the field is not theirs
+    with pytest.raises(MamlppError, match=r"xxx|manual_dir|tfds_dir"):
+        load_lib.load_dataset(config(tmp_path, **changes))

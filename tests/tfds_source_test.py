@@ -31,7 +31,7 @@ def test_all_splits_are_put_together_by_label(tmp_path, root):
 def test_a_version_may_be_named_and_the_cache_belongs_to_the_preparation(tmp_path, root):
     data = read(tmp_path, root, "tfds:small_shapes:1.0.0")
     assert data.num_classes == 8
-    cached = [path.name for path in (tmp_path / "cache").iterdir()]
+    cached = [path.name for path in (tmp_path / "cache").glob("*.npz")]
     assert len(cached) == 1
     assert cached[0].startswith("tfds-small_shapes-1.0.0-")
     other = sources.small_tfds(tmp_path / "other", classes=3)

@@ -240,3 +240,13 @@ def test_rows_of_other_conditions_are_kept_once_the_run_is_finished(tmp_path):
     again = collect([6, 2], {**row, "accuracy": 0.9})
     assert again["test"] == [five, {**row, "accuracy": 0.9}]
     assert {**again, "test": None} == {**finished, "test": None}
+
+
+def test_a_workdir_whose_name_is_too_long_is_refused(tmp_path):
+    path = tmp_path / ("x" * 300)
+    for command in (
+        lambda: commands.train(small_config(), path),
+        lambda: commands.resolve_config("evaluate", None, path, commands.Overrides()),
+    ):
+        with refused(tmp_path, "xxx.*(too long|File name)"):
+            command()

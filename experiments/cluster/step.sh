@@ -12,8 +12,10 @@ while (($#)) && [[ "$1" != -- ]]; do
 done
 shift # the --
 
+# Not --kill-on-bad-exit: it would take the first process that saved and left for a failure, and kill the others.
+# srun does not inherit the job's --cpus-per-task (since SLURM 22.05).
 status=0
-srun --kill-on-bad-exit=1 "${options[@]}" "${PYTHON:-python}" -m mamlpp_jax.main "$@" || status=$?
+srun --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" "${options[@]}" "${PYTHON:-python}" -m mamlpp_jax.main "$@" || status=$?
 if ((status == 75)) && [[ -n "${SLURM_JOB_ID:-}" ]]; then
   echo "stopped and saved: job $SLURM_JOB_ID goes back into the queue"
   scontrol requeue "$SLURM_JOB_ID"

@@ -13,6 +13,8 @@ from absl import logging
 from mamlpp_jax.data import dataset as dataset_lib
 from mamlpp_jax.data.dataset import Dataset
 from mamlpp_jax.errors import ConfigError, DataError
+from mamlpp_jax.files import remove_unfinished
+from mamlpp_jax.lock import one_at_a_time
 
 
 class _Source(NamedTuple):
@@ -130,17 +132,29 @@ def load_dataset(data_config: Any) -> Dataset:
     if not isinstance(size, int) or size < 1:
         raise ConfigError(f"data.image_size is {size!r}; it must be a positive number of pixels.")
     folder = cache_folder(data_config.cache_dir)
-    path = folder / f"{_file_stem(source, data_config)}-{size}px-v{source.version}.npz"
     start = time.perf_counter()
-    dataset = _from_cache(path, data_config.name, size)
-    source_dir = data_config.tfds_dir or data_config.manual_dir
-    if dataset is not None and source_dir and source.identity is None:
-        logging.info("The cache is used; %s is not read (remove %s to read it).", source_dir, path)
-    if dataset is None:
-        _make_writable(folder)
-        logging.info("Making the data set %s at %dx%d pixels.", data_config.name, size, size)
-        dataset = source.build(data_config, folder)
-        _to_cache(dataset, path)
+    try:
+        stem = _file_stem(source, data_config)
+        path = folder / f"{stem}-{size}px-v{source.version}.npz"
+        looked_at = _stamp(path)
+        dataset = _from_cache(path, data_config.name, size)
+        source_dir = data_config.tfds_dir or data_config.manual_dir
+        if dataset is not None and source_dir and source.identity is None:
+            logging.info(
+                "The cache is used; %s is not read (remove %s to read it).", source_dir, path
+            )
+        if dataset is None:
+            _make_writable(folder)
+            with one_at_a_time(folder / f"{stem}.lock", f"making the data set {data_config.name}"):
+                if _stamp(path) != looked_at:  # Another process made it meanwhile.
+                    dataset = _from_cache(path, data_config.name, size)
+                if dataset is None:
+                    dataset = _make(source, data_config, path)
+    except OSError as error:
+        raise DataError(
+            f"Data set {data_config.name}: cannot read or write {error.filename or folder}: "
+            f"{error.strerror or error}; see data.manual_dir, data.tfds_dir and data.cache_dir."
+        ) from error
     logging.info(
         "Data set %s (%s): %d classes, %d pictures, %.1f s.",
         dataset.name,
@@ -150,6 +164,25 @@ def load_dataset(data_config: Any) -> Dataset:
         time.perf_counter() - start,
     )
     return dataset
+
+
+def _make(source: _Source, data_config: Any, path: Path) -> Dataset:
+    """Makes a data set from its source and puts it into the cache, which this process has locked for it."""
+    size = data_config.image_size
+    logging.info("Making the data set %s at %dx%d pixels.", data_config.name, size, size)
+    remove_unfinished(path.parent, path.name)
+    dataset = source.build(data_config, path.parent)
+    _to_cache(dataset, path)
+    return dataset
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    """Changes when a file is replaced; None where there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns
 
 
 def _file_stem(source: _Source, data_config: Any) -> str:

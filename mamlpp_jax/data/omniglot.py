@@ -23,6 +23,7 @@ from mamlpp_jax.data.images import decode_grey, resized_ink
 from mamlpp_jax.data.tfds_tools import encoded_examples, import_tfds, latest_version
 from mamlpp_jax.data.tfds_tools import prepare as tfds_prepare
 from mamlpp_jax.errors import DataError
+from mamlpp_jax.files import remove_unfinished
 
 NUM_CLASSES = 1623
 DRAWINGS_PER_CLASS = 20
@@ -108,6 +109,7 @@ def build(data_config: Any, cache_dir: Path) -> Dataset:
         except DataError as error:
             logging.warning("Preparing Omniglot again: %s", error)
     folder = cache_dir / "downloads" / "omniglot"
+    remove_unfinished(folder)
     for archive in ARCHIVES:
         download.fetch(
             archive.url,

@@ -9,8 +9,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from absl import logging
-
 from mamlpp_jax.errors import DataError
 
 INFO_FILE = "dataset_info.json"  # what TFDS writes last: a version that has it is complete
@@ -42,7 +40,8 @@ def prepare(
 
     Args:
         make_builder: makes the builder.
-        version: the folder it prepares into; an earlier preparation there is replaced.
+        version: the folder it prepares into, which no other process may use; an earlier preparation
+            there is replaced.
         manual_dir: folder of the raw files; only read.
         what: the data set's name, for messages.
 
@@ -50,8 +49,10 @@ def prepare(
         DataError: the raw files are broken, or the preparation cannot be written.
     """
     tfds = import_tfds(what)
-    # Removed first: TFDS would read a broken earlier preparation before replacing it.
-    shutil.rmtree(version, ignore_errors=True)
+    # Removed first: TFDS would read a broken earlier preparation before replacing it; and what a preparation
+    # that was killed left behind.
+    for earlier in (version, *version.parent.glob(f"incomplete.*_{version.name}")):
+        shutil.rmtree(earlier, ignore_errors=True)
     tfds.disable_progress_bar()
     try:
         # TFDS prints what it does; standard output belongs to the command line's results.
@@ -65,9 +66,6 @@ def prepare(
     except DataError:
         raise
     except Exception as error:  # TFDS, array_record and protobuf share no base class
-        if (version / INFO_FILE).exists():
-            logging.info("Another process prepared %s meanwhile.", version)
-            return
         raise DataError(
             f"TFDS cannot prepare {what} from {manual_dir} in {version}: {error}"
         ) from error
