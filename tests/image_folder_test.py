@@ -95,9 +95,9 @@ def test_a_change_of_the_folder_is_noticed_and_a_copy_is_not_read_again(tmp_path
     root = sources.own_images(tmp_path / "own")
     first = read(tmp_path)
     shutil.copytree(root, tmp_path / "copy")
-    assert len(list((tmp_path / "cache").iterdir())) == 1
+    assert len(list((tmp_path / "cache").glob("*.npz"))) == 1
     read(tmp_path, manual_dir=tmp_path / "copy")
-    assert len(list((tmp_path / "cache").iterdir())) == 1
+    assert len(list((tmp_path / "cache").glob("*.npz"))) == 1
     changed = root / "class 0" / "00.png"
     times = changed.stat()
     Image.new("RGB", (16, 16), "blue").save(changed)
@@ -171,7 +171,7 @@ def test_damage_is_named(tmp_path, damage, said):
     damage(sources.own_images(tmp_path / "own"))
     with pytest.raises(DataError, match=said):
         read(tmp_path)
-    assert not list((tmp_path / "cache").glob("*"))
+    assert not list((tmp_path / "cache").glob("*.npz"))
 
 
 def test_a_folder_named_like_a_picture_is_a_stray(tmp_path):
