@@ -32,7 +32,8 @@ from tests.small import small_config
 def get_config(argument=None):
     return small_config("maml+da", **{
         "train.epochs": 4, "train.steps_per_epoch": 5, "train.tasks_per_step": 4,
-        "evaluation.tasks": 10, "compute.devices": 0, "train.multi_step_epochs": 0})
+        "evaluation.tasks": 10, "compute.devices": 0, "train.multi_step_epochs": 0,
+        "checkpoint.every_minutes": 1e-4})
 """
 
 
