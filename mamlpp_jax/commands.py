@@ -76,6 +76,20 @@ def resolve_config(
     return config
 
 
+def to_compare(config: ConfigDict, overrides: Overrides) -> list[Any]:
+    """What must be the same in every process, for JSON: not where each host has its data."""
+    other = overrides.data_config
+    changes = overrides._replace(data_config=None if other is None else _without_folders(other))
+    return [list(changes), _without_folders(config)]
+
+
+def _without_folders(config: ConfigDict) -> dict[str, Any]:
+    fields: dict[str, Any] = config.to_dict()
+    for field in ("tfds_dir", "manual_dir", "cache_dir"):
+        del fields["data"][field]
+    return fields
+
+
 def train(
     config: ConfigDict, workdir: pathlib.Path | None = None, stopper: Stopper | None = None
 ) -> None:

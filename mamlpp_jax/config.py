@@ -276,6 +276,7 @@ def validate(config: ConfigDict) -> None:
     _check_names_and_types(config)
     _check_method(config)
     _check_choices(config)
+    _check_folders(config)
     _check_ranges(config)
     _check_divisibility(config)
 
@@ -348,6 +349,16 @@ def _check_choices(config: ConfigDict) -> None:
     modes = eval_statistics(config)
     if len(set(modes)) != len(modes):
         raise ConfigError(f"config.norm.eval_statistics is {','.join(modes)!r}; it repeats a mode.")
+
+
+def _check_folders(config: ConfigDict) -> None:
+    for name in ("tfds_dir", "manual_dir", "cache_dir"):
+        try:
+            pathlib.Path(config.data[name]).expanduser()
+        except RuntimeError as error:  # ~somebody/folder
+            raise ConfigError(
+                f"config.data.{name} is {config.data[name]!r}; no user of that name has a home folder here."
+            ) from error
 
 
 def _check_choice(choices: dict[str, tuple[str, tuple[str, ...]]]) -> None:

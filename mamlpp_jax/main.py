@@ -18,7 +18,7 @@ import pathlib
 import sys
 import traceback
 from functools import partial
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import jax
 from absl import app, flags, logging
@@ -100,22 +100,12 @@ def _set_up_jax(config: ConfigDict, group: processes.Group) -> None:
 
 def _check_same_command(config: ConfigDict, overrides: commands.Overrides) -> None:
     """Processes that run different things would wait for one another for ever."""
-    other = overrides.data_config
-    changes = overrides._replace(data_config=None if other is None else _without_folders(other))
-    command = [_MODE.value, _DRY_RUN.value, changes, _without_folders(config)]
+    command = [_MODE.value, _DRY_RUN.value, *commands.to_compare(config, overrides)]
     processes.check_same(
         "the command or configuration",
         [json.dumps(command, sort_keys=True).encode()],
         "Give every process the same flags, --process_id and the folders of the data aside.",
     )
-
-
-def _without_folders(config: ConfigDict) -> dict[str, Any]:
-    """Leaves out where each host has its data."""
-    fields: dict[str, Any] = config.to_dict()
-    for field in ("tfds_dir", "manual_dir", "cache_dir"):
-        del fields["data"][field]
-    return fields
 
 
 def _main(argv: list[str]) -> None:

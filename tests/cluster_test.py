@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 import runpy
 import subprocess
 
@@ -51,12 +52,12 @@ def program_flags(called):
 
 
 def test_an_index_is_one_configuration_and_seed(cluster):
-    given = {"SLURM_ARRAY_TASK_ID": "22", "SLURM_CPUS_PER_TASK": "8"}
-    done, called = cluster("array.sh", "--config.train.epochs=3", **given)
+    done, called = cluster("array.sh", "--config.train.epochs=3", SLURM_ARRAY_TASK_ID="22")
     assert done.returncode == 0, done.stderr
     assert called == [
         "srun",
-        "--cpus-per-task=8",
+        "--kill-on-bad-exit=0",
+        "--cpus-per-task=1",
         "--ntasks=1",
         "py",
         "-m",
@@ -105,10 +106,33 @@ def test_a_job_over_several_hosts_joins_its_processes(cluster):
     assert done.returncode == 0, done.stderr
     assert called[-2:] == ["--distributed", "--config=configs/omniglot.py:way=20"]
     assert called[-5:-2] == ["py", "-m", "mamlpp_jax.main"]
+    # Each process must see all GPUs of its node.
+    assert not [option for option in called if option.startswith("--gpu")]
     refused, called = cluster("multi_host.sh")
     assert refused.returncode == 2
     assert "--config" in refused.stderr
     assert called == []
+
+
+@pytest.mark.parametrize(
+    ("script", "environment"),
+    [
+        ("array.sh", {"SLURM_ARRAY_TASK_ID": "0"}),
+        ("multi_host.sh", {}),
+    ],
+)
+def test_a_process_gets_the_cores_its_job_was_given(cluster, script, environment):
+    done, called = cluster(script, "--x", SLURM_CPUS_PER_TASK="6", **environment)
+    assert done.returncode == 0, done.stderr
+    assert "--cpus-per-task=6" in called
+
+
+def test_the_documented_jobs_show_every_gpu_of_a_node_to_each_of_its_processes():
+    text = (SCRIPTS / "multi_host.sh").read_text()
+    (command,) = re.findall(r"^#   sbatch (.*--gpus.*)$", text, re.MULTILINE)
+    options = dict(re.findall(r"--([\w-]+)=(\d+)", command))
+    assert options["gpus-per-node"] == options["ntasks-per-node"]
+    assert "gpus-per-task" not in options
 
 
 @pytest.mark.parametrize("script", ["array.sh", "multi_host.sh"])

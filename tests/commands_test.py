@@ -387,3 +387,17 @@ def test_a_shorter_test_than_asked_for_is_not_finished(finished):
     assert final_test.is_tested(results, asked)
     assert not final_test.is_tested({**results, "finished": False}, asked)
     assert not final_test.is_tested(results, small_config(**{"norm.eval_statistics": "running"}))
+
+
+def test_hosts_may_have_their_data_in_different_folders():
+    def on_host(folder, **fields):
+        made = []
+        for config in (small_config(), other_config(**fields)):
+            for name in ("tfds_dir", "manual_dir", "cache_dir"):
+                config.data[name] = folder
+            made.append(config)
+        return commands.to_compare(made[0], commands.Overrides(way=2, data_config=made[1]))
+
+    assert on_host("/here") == on_host("/there")
+    assert on_host("/here") != on_host("/here", **{"data.normalize": "none"})
+    json.dumps(on_host("/here"))

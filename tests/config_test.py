@@ -344,3 +344,11 @@ def test_a_stored_configuration_is_the_same_again():
     again = config_lib.from_dict(config.to_dict())
     assert config_lib.config_hash(again) == config_lib.config_hash(config)
     assert again.to_dict() == config.to_dict()
+
+
+@pytest.mark.parametrize("field", ["tfds_dir", "manual_dir", "cache_dir"])
+def test_a_home_folder_that_is_not_there_is_refused_by_name(field):
+    config = small_config()
+    config.data[field] = "~nobody-of-this-name/data"
+    with pytest.raises(ConfigError, match=rf"config\.data\.{field} is .*home folder"):
+        config_lib.validate(config)

@@ -8,9 +8,8 @@ import sys
 
 import pytest
 
-from mamlpp_jax import main as main_module
 from mamlpp_jax.data import dataset
-from tests.small import SIZE, patterns, small_config
+from tests.small import SIZE, patterns
 
 ROOT = pathlib.Path(__file__).parents[1]
 CONFIG_FILE = """
@@ -116,15 +115,3 @@ def test_dry_run_writes_no_workdir(tmp_path, small):
     for text in (str(workdir), "Schedule (2 outer steps)", "MiB working", "all meta-parameters"):
         assert text in done.stdout
     assert not workdir.exists()
-
-
-def test_hosts_may_have_their_data_in_different_folders():
-    configs = []
-    for folder in ("/here", "/there"):
-        config = small_config()
-        for field in ("tfds_dir", "manual_dir", "cache_dir"):
-            config.data[field] = folder
-        configs.append(main_module._without_folders(config))
-    assert configs[0] == configs[1]
-    assert configs[0]["data"]["name"] == "glyphs"
-    assert small_config().to_dict()["data"]["cache_dir"] == ""

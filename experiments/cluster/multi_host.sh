@@ -2,13 +2,16 @@
 # One run over several hosts: tasks are sharded over the devices of all of them.
 #
 #   mkdir -p logs && sbatch experiments/cluster/multi_host.sh --config=configs/omniglot.py:way=20,shot=1
-#   sbatch --nodes=4 --ntasks-per-node=8 --gpus-per-node=8 --cpus-per-task=4 experiments/cluster/multi_host.sh ...
+#   sbatch --nodes=2 --ntasks-per-node=4 --gpus-per-node=4 --cpus-per-task=8 experiments/cluster/multi_host.sh ...
 #
-# Submit it from the repository's root; the arguments are the program's flags. On GPUs start one process per GPU, with
-# all GPUs of the host visible to each (--gpus-per-node, not --gpus-per-task): JAX gives the n-th process of a
-# host its n-th GPU. Without GPUs the CPUs of each process are its devices. The number of processes must divide train.tasks_per_step, and the workdir must lie on
-# a file system that all hosts share. The same command continues the run, on fewer or more hosts too. Where a host
-# was lost, the other processes end within a minute and the job fails, unless SLURM requeues it: submit it again.
+# Submit it from the repository's root; the arguments are the program's flags. Without GPUs the CPUs of each
+# process are its devices. With GPUs there is one process for each: --gpus-per-node is --ntasks-per-node. JAX takes
+# the GPU with the process's number on its node, so every process must see all of them: with --gpus-per-task=1 it
+# would see one, number 0, and all processes of a node but the first would look for one that they do not have.
+#
+# The number of processes must divide train.tasks_per_step, and the workdir must lie on a file system that all
+# hosts share. The same command continues the run, on fewer or more hosts too. Where a host was lost, the other
+# processes end within a minute and the job fails, unless SLURM requeues it: submit it again.
 #
 #SBATCH --job-name=mamlpp-hosts
 #SBATCH --nodes=2

@@ -12,10 +12,12 @@ while (($#)) && [[ "$1" != -- ]]; do
 done
 shift # the --
 
-# Not --kill-on-bad-exit: it would take the first process that saved and left for a failure, and kill the others.
-# srun does not inherit the job's --cpus-per-task (since SLURM 22.05).
+# Every process ends with 75 when it was asked to stop; a cluster that kills a step at the first exit code other
+# than 0 would make 137 or 143 of it. A lost process is noticed by the others themselves, through JAX's heartbeat.
+# srun does not take --cpus-per-task over from sbatch (SLURM 22.05 and newer).
 status=0
-srun --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" "${options[@]}" "${PYTHON:-python}" -m mamlpp_jax.main "$@" || status=$?
+srun --kill-on-bad-exit=0 --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" "${options[@]}" \
+  "${PYTHON:-python}" -m mamlpp_jax.main "$@" || status=$?
 if ((status == 75)) && [[ -n "${SLURM_JOB_ID:-}" ]]; then
   echo "stopped and saved: job $SLURM_JOB_ID goes back into the queue"
   scontrol requeue "$SLURM_JOB_ID"
