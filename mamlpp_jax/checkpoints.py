@@ -345,8 +345,10 @@ def _digests(checkpoint: pathlib.Path) -> dict[str, str]:
     }
 
 
+@jax.jit
 def _copied(state: MetaState) -> MetaState:
-    return jax.tree.map(jnp.copy, state)
+    copied: MetaState = jax.tree.map(jnp.copy, state)
+    return copied
 
 
 def _versions() -> dict[str, str]:
