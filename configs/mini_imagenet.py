@@ -13,8 +13,9 @@ cached. To see what the model will see:
 
 Published test accuracy of MAML++, 5-way: 52.15 % 1-shot, 68.32 % 5-shot.
 
-Measured on this code: no whole run yet. Shortened to 500 first-order outer steps of 8 tasks (one seed, batch statistics), 5-way
-1-shot MAML++ reaches 30.46 ± 0.94 % validation accuracy, in 50 to 80 minutes on 2 CPU cores; the README has the command.
+Measured on this code: no whole run yet. Shortened to 500 first-order outer steps of 8 tasks (one seed, batch
+statistics), 5-way 1-shot MAML++ reaches 30.46 ± 0.94 % validation accuracy, in 50 to 80 minutes on 2 CPU cores; the
+README has the command.
 
 The paper prints a split of 64/12/24 classes; these are Ravi & Larochelle's files, 64/16/20.
 """
