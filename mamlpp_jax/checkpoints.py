@@ -108,8 +108,9 @@ class Checkpoints:
         step = int(state.step)
         self.history.append({"step": step, _METRIC: val_accuracy})
         self._held.append(_Epoch(step, _copied(state), val_accuracy))
-        best = sorted(self._held, key=lambda held: (held.accuracy, held.step))[-self._keep_best :]
-        self._held = [held for held in self._held if held in best or held.step == step]
+        ranked = sorted(self._held, key=lambda held: (held.accuracy, held.step))
+        kept = {held.step for held in ranked[-self._keep_best :]} | {step}
+        self._held = [held for held in self._held if held.step in kept]
 
     @property
     def holds(self) -> bool:
