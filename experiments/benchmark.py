@@ -30,10 +30,10 @@ from experiments.benchmark_rows import (
     ours,
     pytorch,
 )
-from mamlpp_jax.checkpoints import quiet_orbax
+from mamlpp_jax.artifacts.workdir import provenance
+from mamlpp_jax.distributed.mesh import largest_divisor
 from mamlpp_jax.errors import ConfigError
-from mamlpp_jax.parallel import largest_divisor
-from mamlpp_jax.workdir import provenance
+from mamlpp_jax.training.checkpoints import quiet_orbax
 
 _CASES = flags.DEFINE_list("cases", list(CASES), "Kinds of task to time.")
 _OUTPUT = flags.DEFINE_string("output", "benchmark", "Folder of the report; made if need be.")

@@ -19,10 +19,10 @@ from experiments.benchmark_rows import (
     random_images,
     time_calls,
 )
-from mamlpp_jax.checkpoints import Checkpoints
 from mamlpp_jax.config import default_config
-from mamlpp_jax.program import build
-from mamlpp_jax.train import MINUTES_BETWEEN_EPOCHS, make_evaluators
+from mamlpp_jax.training.checkpoints import Checkpoints
+from mamlpp_jax.training.experiment import build
+from mamlpp_jax.training.trainer import MINUTES_BETWEEN_EPOCHS, make_evaluators
 from mamlpp_jax.types import MetaState
 
 # The paper's experiments, with its meta-batches.

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from experiments.benchmark_rows import Row
-from mamlpp_jax.figures import new_figure, save_png
-from mamlpp_jax.files import write_atomically
+from mamlpp_jax.reports.canvas import new_figure, save_png
+from mamlpp_jax.utils.files import write_atomically
 
 # Epochs of the paper's Omniglot schedule: (epochs, order, multi-step) of MAML++, and MAML's 150.
 _SCHEDULE = ((10, 1, True), (40, 1, False), (100, 2, False))

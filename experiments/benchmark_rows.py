@@ -19,8 +19,8 @@ from ml_collections import ConfigDict
 
 from mamlpp_jax.config import apply_method, default_config, validate
 from mamlpp_jax.data.dataset import Dataset
-from mamlpp_jax.program import Program, build
-from mamlpp_jax.train import compiled_train_steps
+from mamlpp_jax.training.experiment import Program, build
+from mamlpp_jax.training.trainer import compiled_train_steps
 
 BATCH_NORM_BLOCKS = 4
 _BUDGET_S, _LEAST_RUNS, _MOST_RUNS = 4.0, 3, 40

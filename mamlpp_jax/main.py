@@ -24,12 +24,13 @@ import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from mamlpp_jax import commands, processes
-from mamlpp_jax.command_line import USAGE_EXIT_CODE, parse_flags
-from mamlpp_jax.data.load import cache_folder
+from mamlpp_jax.cli import commands
+from mamlpp_jax.cli.flags import USAGE_EXIT_CODE, parse_flags
+from mamlpp_jax.data.sources.registry import cache_folder
+from mamlpp_jax.distributed import processes
+from mamlpp_jax.distributed.mesh import cpu_devices
 from mamlpp_jax.errors import MamlppError
-from mamlpp_jax.parallel import cpu_devices
-from mamlpp_jax.stopping import STOPPED_EXIT_CODE, StoppedError, Stopper
+from mamlpp_jax.training.preemption import STOPPED_EXIT_CODE, StoppedError, Stopper
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config",

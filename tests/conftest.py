@@ -16,7 +16,7 @@ jax.config.update("jax_num_cpu_devices", 4)
 # Compiling is most of the tests' time. `make test-all` compiles as a real run does.
 if not os.environ.get("MAMLPP_TEST_OPTIMIZED"):
     jax.config.update("jax_disable_most_optimizations", True)
-    from mamlpp_jax import inner_loop
+    from mamlpp_jax.algorithms import inner_loop
 
     inner_loop._UNROLLED = 1  # outer_loop_test.py compares with the unrolled loop
 

@@ -13,11 +13,11 @@ import numpy as np
 import optax
 import pytest
 
-from mamlpp_jax import schedules
-from mamlpp_jax.inner_optimizers import lslr
+from mamlpp_jax.algorithms import schedules
+from mamlpp_jax.algorithms.inner_optimizers import lslr
+from mamlpp_jax.algorithms.outer_loop import Learner, fixed_tasks, make_train_step, meta_loss
 from mamlpp_jax.models import Conv4, make_forward
 from mamlpp_jax.ops.conv import KINDS as CONV_KINDS
-from mamlpp_jax.outer_loop import Learner, fixed_tasks, make_train_step, meta_loss
 from mamlpp_jax.types import Episode, MetaParams, MetaState
 
 DEFAULT = pathlib.Path(__file__).parent / "reference"

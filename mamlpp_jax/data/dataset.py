@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from mamlpp_jax.errors import DataError
-from mamlpp_jax.files import replacing
+from mamlpp_jax.utils.files import replacing
 
 SPLITS = ("train", "val", "test")
 _FORMAT = 1

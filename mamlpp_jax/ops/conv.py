@@ -27,7 +27,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.custom_batching import custom_vmap
 
-from mamlpp_jax.parallel import largest_divisor
+from mamlpp_jax.distributed.mesh import largest_divisor
 from mamlpp_jax.types import Array
 
 # Measured on a CPU with 1 MiB of second-level cache per core (experiments/PERFORMANCE.md).

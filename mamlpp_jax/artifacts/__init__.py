@@ -1,0 +1,1 @@
+"""What a run writes into its working directory, and reads back from it."""

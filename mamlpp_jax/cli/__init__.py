@@ -1,0 +1,1 @@
+"""The command lines: flags, and what each command does."""

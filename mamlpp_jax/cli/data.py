@@ -1,0 +1,79 @@
+"""Prepares a data set, says what is in it and draws what a model will see.
+
+python -m mamlpp_jax.data --config=configs/mini_imagenet.py --config.data.manual_dir=DIR --contact_sheet=FILE.png
+"""
+
+from __future__ import annotations
+
+import pathlib
+from functools import partial
+
+from absl import app, flags, logging
+from ml_collections import ConfigDict, config_flags
+
+from mamlpp_jax import config as config_lib
+from mamlpp_jax.cli.flags import fail, parse_flags
+from mamlpp_jax.data.dataset import Dataset
+from mamlpp_jax.data.sources.registry import load_dataset
+from mamlpp_jax.errors import ConfigError, MamlppError
+from mamlpp_jax.reports import contact_sheet
+from mamlpp_jax.training.experiment import build, choose_classes, task_shape
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config",
+    None,
+    "Configuration file, optionally with an argument after a colon.",
+    lock_config=True,
+)
+_CONTACT_SHEET = flags.DEFINE_string(
+    "contact_sheet", None, "PNG file to draw classes and sample episodes into."
+)
+
+
+def describe(config: ConfigDict, dataset: Dataset) -> str:
+    """The counts of a data set and of its splits, as lines of text.
+
+    Raises:
+        ConfigError: the data do not give the tasks asked for.
+    """
+    classes = choose_classes(config, dataset)
+    high, wide, channels = dataset.images.shape[1:]
+    turns = task_shape(config).rotations
+    lines = [
+        f"{config.data.name}: {dataset.num_classes} classes, {len(dataset.images)} images, "
+        f"{high}x{wide}x{channels}, {dataset.images.nbytes / 2**20:,.0f} MiB"
+    ]
+    for split, members in classes.items():
+        sizes = dataset.class_sizes[members]
+        low, high = int(sizes.min()), int(sizes.max())
+        lines.append(
+            f"{split + ':':<6} {len(members):>5} classes, {int(sizes.sum()):>6} images, "
+            f"{low if low == high else f'{low} to {high}'} per class"
+            + (f"; with quarter turns {turns * len(members)} classes" if turns > 1 else "")
+        )
+    unused = dataset.num_classes - sum(map(len, classes.values()))
+    return "\n".join([*lines, *([f"unused: {unused} classes"] if unused else [])])
+
+
+def _main(argv: list[str]) -> None:
+    del argv
+    logging.set_verbosity(logging.INFO)
+    try:
+        if _CONFIG.value is None:
+            raise ConfigError("--config is missing, for example --config=configs/mini_imagenet.py.")
+        config = config_lib.with_default_compute(_CONFIG.value)
+        config.compute.devices = 1
+        config_lib.validate(config)
+        dataset = load_dataset(config.data)
+        print(describe(config, dataset), flush=True)
+        if _CONTACT_SHEET.value:
+            path = pathlib.Path(_CONTACT_SHEET.value)
+            contact_sheet.draw(build(config, dataset), dataset, path)
+            print(f"contact sheet: {path}")
+    except MamlppError as error:
+        fail(str(error))
+
+
+def main() -> None:
+    """Entry point of `mamlpp-data`."""
+    app.run(_main, flags_parser=partial(parse_flags, configs=(_CONFIG,)))

@@ -1,0 +1,1 @@
+"""Reading images out of folders, archives, pickles and prepared TFDS directories."""

@@ -1,0 +1,149 @@
+"""One's own images: a folder per class, in ``<root>/<class>/`` or ``<root>/{train,val,test}/<class>/``."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import logging
+
+from mamlpp_jax.data.dataset import SPLITS, Dataset
+from mamlpp_jax.data.readers.class_folders import (
+    read_bytes,
+    report_strays,
+    scan_classes,
+    subfolders,
+)
+from mamlpp_jax.data.readers.images import is_grey, read_squares, to_channels
+from mamlpp_jax.errors import ConfigError, DataError
+
+NAME = "image_folder"
+
+
+def identity(data_config: Any) -> str:
+    """What tells one folder's cached data from another's: its files' names, sizes and times of change.
+
+    A copy of the folder that keeps the times has the same identity, wherever it lies.
+
+    Args:
+        data_config: has ``manual_dir`` and ``channels``.
+
+    Raises:
+        ConfigError: no folder is configured.
+        DataError: the folder is not one of classes of pictures.
+    """
+    classes, splits = _classes(_root(data_config))
+    digest = hashlib.sha256()
+    for name, paths in classes.items():
+        digest.update(f"{name}\0{splits.get(name, '')}\n".encode())
+        for path in paths:
+            try:
+                status = path.stat()
+            except OSError as error:
+                raise DataError(f"{path} cannot be read ({error.strerror or error}).") from error
+            digest.update(os.fsencode(f"{name}/{path.name}\0"))
+            digest.update(f"{status.st_size}\0{status.st_mtime_ns}\n".encode())
+    return f"{digest.hexdigest()[:12]}-c{int(data_config.channels)}"
+
+
+def build(data_config: Any) -> Dataset:
+    """Reads, resizes and counts the pictures.
+
+    Args:
+        data_config: has ``manual_dir``, ``image_size`` (pixels) and ``channels``.
+
+    Returns:
+        Classes in name order, pictures of a class in file name order; with the splits of
+        ``<root>/{train,val,test}/<class>/``, else without.
+
+    Raises:
+        ConfigError: no folder is configured.
+        DataError: a folder or picture is missing, empty or broken; it is named.
+    """
+    root, size = _root(data_config), int(data_config.image_size)
+    classes, splits = _classes(root)
+    paths = [path for members in classes.values() for path in members]
+    squares = read_squares([(str(path), partial(read_bytes, path)) for path in paths], size)
+    images = with_channels(squares, int(data_config.channels))
+    sizes = np.array([len(members) for members in classes.values()], np.int32)
+    _report(root, classes, splits, images)
+    return Dataset(
+        name=NAME,
+        images=images,
+        class_names=tuple(classes),
+        class_sizes=sizes,
+        class_splits=tuple(splits[name] for name in classes) if splits else (),
+    )
+
+
+def with_channels(squares: np.ndarray, channels: int) -> np.ndarray:
+    """Pictures [n, H, W, 3] with 1 or 3 channels; 0: 1 when every picture is grey, else 3."""
+    if channels == 0:
+        channels = 1 if is_grey(squares) else 3
+    if channels == 3:
+        return squares
+    grey = np.empty((*squares.shape[:3], 1), np.uint8)
+    for row, pixels in enumerate(squares):
+        grey[row] = to_channels(pixels, 1)
+    return grey
+
+
+def _root(data_config: Any) -> Path:
+    if not data_config.manual_dir:
+        raise ConfigError(
+            "data.manual_dir is empty; for data.name=image_folder it must be the folder of your images, "
+            "<root>/<class>/*.png or <root>/{train,val,test}/<class>/*.png."
+        )
+    return Path(data_config.manual_dir).expanduser()
+
+
+def _classes(root: Path) -> tuple[dict[str, list[Path]], dict[str, str]]:
+    """Picture files by class, sorted; and the split of each class, {} without splits."""
+    if not root.is_dir():
+        raise DataError(f"data.manual_dir: {root} is no folder; it must have a folder per class.")
+    names = {path.name for path in subfolders(root)}
+    if not names or not names <= set(SPLITS):
+        return scan_classes(root), {}
+    if names != set(SPLITS):
+        raise DataError(
+            f"{root} has the folders {', '.join(sorted(names))} only; class folders in splits need all of "
+            f"{', '.join(SPLITS)}."
+        )
+    report_strays(root, [path.name for path in sorted(root.iterdir()) if path.is_file()])
+    classes: dict[str, list[Path]] = {}
+    splits: dict[str, str] = {}
+    for split in SPLITS:
+        for name, paths in scan_classes(root / split).items():
+            if name in classes:
+                raise DataError(
+                    f"The class {name} is in {root / splits[name]} and in {root / split}; few-shot splits must "
+                    "have different classes. To have classes split for you, put all class folders into one folder."
+                )
+            classes[name], splits[name] = paths, split
+    return dict(sorted(classes.items())), splits
+
+
+def _report(
+    root: Path, classes: Mapping[str, list[Path]], splits: Mapping[str, str], images: np.ndarray
+) -> None:
+    """Logs what was read."""
+    sizes = {name: len(paths) for name, paths in classes.items()}
+    low, high = min(sizes, key=sizes.__getitem__), max(sizes, key=sizes.__getitem__)
+    by_split = ", ".join(f"{list(splits.values()).count(split)} {split}" for split in SPLITS)
+    logging.info(
+        "Read %s: %d %s images of %d classes (%s), from %d images (%s) to %d (%s).",
+        root,
+        len(images),
+        "grey" if images.shape[-1] == 1 else "colour",
+        len(classes),
+        by_split if splits else "without splits",
+        sizes[low],
+        low,
+        sizes[high],
+        high,
+    )

@@ -1,0 +1,186 @@
+"""Any prepared TFDS image classification data set: ``data.name = "tfds:<name>"``.
+
+TensorFlow is not needed to read one. The name may have a configuration and a version, as in TFDS:
+``tfds:<name>/<configuration>:<version>``. The TFDS splits train, validation and test are put together (all splits
+where it has none of these); classes are split by fraction, by number
+or by a list file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import logging
+
+from mamlpp_jax.data.dataset import Dataset
+from mamlpp_jax.data.readers import tfds_tools
+from mamlpp_jax.data.readers.images import decode_colour, to_square
+from mamlpp_jax.data.sources.image_folder import with_channels
+from mamlpp_jax.errors import ConfigError, DataError
+
+PREFIX = "tfds:"
+_USUAL_SPLITS = ("train", "validation", "val", "test")
+_NAME = re.compile(r"tfds:(?P<folder>\w+(/[\w+-][\w.+-]*)?)(:(?P<version>\d+\.\d+\.\d+))?")
+
+
+def identity(data_config: Any) -> str:
+    """What tells one preparation's cached data from another's, wherever it lies.
+
+    Args:
+        data_config: has ``name``, ``tfds_dir`` and ``channels``.
+
+    Raises:
+        ConfigError: the name is malformed.
+        DataError: the data set is not prepared.
+    """
+    folder = _version_folder(data_config)
+    digest = hashlib.sha256()
+    for name in (tfds_tools.INFO_FILE, "features.json"):
+        path = folder / name
+        digest.update(path.read_bytes() if path.is_file() else b"")
+    return f"{digest.hexdigest()[:12]}-c{int(data_config.channels)}"
+
+
+def build(data_config: Any) -> Dataset:
+    """Reads a prepared data set.
+
+    Args:
+        data_config: has ``name``, ``tfds_dir`` ("" for TFDS's own default), ``image_size`` (pixels) and ``channels``.
+
+    Returns:
+        The classes that have pictures, in name order; pictures of a class in the order of TFDS's splits.
+
+    Raises:
+        ConfigError: the name is malformed.
+        DataError: the data set is not prepared, is broken, or is not one of images and labels.
+    """
+    folder = _version_folder(data_config)
+    what = data_config.name
+    tfds = tfds_tools.import_tfds(what)
+    logging.info("Reading %s as prepared in %s.", what, folder)
+    try:
+        builder = tfds.builder_from_directory(folder)
+        image_key, label_key = _keys(tfds, builder, folder)
+        by_class = _squares_by_class(builder, image_key, label_key, int(data_config.image_size))
+        names = builder.info.features[label_key].names
+    except DataError:
+        raise
+    except Exception as error:  # TFDS, array_record and protobuf share no base class
+        raise DataError(
+            f"{folder} cannot be read by TFDS ({type(error).__name__}: {error}); it must be complete and in the "
+            "file format array_record."
+        ) from error
+    return _assemble(
+        what, folder, {names[label]: by_class[label] for label in by_class}, data_config
+    )
+
+
+def _assemble(
+    what: str, folder: Path, by_class: dict[str, list[np.ndarray]], data_config: Any
+) -> Dataset:
+    if not by_class:
+        raise DataError(f"{folder} has no examples.")
+    class_names = tuple(sorted(by_class))
+    squares = np.stack([square for name in class_names for square in by_class[name]])
+    sizes = np.array([len(by_class[name]) for name in class_names], np.int32)
+    return Dataset(what, with_channels(squares, int(data_config.channels)), class_names, sizes)
+
+
+def _squares_by_class(
+    builder: Any, image_key: str, label_key: str, size: int
+) -> dict[int, list[np.ndarray]]:
+    """Pictures [size, size, 3] by label; unlabelled ones, which TFDS marks with -1, are reported."""
+    result: dict[int, list[np.ndarray]] = {}
+    unlabelled = 0
+    for origin, example in tfds_tools.encoded_examples(builder, image_key, _splits(builder)):
+        label = int(example[label_key])
+        if label < 0:
+            unlabelled += 1
+            continue
+        picture = to_square(decode_colour(example[image_key], origin), size)
+        result.setdefault(label, []).append(picture)
+    if unlabelled:
+        logging.warning(
+            "%s has %d images without a label, which are not used.", builder.name, unlabelled
+        )
+    return result
+
+
+def _splits(builder: Any) -> list[str]:
+    """The TFDS splits to read: the usual ones, since others may repeat their images; else all."""
+    names = sorted(builder.info.splits)
+    usual = [name for name in names if name in _USUAL_SPLITS]
+    skipped = sorted(set(names) - set(usual or names))
+    if skipped:
+        logging.warning(
+            "%s: the TFDS splits %s are read, not %s.",
+            builder.name,
+            ", ".join(usual),
+            ", ".join(skipped),
+        )
+    return usual or names
+
+
+def _keys(tfds: Any, builder: Any, folder: Path) -> tuple[str, str]:
+    """Names of the image and of the label: the supervised pair, or the only ones of their kinds."""
+    features = dict(builder.info.features.items())
+    image, label = (*(builder.info.supervised_keys or ()), None, None)[:2]
+    if _are_image_and_label(tfds, features, image, label):
+        return image, label
+    images = [k for k, f in features.items() if isinstance(f, tfds.features.Image)]
+    labels = [k for k, f in features.items() if isinstance(f, tfds.features.ClassLabel)]
+    if len(images) != 1 or len(labels) != 1:
+        raise DataError(
+            f"{folder} has the features {', '.join(features)}; to be an image classification data set it must "
+            "have one image and one class label."
+        )
+    return images[0], labels[0]
+
+
+def _are_image_and_label(tfds: Any, features: Any, image: Any, label: Any) -> bool:
+    return isinstance(features.get(image), tfds.features.Image) and isinstance(
+        features.get(label), tfds.features.ClassLabel
+    )
+
+
+def _version_folder(data_config: Any) -> Path:
+    """The folder of the newest prepared version, or of the one that is asked for."""
+    match = _NAME.fullmatch(data_config.name)
+    if match is None:
+        raise ConfigError(
+            f"data.name is {data_config.name!r}; a TFDS data set is named tfds:<name>, "
+            "tfds:<name>/<configuration> or either with :<version>, such as tfds:cifar100 or tfds:mnist:3.0.1."
+        )
+    root = Path(
+        data_config.tfds_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+    ).expanduser()
+    base = root / match["folder"]
+    if match["version"]:
+        found = base / match["version"]
+        if (found / tfds_tools.INFO_FILE).is_file():
+            return found
+    elif version := tfds_tools.latest_version(base):
+        return version
+    return _only_configuration(data_config.name, root, base)
+
+
+def _only_configuration(name: str, root: Path, base: Path) -> Path:
+    """The data set when it has one configuration, which then need not be named."""
+    versions = {
+        path.name: tfds_tools.latest_version(path) for path in base.glob("*") if path.is_dir()
+    }
+    found = {configuration: version for configuration, version in versions.items() if version}
+    if len(found) == 1 and name.count(":") == 1:
+        return next(iter(found.values()))
+    hint = f" It has {', '.join(sorted(found))}." if found else ""
+    raise DataError(
+        f"data.tfds_dir: {root} holds no prepared {name.removeprefix(PREFIX)} ({base} has no complete version).{hint} "
+        f'Prepare it once, where TensorFlow is installed if its builder needs it: python -c "import '
+        f"tensorflow_datasets as tfds; tfds.builder('{name.removeprefix(PREFIX)}', data_dir='{root}')"
+        ".download_and_prepare(file_format='array_record')\"."
+    )

@@ -1,0 +1,1 @@
+"""Devices and processes that share the tasks of an outer step."""

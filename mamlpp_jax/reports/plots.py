@@ -1,0 +1,305 @@
+"""Pictures of a run: learning curves, accuracy per inner step, inner rates, an episode.
+
+Every picture is a PNG that appears whole or not at all.
+"""
+
+from __future__ import annotations
+
+import itertools
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from mamlpp_jax.reports.canvas import new_figure, save_png
+from mamlpp_jax.reports.episode_figure import episode
+
+__all__ = ["accuracy_per_inner_step", "episode", "inner_rates", "learning_curves"]
+
+# Okabe and Ito's colours: told apart by colour-blind readers.
+_BLUE, _ORANGE, _GREEN, _RED, _PURPLE = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7"
+_GREY = "#666666"
+_MODES = {
+    "batch": (_ORANGE, "o"),
+    "support": (_GREEN, "s"),
+    "running": (_PURPLE, "^"),
+}
+_OTHER_MODES = ((_RED, "D"), (_BLUE, "v"), (_GREY, "X"))
+
+_MOST_POINTS = 1000  # of a raw curve; more are drawn as a band
+
+
+# --- Learning curves ------------------------------------------------------------------------------
+
+
+def learning_curves(
+    metrics: Sequence[Mapping[str, Any]], path: pathlib.Path, way: int | None = None
+) -> None:
+    """Draws loss and accuracy during training, and the validation accuracy per epoch.
+
+    Args:
+        metrics: rows of `metrics.jsonl`: training rows (step, loss, accuracy) and validation rows
+            (step, val_accuracy_<mode>, perhaps val_ci95_<mode> and val_loss_<mode>).
+        path: PNG to write.
+        way: classes of a task; draws a line at the accuracy of chance.
+
+    Raises:
+        WorkdirError: the file cannot be written.
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    figure = new_figure(10.0, 4.2)
+    loss_axes, accuracy_axes = figure.subplots(1, 2)
+    training = [row for row in metrics if "loss" in row]
+    _training_curve(loss_axes, training, "loss")
+    _training_curve(accuracy_axes, training, "accuracy", 100.0)
+    validation = [row for row in metrics if any(key.startswith("val_") for key in row)]
+    modes = _validation_modes(validation)
+    for index, mode in enumerate(modes):
+        _validation_curve(loss_axes, validation, "val_loss", mode, index)
+        _validation_curve(accuracy_axes, validation, "val_accuracy", mode, index, 100.0)
+    if way is not None:
+        _chance(accuracy_axes, way)
+    _finish_axes(loss_axes, "outer step", "cross-entropy loss")
+    _finish_axes(accuracy_axes, "outer step", "accuracy (%)")
+    for axes in (loss_axes, accuracy_axes):
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    handles, labels = accuracy_axes.get_legend_handles_labels()
+    if handles:  # one for both, outside: inside it would hide a curve
+        figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=8)
+    save_png(figure, path)
+
+
+def _training_curve(
+    axes: Any, rows: Sequence[Mapping[str, Any]], key: str, scale: float = 1.0
+) -> None:
+    """The raw curve, lightly, and its moving average over 2 % of the steps."""
+    steps = np.array([row["step"] for row in rows], dtype=float)
+    values = scale * np.array([row[key] for row in rows], dtype=float)
+    values[~np.isfinite(values)] = np.nan
+    if not len(rows):
+        return
+    if len(rows) <= _MOST_POINTS:
+        axes.plot(
+            steps, values, color=_BLUE, alpha=0.25, linewidth=0.8, label="training, each step"
+        )
+    else:
+        centres, low, high = _bands(steps, values)
+        label = "training, 90 % of steps"
+        axes.fill_between(centres, low, high, color=_BLUE, alpha=0.2, linewidth=0, label=label)
+    window = max(1, len(rows) // 50)
+    smooth = _moving_average(values, window)
+    label = f"training, mean of {window:,} steps"
+    axes.plot(steps, smooth, color=_BLUE, linewidth=1.6, label=label)
+    if key == "loss" and np.nanmin(smooth, initial=np.inf) * 10 < np.nanmax(smooth, initial=0.0):
+        axes.set_yscale("log")  # otherwise nothing is seen of its end
+
+
+def _moving_average(values: np.ndarray, window: int) -> np.ndarray:
+    """Centred mean of up to `window` neighbours that are finite; [n] -> [n]."""
+    kernel = np.ones(window)
+    finite = np.isfinite(values)
+    total = np.convolve(np.where(finite, values, 0.0), kernel, mode="same")
+    count = np.convolve(finite.astype(float), kernel, mode="same")
+    return np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0.5)
+
+
+def _bands(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Steps [b], 5th and 95th percentile [b] of b runs of neighbouring values, b <= 250."""
+    centres, low, high = [], [], []
+    for part in np.array_split(np.arange(len(values)), _MOST_POINTS // 4):
+        finite = values[part][np.isfinite(values[part])]
+        centres.append(steps[part].mean())
+        five, ninety_five = np.percentile(finite, (5, 95)) if len(finite) else (np.nan, np.nan)
+        low.append(five)
+        high.append(ninety_five)
+    return np.array(centres), np.array(low), np.array(high)
+
+
+def _validation_modes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The statistics modes with an accuracy of their own; [""] when there is just one accuracy."""
+    prefix = "val_accuracy_"
+    keys = {key: None for row in rows for key in row if key.startswith(prefix)}
+    modes = [key.removeprefix(prefix) for key in keys]
+    return modes or ([""] if rows else [])
+
+
+def _validation_curve(
+    axes: Any,
+    rows: Sequence[Mapping[str, Any]],
+    name: str,
+    mode: str,
+    index: int,
+    scale: float = 1.0,
+) -> None:
+    key = f"{name}_{mode}" if mode else name
+    rows = [row for row in rows if key in row]
+    if not rows:
+        return
+    steps = [row["step"] for row in rows]
+    values = np.array([row[key] for row in rows], dtype=float)
+    values[~np.isfinite(values)] = np.nan
+    color, marker = _mode_style(mode, index)
+    # A marker at every epoch of a long run would hide the curve.
+    style = dict(color=color, linewidth=1.2, marker=marker, markersize=3.5, markevery=_every(rows))
+    label = f"validation, {mode} statistics" if mode else "validation"
+    axes.plot(steps, scale * values, label=label, **style)
+    if name == "val_accuracy" and all(f"val_ci95_{mode}" in row for row in rows):
+        ci95 = np.array([row[f"val_ci95_{mode}"] for row in rows], dtype=float)
+        low, high = scale * (values - ci95), scale * (values + ci95)
+        axes.fill_between(steps, low, high, color=color, alpha=0.2, linewidth=0)
+
+
+def _every(rows: Sequence[Any]) -> int:
+    return max(1, len(rows) // 25)
+
+
+# --- Accuracy after each inner step ---------------------------------------------------------------
+
+
+def accuracy_per_inner_step(test: Sequence[Mapping[str, Any]], path: pathlib.Path) -> None:
+    """Draws the test accuracy after 0..S inner steps, one line per evaluation statistics.
+
+    Args:
+        test: rows of the "test" list of `results.json`; the ensemble's are drawn, or all rows when
+            there is no ensemble.
+        path: PNG to write.
+
+    Raises:
+        WorkdirError: the file cannot be written.
+    """
+    rows = [row for row in test if row["model"] == "ensemble"] or list(test)
+    figure = new_figure(5.4, 3.8)
+    axes = figure.subplots()
+    ends = _spread([100.0 * row["accuracy_per_step"][-1] for row in rows], 4.5)
+    for index, (row, label) in enumerate(zip(rows, _test_labels(rows), strict=True)):
+        _inner_step_line(axes, row, label, index, ends[index])
+    ways = {row["way"] for row in rows}
+    if len(ways) == 1:
+        _chance(axes, ways.pop())
+    longest = max((len(row["accuracy_per_step"]) for row in rows), default=1)
+    axes.set_xlim(-0.25, max(longest - 1, 1) + 0.6)  # room for the last value
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    _finish_axes(axes, "inner steps taken", "test accuracy (%)")
+    if rows:
+        axes.legend(fontsize=8)
+    save_png(figure, path)
+
+
+def _inner_step_line(axes: Any, row: Mapping[str, Any], label: str, index: int, end: float) -> None:
+    values = 100.0 * np.asarray(row["accuracy_per_step"], dtype=float)
+    last = len(values) - 1
+    color, marker = _mode_style(row["eval_statistics"], index)
+    axes.plot(values, color=color, marker=marker, markersize=5, linewidth=1.6, label=label)
+    axes.errorbar([last], values[-1:], yerr=[100.0 * row["ci95"]], color=color, capsize=3)
+    axes.text(last + 0.18, end, f"{values[-1]:.1f}", color=color, fontsize=9, va="center")
+
+
+def _spread(values: Sequence[float], gap: float) -> np.ndarray:
+    """Moves values down, the greatest stays, until none is nearer than `gap` to another; [n]."""
+    placed = np.array(values, dtype=float)
+    for upper, lower in itertools.pairwise(np.argsort(-placed)):
+        placed[lower] = min(placed[lower], placed[upper] - gap)
+    return placed
+
+
+def _test_labels(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Names each row by its statistics, and by whatever else tells the rows apart."""
+    others = {
+        "model": "{}",
+        "train_statistics": "trained with {}",
+        "way": "{}-way",
+        "shot": "{}-shot",
+        "query": "{} query images per class",
+        "inner_steps": "{} steps",
+    }
+    differing = {
+        key: text for key, text in others.items() if len({row.get(key) for row in rows}) > 1
+    }
+    return [
+        ", ".join(
+            [f"{row['eval_statistics']} statistics"]
+            + [text.format(row.get(key)) for key, text in differing.items()]
+        )
+        for row in rows
+    ]
+
+
+# --- Inner rates ----------------------------------------------------------------------------------
+
+
+def inner_rates(rates: Mapping[str, np.ndarray], path: pathlib.Path) -> None:
+    """Draws the learned inner rates as a heat map with their values: tensors down, steps across.
+
+    Args:
+        rates: {"conv0/kernel": [S], ...}; of an array [S, ...] (a rate per element) the mean over
+            the elements is drawn.
+        path: PNG to write.
+
+    Raises:
+        ValueError: no rates, or arrays with different S.
+        WorkdirError: the file cannot be written.
+    """
+    if not rates:
+        raise ValueError("no inner rates to draw")
+    means = {name: _mean_per_step(array) for name, array in rates.items()}
+    if len({len(row) for row in means.values()}) > 1:
+        raise ValueError("the inner rates belong to different numbers of inner steps")
+    table = np.stack(list(means.values()))
+    height, width = table.shape
+    figure = new_figure(2.6 + 0.62 * width, max(1.2 + 0.3 * height, 2.2))
+    axes = figure.subplots()
+    finite = np.abs(table[np.isfinite(table)])
+    limit = max(float(finite.max(initial=0.0)), 1e-12)
+    # Zero in the middle: a rate below it climbs the gradient, which colour should show at once.
+    image = axes.imshow(table, cmap="RdBu", vmin=-limit, vmax=limit, aspect="auto")
+    _annotate_cells(axes, table, limit)
+    axes.set_xticks(range(width), [str(step) for step in range(1, width + 1)])
+    axes.set_yticks(range(height), list(means), fontsize=9)
+    axes.tick_params(length=0)
+    axes.set_xlabel("inner step")
+    averaged = any(np.ndim(array) > 1 for array in rates.values())
+    label = "inner rate (mean over elements)" if averaged else "inner rate"
+    figure.colorbar(image, ax=axes, label=label, pad=0.02)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    save_png(figure, path)
+
+
+def _mean_per_step(array: np.ndarray) -> np.ndarray:
+    array = np.asarray(array, dtype=float)
+    return array.reshape(len(array), -1).mean(axis=1)
+
+
+def _annotate_cells(axes: Any, table: np.ndarray, limit: float) -> None:
+    """Writes each value into its cell, with three significant digits of the largest."""
+    digits = int(np.clip(2 - np.floor(np.log10(limit)), 0, 5))
+    for (row, column), value in np.ndenumerate(table):
+        dark = abs(value) > 0.6 * limit
+        color = "white" if dark else "black"
+        text = f"{value:.{digits}f}".replace("-", "\N{MINUS SIGN}")
+        axes.text(column, row, text, ha="center", va="center", fontsize=8, color=color)
+
+
+# --- Shared ---------------------------------------------------------------------------------------
+
+
+def _mode_style(mode: str, index: int) -> tuple[str, str]:
+    """Colour and marker: always the same for a known mode."""
+    return _MODES.get(mode, _OTHER_MODES[index % len(_OTHER_MODES)])
+
+
+def _chance(axes: Any, way: int) -> None:
+    axes.axhline(100.0 / way, color=_GREY, linestyle=":", linewidth=1.2, label=f"chance, {way}-way")
+
+
+def _finish_axes(axes: Any, x_label: str, y_label: str) -> None:
+    axes.set_xlabel(x_label)
+    axes.set_ylabel(y_label)
+    axes.grid(color="#dddddd", linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    if not axes.has_data():
+        axes.text(0.5, 0.5, "no data", ha="center", va="center", transform=axes.transAxes)

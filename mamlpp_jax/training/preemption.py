@@ -1,0 +1,111 @@
+"""Leaving a run early and in order: signals and a time limit, asked about between dispatches."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from types import FrameType
+
+from mamlpp_jax.distributed import processes
+from mamlpp_jax.errors import ConfigError
+
+# sysexits.h EX_TEMPFAIL: try again. The run is saved and goes on when started again.
+STOPPED_EXIT_CODE = 75
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class StoppedError(Exception):
+    """A run left early as it was asked to; what is done so far is saved."""
+
+
+class Stopper:
+    """Knows whether a run should stop.
+
+    Args:
+        max_minutes: of the whole process, from now on; 0 for no limit.
+
+    Raises:
+        ConfigError: the limit is negative or not a finite number.
+    """
+
+    def __init__(self, max_minutes: float = 0.0) -> None:
+        if not (max_minutes >= 0 and math.isfinite(max_minutes)):
+            raise ConfigError(
+                f"--max_minutes is {max_minutes}; it must be a number of minutes, or 0 for no limit."
+            )
+        self._deadline = time.monotonic() + 60 * max_minutes if max_minutes else float("inf")
+        self._max_minutes = max_minutes
+        self._asked_at: float | None = None
+        self._longest = 0.0
+        self._signal = ""
+
+    def reason(self) -> str:
+        """Why to stop now, "" to go on; the same answer in every process, which must all ask.
+
+        The time limit counts the longest wait between two questions so far, so that the work until the
+        next question ends in time.
+        """
+        now = time.monotonic()
+        if self._asked_at is not None:
+            self._longest = max(self._longest, now - self._asked_at)
+        self._asked_at = now
+        text = self._signal
+        if not text and now + self._longest > self._deadline:
+            text = f"--max_minutes={self._max_minutes:g} is used up"
+        if not processes.any_process(bool(text)):
+            return ""
+        return text or "another process is stopping"
+
+    def check(self) -> None:
+        """Stops where there is nothing new to save.
+
+        Raises:
+            StoppedError: there is a reason to.
+        """
+        reason = self.reason()
+        if reason:
+            raise StoppedError(f"{reason}; the run goes on when it is started again.")
+
+    @contextlib.contextmanager
+    def listening(self) -> Iterator[Stopper]:
+        """Takes SIGTERM and SIGINT as requests to stop; a second one ends the process at once.
+
+        Python runs signal handlers between two of its own instructions, so not while the main thread waits for a
+        compilation or a dispatch. A thread of ours hears of each signal when it comes.
+        """
+        reader, writer = os.pipe()
+        os.set_blocking(writer, False)
+        before = {number: signal.signal(number, self._on_signal) for number in _SIGNALS}
+        wakeup = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+        threading.Thread(target=_watch, args=(reader,), daemon=True).start()
+        try:
+            yield self
+        finally:
+            signal.set_wakeup_fd(wakeup)
+            for number, handler in before.items():
+                signal.signal(number, handler)
+            os.close(writer)  # which ends the thread
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        del frame
+        self._signal = self._signal or f"received {signal.Signals(number).name}"
+
+
+def _watch(reader: int) -> None:
+    """Reads the numbers of signals as they come: announces the first, ends the process at the second."""
+    heard = False
+    with os.fdopen(reader, "rb", buffering=0) as numbers:
+        while number := numbers.read(1):
+            if number[0] not in _SIGNALS:
+                continue
+            if heard:
+                os._exit(128 + number[0])
+            heard = True
+            name = signal.Signals(number[0]).name
+            # Not through the logging module, whose lock the main thread may hold where it is stuck.
+            os.write(2, f"\nreceived {name}: finishing the current dispatch and saving.\n".encode())

@@ -1,0 +1,1 @@
+"""Files, locks and arithmetic that every layer may use."""

@@ -1,0 +1,44 @@
+"""The schedules as functions of the epoch and the outer step."""
+
+import numpy as np
+import pytest
+
+from mamlpp_jax.algorithms import schedules
+
+
+def test_multi_step_weights_start_equal_and_anneal_linearly_to_the_last_step():
+    np.testing.assert_allclose(schedules.multi_step_weights(0, 5, 10), np.full(5, 0.2))
+    np.testing.assert_allclose(schedules.multi_step_weights(5, 5, 10), [0.1, 0.1, 0.1, 0.1, 0.6])
+    for epoch in range(10):
+        assert schedules.multi_step_weights(epoch, 5, 10).sum() == pytest.approx(1.0)
+
+
+def test_multi_step_weights_of_earlier_steps_never_fall_below_three_percent_of_a_share():
+    weights = schedules.multi_step_weights(99, 5, 100)
+    np.testing.assert_allclose(weights, [0.006, 0.006, 0.006, 0.006, 0.976])
+
+
+def test_one_inner_step_keeps_all_the_weight():
+    np.testing.assert_allclose(schedules.multi_step_weights(7, 1, 10), [1.0])
+
+
+@pytest.mark.parametrize(("epoch", "order"), [(0, 1), (49, 1), (50, 2), (149, 2)])
+def test_derivative_order_switches_after_the_first_order_epochs(epoch, order):
+    assert schedules.derivative_order(epoch, 50) == order
+
+
+def test_multi_step_loss_ends_with_its_epochs_and_zero_turns_it_off():
+    assert [schedules.is_multi_step(e, 2) for e in range(4)] == [True, True, False, False]
+    assert not schedules.is_multi_step(0, 0)
+
+
+def test_cosine_goes_from_the_first_rate_to_the_last_per_outer_step():
+    rate = schedules.outer_learning_rate(1e-3, 1e-5, 1000, cosine=True)
+    for step in (0, 250, 500, 1000):
+        expected = 1e-5 + (1e-3 - 1e-5) * 0.5 * (1 + np.cos(np.pi * step / 1000))
+        assert float(rate(step)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_without_annealing_the_rate_is_constant():
+    rate = schedules.outer_learning_rate(1e-3, 1e-5, 1000, cosine=False)
+    assert float(rate(0)) == float(rate(1000)) == pytest.approx(1e-3)

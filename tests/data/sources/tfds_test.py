@@ -1,0 +1,75 @@
+"""Prepared TFDS data sets, made by the test's own builder without TensorFlow."""
+
+import numpy as np
+import pytest
+
+from mamlpp_jax.data.sources import registry
+from mamlpp_jax.errors import ConfigError, DataError
+from tests.helpers import small_sources
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    # The third split must not count: such ones often repeat images of the others.
+    return small_sources.small_tfds(tmp_path_factory.mktemp("tfds"), small=True)
+
+
+def read(tmp_path, root, name="tfds:small_shapes", **changes):
+    return registry.load_dataset(
+        small_sources.data_config(tmp_path, name, tfds_dir=root, **changes)
+    )
+
+
+def test_all_splits_are_put_together_by_label(tmp_path, root):
+    data = read(tmp_path, root)
+    assert data.name == "tfds:small_shapes"
+    assert data.class_names == tuple(f"shape{i}" for i in range(8))
+    # Label l of the builder, shape(7 - l), has 3 + l pictures in one split and 1 + l in the other.
+    assert data.class_sizes.tolist() == [4 + 2 * (7 - i) for i in range(8)]
+    assert data.images.shape[1:] == (16, 16, 3)
+    assert len(np.unique(data.images.reshape(len(data.images), -1), axis=0)) == len(data.images)
+
+
+def test_a_version_may_be_named_and_the_cache_belongs_to_the_preparation(tmp_path, root):
+    data = read(tmp_path, root, "tfds:small_shapes:1.0.0")
+    assert data.num_classes == 8
+    cached = [path.name for path in (tmp_path / "cache").glob("*.npz")]
+    assert len(cached) == 1
+    assert cached[0].startswith("tfds-small_shapes-1.0.0-")
+    other = small_sources.small_tfds(tmp_path / "other", classes=3)
+    assert read(tmp_path, other, "tfds:small_shapes:1.0.0").num_classes == 3
+
+
+def test_grey_on_request(tmp_path, root):
+    assert read(tmp_path, root, channels=1).images.shape[-1] == 1
+
+
+def test_the_default_folder_is_that_of_tfds(tmp_path, root, monkeypatch):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(root))
+    assert read(tmp_path, "").num_classes == 8
+
+
+@pytest.mark.parametrize("name", ["tfds:", "tfds:../x", "tfds:a/../b", "tfds:a b", "tfds:a:1"])
+def test_a_malformed_name_is_refused(tmp_path, root, name):
+    with pytest.raises(ConfigError, match=r"data\.name is .*such as tfds:cifar100"):
+        read(tmp_path, root, name)
+
+
+@pytest.mark.parametrize("name", ["tfds:mnist", "tfds:small_shapes:2.0.0", "tfds:small_shapes/big"])
+def test_what_is_not_prepared_is_refused_with_the_way_to_prepare_it(tmp_path, root, name):
+    with pytest.raises(DataError, match=r"data\.tfds_dir: .*download_and_prepare"):
+        read(tmp_path, root, name)
+
+
+def test_a_broken_preparation_is_named(tmp_path):
+    root = small_sources.small_tfds(tmp_path / "tfds", classes=3)
+    folder = root / "small_shapes" / "1.0.0"
+    record = next(folder.glob("*train*record*"))
+    content = record.read_bytes()
+    record.write_bytes(content[:100])
+    with pytest.raises(DataError, match=r"small_shapes/1\.0\.0"):
+        read(tmp_path, root)
+    record.write_bytes(content)
+    (folder / "features.json").write_text("{}")
+    with pytest.raises(DataError, match=r"small_shapes/1\.0\.0"):
+        read(tmp_path, root)

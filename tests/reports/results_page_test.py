@@ -1,0 +1,112 @@
+from mamlpp_jax.reports import results_page
+
+
+def make_row(model="ensemble", mode="batch", **changes):
+    row = {
+        "model": model,
+        "train_statistics": "batch",
+        "eval_statistics": mode,
+        "way": 5,
+        "shot": 1,
+        "query": 1,
+        "inner_steps": 2,
+        "tasks": 600,
+        "accuracy": 0.97204,
+        "ci95": 0.00312,
+        "accuracy_per_step": [0.2, 0.91, 0.97204],
+    }
+    return row | changes
+
+
+RESULTS = {
+    "experiment": "omniglot_5w1s",
+    "method": "maml++",
+    "seed": 3,
+    "steps": 75000,
+    "finished": True,
+    "commit": "abc1234",
+    "hardware": {"devices": 2, "kind": "H|100"},
+    "config": {},
+    "best_epochs": [120, 133, 149],
+    "test": [
+        make_row(),
+        make_row(mode="support", accuracy=0.95, ci95=0.004, accuracy_per_step=[0.2, 0.9, 0.95]),
+        make_row(model="best", inner_steps=1, accuracy=0.05, accuracy_per_step=[0.2, 0.05]),
+    ],
+}
+
+
+def table_rows(text):
+    return [line.split() for line in text.splitlines()]
+
+
+def test_the_table_has_every_row_and_column():
+    first, second = results_page.results_table(RESULTS).split("\n\n")
+    rows = table_rows(first)[3:]
+    assert rows[0] == ["ensemble", "batch/batch", "5", "1", "1", "2", "600", "97.20", "±", "0.31"]
+    assert rows[1][:2] == ["ensemble", "batch/support"]
+    assert rows[1][7:] == ["95.00", "±", "0.40"]
+    assert rows[2] == ["best", "batch/batch", "5", "1", "1", "1", "600", "5.00", "±", "0.31"]
+    steps = table_rows(second)
+    assert steps[1][-3:] == ["0", "1", "2"]
+    assert steps[3][-3:] == ["20.00", "91.00", "97.20"]
+    assert steps[5] == ["best", "batch/batch", "5", "1", "20.00", "5.00"]  # one step fewer
+
+
+def test_the_table_is_aligned():
+    lines = results_page.results_table(RESULTS).split("\n\n")[0].splitlines()[1:]
+    assert len({len(line) for line in lines}) == 1
+    assert len({line.index("±") for line in lines[2:]}) == 1
+
+
+def test_no_tests_are_said():
+    assert results_page.results_table({"test": []}) == "No test results."
+    assert "No test results." in results_page.results_page({"experiment": "omniglot"})
+
+
+def test_a_failed_measurement_is_shown():
+    nan = float("nan")
+    table = results_page.results_table({"test": [make_row(accuracy=nan, ci95=nan)]})
+    assert "nan ± nan" in table
+
+
+def test_the_page_says_what_was_run():
+    page = results_page.results_page(RESULTS)
+    assert page.startswith("# omniglot_5w1s maml++\n")
+    for line in (
+        "| experiment | omniglot_5w1s |",
+        "| method | maml++ |",
+        "| seed | 3 |",
+        "| outer steps | 75,000 |",
+        "| epochs of the ensemble | 120, 133, 149 |",
+        "| hardware | devices: 2, kind: H\\|100 |",
+        "| commit | abc1234 |",
+        "| ensemble | batch/batch | 5 | 1 | 1 | 2 | 600 | 97.20 ± 0.31 |",
+        "| ensemble | batch/support | 5 | 1 | 20.00 | 90.00 | 95.00 |",
+    ):
+        assert line in page.splitlines()
+    assert "(transductive)" in page
+    assert "`support`:" in page
+    assert "`running`:" not in page  # not measured
+
+
+def test_the_page_leaves_out_what_is_not_known():
+    page = results_page.results_page({"experiment": "omniglot", "commit": None})
+    assert "commit" not in page
+    assert "seed" not in page
+
+
+def test_an_unfinished_run_is_said():
+    page = results_page.results_page(RESULTS | {"finished": False})
+    assert "| outer steps | 75,000 (not finished) |" in page
+
+
+def test_the_page_shows_the_pictures_that_exist(tmp_path):
+    for name in ("learning_curves.png", "episode.png", "other.png"):
+        (tmp_path / name).write_bytes(b"")
+    page = results_page.results_page(RESULTS, tmp_path)
+    assert "](learning_curves.png)" in page
+    assert "](episode.png)" in page
+    assert "inner_rates" not in page
+    assert "other.png" not in page
+    assert ".png" not in results_page.results_page(RESULTS)

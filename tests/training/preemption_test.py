@@ -1,0 +1,111 @@
+"""Leaving early: signals and the time limit."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from mamlpp_jax.errors import ConfigError
+from mamlpp_jax.training import preemption
+from mamlpp_jax.training.preemption import StoppedError, Stopper
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that the test moves: clock[0] is now, in seconds."""
+    now = [0.0]
+    monkeypatch.setattr(preemption.time, "monotonic", lambda: now[0])
+    return now
+
+
+def test_no_limit_and_no_signal_go_on(clock):
+    stopper = Stopper()
+    clock[0] = 1e9
+    assert stopper.reason() == ""
+    stopper.check()
+
+
+def test_the_limit_leaves_time_for_another_round(clock):
+    stopper = Stopper(max_minutes=1)
+    answers = []
+    for second in (0, 10, 20, 45, 55):
+        clock[0] = second
+        answers.append(bool(stopper.reason()))
+    # After 45 s the longest wait was 25 s: another would end after the minute.
+    assert answers == [False, False, False, True, True]
+    with pytest.raises(StoppedError, match="max_minutes=1 is used up"):
+        stopper.check()
+
+
+def test_a_wall_clock_that_jumps_changes_nothing(monkeypatch):
+    stopper = Stopper(max_minutes=1)
+    monkeypatch.setattr(preemption.time, "time", lambda: 1e12)
+    assert stopper.reason() == ""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_is_a_request(number):
+    before = signal.getsignal(number)
+    with Stopper().listening() as stopper:
+        assert stopper.reason() == ""
+        os.kill(os.getpid(), number)
+        assert stopper.reason() == f"received {signal.Signals(number).name}"
+    assert signal.getsignal(number) is before
+
+
+@pytest.mark.parametrize("minutes", [-1.0, float("nan"), float("inf")])
+def test_a_limit_that_is_none_is_refused(minutes):
+    with pytest.raises(ConfigError, match="--max_minutes is "):
+        Stopper(minutes)
+
+
+def test_a_second_signal_ends_a_process_that_is_stuck_outside_python():
+    """As in a long compilation: a Python handler would not run before it is through."""
+    code = (
+        "import ctypes, signal\n"
+        "from mamlpp_jax.training.preemption import Stopper\n"
+        "mutex, libc = ctypes.create_string_buffer(128), ctypes.CDLL(None)\n"
+        "with Stopper().listening():\n"
+        "    libc.pthread_mutex_lock(mutex)\n"
+        "    print('stuck', flush=True)\n"
+        "    libc.pthread_mutex_lock(mutex)\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout.readline() == "stuck\n"
+        process.send_signal(signal.SIGTERM)
+        for line in process.stderr:
+            if "received SIGTERM" in line:
+                break
+        process.send_signal(signal.SIGINT)
+        try:
+            assert process.wait(timeout=60) == 128 + signal.SIGINT
+        finally:
+            process.kill()
+
+
+def test_handlers_can_be_installed_again():
+    for _ in range(2):
+        with Stopper().listening() as stopper:
+            os.kill(os.getpid(), signal.SIGINT)
+            assert stopper.reason() == "received SIGINT"
+    assert signal.set_wakeup_fd(-1) == -1
+
+
+def test_a_second_signal_leaves_at_once():
+    code = (
+        "import os, signal, time\n"
+        "from mamlpp_jax.training.preemption import Stopper\n"
+        "with Stopper().listening():\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    print('still here', flush=True)\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    time.sleep(60)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 128 + signal.SIGTERM
+    assert done.stdout == "still here\n"
+    assert "finishing the current dispatch and saving" in done.stderr
