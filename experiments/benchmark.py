@@ -30,7 +30,7 @@ from experiments.benchmark_rows import (
     ours,
     pytorch,
 )
-from mamlpp_jax.artifacts.workdir import provenance
+from mamlpp_jax.artifacts.provenance import provenance
 from mamlpp_jax.distributed.mesh import largest_divisor
 from mamlpp_jax.errors import ConfigError
 from mamlpp_jax.training.checkpoints import quiet_orbax

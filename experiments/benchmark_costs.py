@@ -21,8 +21,9 @@ from experiments.benchmark_rows import (
 )
 from mamlpp_jax.config import default_config
 from mamlpp_jax.training.checkpoints import Checkpoints
-from mamlpp_jax.training.experiment import build
-from mamlpp_jax.training.trainer import MINUTES_BETWEEN_EPOCHS, make_evaluators
+from mamlpp_jax.training.compiled import compiled_evaluator
+from mamlpp_jax.training.experiment import build_experiment
+from mamlpp_jax.training.trainer import MINUTES_BETWEEN_EPOCHS
 from mamlpp_jax.types import MetaState
 
 # The paper's experiments, with its meta-batches.
@@ -93,11 +94,11 @@ def _compile_evaluation(case: Case) -> tuple[float, float | None]:
     """An evaluator compiles at its first call; few tasks, so that little of the time is running."""
     tasks = jax.device_count()
     config = make_config(case, fields={"evaluation.tasks": max(tasks, 2)})
-    program = build(config, random_images(case), ["val"])
-    state = program.init_state()
-    (evaluate,) = make_evaluators(program).values()
+    experiment = build_experiment(config, random_images(case), ["val"])
+    state = experiment.first_state()
+    evaluate = compiled_evaluator(experiment, "val", "batch", every_step=False)
     started = time.perf_counter()
-    evaluate(state.meta, state.batch_stats, program.sources["val"])
+    evaluate(state.meta, state.batch_stats, experiment.tasks["val"])
     return time.perf_counter() - started, None
 
 
@@ -123,7 +124,7 @@ def checkpoint_cost(cases: list[Case], machine: Any) -> Iterator[Row]:
     config = make_config(case)
     step = compile_step(config, case, 2, False)
     step_ms = sum(times := time_calls(step.call)) / len(times)
-    state = step.program.init_state()
+    state = step.experiment.first_state()
     for epoch_s in (1e-3 * step_ms * config.train.steps_per_epoch, 1.0):
         # As the training loop does it: quick epochs are saved together, the best of them.
         between_s = min(
@@ -153,7 +154,7 @@ def _save_epochs(state: MetaState, keep_best: int, epochs: int) -> tuple[float, 
         for number in range(_SAVES + 1):
             started = time.perf_counter()
             for epoch in range(number * epochs, (number + 1) * epochs):
-                checkpoints.hold(state._replace(step=state.step + epoch), 0.5 + 1e-4 * epoch)
+                checkpoints.buffer(state._replace(step=state.step + epoch), 0.5 + 1e-4 * epoch)
             checkpoints.save()
             blocked.append(time.perf_counter() - started)
             checkpoints.wait()

@@ -19,8 +19,9 @@ from ml_collections import ConfigDict
 
 from mamlpp_jax.config import apply_method, default_config, validate
 from mamlpp_jax.data.dataset import Dataset
-from mamlpp_jax.training.experiment import Program, build
-from mamlpp_jax.training.trainer import compiled_train_steps
+from mamlpp_jax.training.compiled import compiled_train_steps
+from mamlpp_jax.training.experiment import Experiment, build_experiment
+from mamlpp_jax.types import StepPlan
 
 BATCH_NORM_BLOCKS = 4
 _BUDGET_S, _LEAST_RUNS, _MOST_RUNS = 4.0, 3, 40
@@ -153,13 +154,13 @@ class Compiled:
     """A compiled outer step and what it is called with.
 
     Attributes:
-        program: what was compiled.
+        experiment: what was compiled.
         call: runs one outer step and returns when it is done.
         seconds: of tracing and compiling.
         peak_mib: by the compiler's memory analysis.
     """
 
-    program: Program
+    experiment: Experiment
     call: Callable[[], None]
     seconds: float
     peak_mib: float
@@ -167,12 +168,14 @@ class Compiled:
 
 def compile_step(config: ConfigDict, case: Case, order: int, multi_step: bool) -> Compiled:
     """Builds and compiles the outer step of a configuration, as training does."""
-    program = build(config, random_images(case), ["train"])
-    state, source = program.init_state(), program.sources["train"]
+    experiment = build_experiment(config, random_images(case), ["train"])
+    state = experiment.first_state()
+    source = experiment.tasks["train"].window(range(1), range(case.tasks))
     weights = jnp.full(config.train.inner_steps, 1 / config.train.inner_steps, jnp.float32)
+    plan = StepPlan(weights, order, multi_step)
     started = time.perf_counter()
-    train_step: Any = compiled_train_steps(program, 1)
-    lowered = train_step.lower(state, source, weights, order=order, multi_step=multi_step)
+    train_step: Any = compiled_train_steps(experiment, 1)
+    lowered = train_step.lower(state, source, plan)
     compiled = lowered.compile()
     seconds = time.perf_counter() - started
     memory = compiled.memory_analysis()
@@ -185,10 +188,10 @@ def compile_step(config: ConfigDict, case: Case, order: int, multi_step: bool) -
 
     def call() -> None:
         nonlocal state
-        state, metrics = compiled(state, source, weights)
+        state, metrics = compiled(state, source, plan)
         jax.block_until_ready((state, metrics))
 
-    return Compiled(program, call, seconds, peak / _MIB)
+    return Compiled(experiment, call, seconds, peak / _MIB)
 
 
 def time_calls(call: Callable[[], None]) -> list[float]:
@@ -249,8 +252,8 @@ def ours(
         shot=case.shot,
         conv=config.model.conv,
         dtype=config.model.dtype,
-        devices=step.program.mesh.size,
-        chunk=step.program.tasks_per_chunk,
+        devices=step.experiment.mesh.size,
+        chunk=step.experiment.tasks_per_chunk,
         remat=config.compute.remat,
         compile_s=round(step.seconds, 2),
         peak_mib=round(step.peak_mib, 1),

@@ -14,23 +14,28 @@ from __future__ import annotations
 import json
 import logging as std_logging
 import os
-import pathlib
 import sys
 import traceback
+from collections.abc import Mapping
 from functools import partial
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
+from mamlpp_jax.artifacts.workdir import Workdir
 from mamlpp_jax.cli import commands
 from mamlpp_jax.cli.flags import USAGE_EXIT_CODE, parse_flags
 from mamlpp_jax.data.sources.registry import cache_folder
 from mamlpp_jax.distributed import processes
 from mamlpp_jax.distributed.mesh import cpu_devices
 from mamlpp_jax.errors import MamlppError
-from mamlpp_jax.training.preemption import STOPPED_EXIT_CODE, StoppedError, Stopper
+from mamlpp_jax.training.preemption import (
+    STOPPED_EXIT_CODE,
+    PreemptionHandler,
+    StoppedError,
+)
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config",
@@ -43,13 +48,11 @@ _WORKDIR = flags.DEFINE_string(
 )
 _MODE = flags.DEFINE_enum("mode", "train", ["train", "evaluate"], "What to do.")
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print shapes, memory and the schedule, and stop.")
-_WAY = flags.DEFINE_integer("way", None, "Evaluate: classes per task.", lower_bound=2)
-_SHOT = flags.DEFINE_integer("shot", None, "Evaluate: support images per class.", lower_bound=1)
-_QUERY = flags.DEFINE_integer("query", None, "Evaluate: query images per class.", lower_bound=1)
-_INNER_STEPS = flags.DEFINE_integer("inner_steps", None, "Evaluate: inner steps.", lower_bound=1)
-_STATISTICS = flags.DEFINE_string(
-    "statistics", None, "Evaluate: batch, running, support, or several."
-)
+flags.DEFINE_integer("way", None, "Evaluate: classes per task.", lower_bound=2)
+flags.DEFINE_integer("shot", None, "Evaluate: support images per class.", lower_bound=1)
+flags.DEFINE_integer("query", None, "Evaluate: query images per class.", lower_bound=1)
+flags.DEFINE_integer("inner_steps", None, "Evaluate: inner steps.", lower_bound=1)
+flags.DEFINE_string("statistics", None, "Evaluate: batch, running, support, or several.")
 _DISTRIBUTED = flags.DEFINE_bool(
     "distributed", False, "Join the processes that SLURM, Open MPI or a TPU pod started."
 )
@@ -76,8 +79,8 @@ _DATA_CONFIG = config_flags.DEFINE_config_file(
 
 def _fail(message: str) -> NoReturn:
     """Ends this process without waiting for others, nor for threads of a save that failed."""
-    print(f"error: {' '.join((processes.whose() + message).split())}", file=sys.stderr)
-    processes.abandon(USAGE_EXIT_CODE)
+    print(f"error: {' '.join((processes.process_prefix() + message).split())}", file=sys.stderr)
+    processes.hard_exit(USAGE_EXIT_CODE)
 
 
 def _set_up_jax(config: ConfigDict, group: processes.Group) -> None:
@@ -99,9 +102,10 @@ def _set_up_jax(config: ConfigDict, group: processes.Group) -> None:
         logging.set_verbosity(logging.WARNING)
 
 
-def _check_same_command(config: ConfigDict, overrides: commands.Overrides) -> None:
+def _check_same_command(config: ConfigDict, overrides: Mapping[str, Any]) -> None:
     """Processes that run different things would wait for one another for ever."""
-    command = [_MODE.value, _DRY_RUN.value, *commands.to_compare(config, overrides)]
+    compared = commands.to_compare(config, overrides, _DATA_CONFIG.value)
+    command = [_MODE.value, _DRY_RUN.value, *compared]
     processes.check_same(
         "the command or configuration",
         [json.dumps(command, sort_keys=True).encode()],
@@ -117,43 +121,38 @@ def _main(argv: list[str]) -> None:
         _run()
         processes.leave()
     except StoppedError as error:
-        print(f"{processes.whose()}stopped: {error}", file=sys.stderr)
+        print(f"{processes.process_prefix()}stopped: {error}", file=sys.stderr)
         processes.leave()
         sys.exit(STOPPED_EXIT_CODE)
     except MamlppError as error:
         _fail(str(error))
     except (Exception, KeyboardInterrupt):
         traceback.print_exc()
-        processes.abandon(1)
+        processes.hard_exit(1)
 
 
 def _run() -> None:
     group = processes.Group(
         _DISTRIBUTED.value, _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value
     )
-    workdir = pathlib.Path(_WORKDIR.value) if _WORKDIR.value else None
-    overrides = commands.Overrides(
-        _WAY.value,
-        _SHOT.value,
-        _QUERY.value,
-        _INNER_STEPS.value,
-        _STATISTICS.value,
-        _DATA_CONFIG.value,
-    )
-    stopper = Stopper(_MAX_MINUTES.value)
+    workdir = Workdir(_WORKDIR.value) if _WORKDIR.value else None
+    given = {flag: flags.FLAGS[flag].value for flag in commands.EVALUATION_FLAGS}
+    overrides = {flag: value for flag, value in given.items() if value is not None}
+    other_data = _DATA_CONFIG.value
+    preemption = PreemptionHandler(_MAX_MINUTES.value)
     processes.check_group(group)
-    config = commands.resolve_config(_MODE.value, _CONFIG.value, workdir, overrides)
+    config = commands.resolve_config(_MODE.value, _CONFIG.value, workdir, overrides, other_data)
     _set_up_jax(config, group)
     _check_same_command(config, overrides)
     if _DRY_RUN.value:
         commands.dry_run(config, workdir)
     elif _MODE.value == "evaluate":
         assert workdir is not None  # Else resolve_config has complained.
-        commands.evaluate(config, workdir, overrides)
+        commands.evaluate(config, workdir, overrides, other_data)
     else:
         # After joining the others, whose set-up installs handlers of its own.
-        with stopper.listening():
-            commands.train(config, workdir, stopper)
+        with preemption.listening():
+            commands.train(config, workdir, preemption)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ Shapes in docstrings use these letters; a leading B or S is added by ``vmap`` or
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
@@ -30,9 +31,9 @@ class Episode(NamedTuple):
 
     Attributes:
         support_images: float [N, H, W, C].
-        support_labels: int32 [N], 0..K-1.
+        support_labels: int32 [N], 0..K-1; any targets with a leading N for another loss.
         query_images: float [M, H, W, C] (the paper's "target set").
-        query_labels: int32 [M], 0..K-1.
+        query_labels: int32 [M], 0..K-1, or targets with a leading M.
     """
 
     support_images: Array
@@ -60,41 +61,49 @@ class MetaState(NamedTuple):
 
     Attributes:
         step: int32 [], outer steps taken.
-        params: see `MetaParams`.
-        norm: see `MetaParams`.
-        inner: see `MetaParams`.
+        meta: what the outer optimizer updates.
         batch_stats: running mean and variance, [S, F] per step or [F] shared.
-        opt_state: state of the outer optax optimizer over `MetaParams`.
+        opt_state: state of the outer optax optimizer over `meta`.
     """
 
     step: Array
-    params: Params
-    norm: NormParams
-    inner: Any
+    meta: MetaParams
     batch_stats: RunningStats
     opt_state: Any
 
-    @property
-    def meta(self) -> MetaParams:
-        """The part that the outer optimizer updates."""
-        return MetaParams(self.params, self.norm, self.inner)
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class StepPlan:
+    """What an outer step computes; a pytree whose weights are traced and whose rest is static.
+
+    Attributes:
+        weights: float [S], of the query losses after each inner step; read only when `multi_step`.
+        order: 2 differentiates through the inner updates; 1 stops gradients at the support gradient
+            (first-order MAML; rates and normalisation still learn from the query loss).
+        multi_step: whether the query loss after every inner step counts, or only the last one.
+    """
+
+    weights: Array | None = None
+    order: int = dataclasses.field(default=2, metadata={"static": True})
+    multi_step: bool = dataclasses.field(default=False, metadata={"static": True})
 
 
 class Forward(Protocol):
     """A backbone as a pure function; `mamlpp_jax.models.make_forward` makes one."""
 
     def __call__(
-        self, params: Params, norm: NormParams, images: Array, statistics: Moments | None = None
+        self, params: Params, norm: NormParams, images: Array, bn_stats: Moments | None = None
     ) -> tuple[Array, Moments]:
-        """Returns logits [N, K] and the moments of this batch, per normalised layer.
+        """Returns outputs (logits [N, K]) and the moments of this batch, per normalised layer.
 
         Args:
             params: weights of one task.
-            norm: one row of batch-norm scale and bias, leaves [F].
+            norm: batch-norm scale and bias of one inner step, leaves [F].
             images: [N, H, W, C].
-            statistics: mean and variance to normalise with, leaves [F]; None for this batch's own.
+            bn_stats: mean and variance to normalise with, leaves [F]; None for this batch's own.
         """
 
 
-# Draws the tasks with the given global indices (int32 [B]) of one outer step.
-DrawTasks = Callable[[Any, Array, Array], Episode]
+# Samples the tasks with the given global indices (int32 [B]) of one outer step from a source.
+SampleTasks = Callable[[Any, Array, Array], Episode]

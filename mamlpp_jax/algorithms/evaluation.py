@@ -1,12 +1,12 @@
-"""Evaluation on fixed tasks: accuracy after every inner step, ensembles, confidence intervals."""
+"""Evaluation on fixed tasks: predictions after every inner step, or after the last one alone."""
 
 from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -14,135 +14,81 @@ import numpy as np
 from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 
-from mamlpp_jax.algorithms.inner_loop import StepRows, adapt, query_pass, row_at, step_rows
-from mamlpp_jax.algorithms.outer_loop import Learner
-from mamlpp_jax.data.host_episodes import BATCH_BYTES, HostSource, prefetched
-from mamlpp_jax.distributed.mesh import (
-    AXIS,
-    fetch,
-    largest_divisor,
-    replicate,
-    shard_tasks,
-    varying,
-)
-from mamlpp_jax.types import Array, DrawTasks, Episode, MetaParams, Params, RunningStats
-
-HEAD = "linear"
-_Z95 = 1.96
+from mamlpp_jax.algorithms.inner_loop import adapt, query_pass
+from mamlpp_jax.algorithms.learner import Learner
+from mamlpp_jax.algorithms.meta_loss import map_tasks
+from mamlpp_jax.algorithms.metrics import Predictions
+from mamlpp_jax.algorithms.per_step import PerStep, at_step, lay_out
+from mamlpp_jax.distributed.mesh import AXIS, gather_to_host, mark_varying, shard_tasks
+from mamlpp_jax.types import Array, Episode, MetaParams, Params, RunningStats, SampleTasks
 
 
-class Predictions(NamedTuple):
-    """What a model answers on T tasks.
+class TaskBlocks(Protocol):
+    """Where the tasks to evaluate on come from; `mamlpp_jax.data.pipeline.TaskStream` is one."""
 
-    Attributes:
-        logits: float32 [T, S + 1, M, K], of the query set after 0..S inner steps.
-        labels: int32 [T, M].
-    """
+    def blocks(
+        self, task_indices: np.ndarray, devices: int
+    ) -> Generator[tuple[Any, np.ndarray], None, None]:
+        """Yields sources and the task indices [chunks, tasks per chunk] to sample from each.
 
-    logits: np.ndarray
-    labels: np.ndarray
-
-
-class Scores(NamedTuple):
-    """Accuracy over tasks, as fractions.
-
-    Attributes:
-        accuracy: after the last inner step, mean over tasks.
-        ci95: half-width of the 95 % interval over tasks (normal approximation).
-        loss: mean cross-entropy after the last inner step.
-        accuracy_per_step: after 0..S inner steps.
-    """
-
-    accuracy: float
-    ci95: float
-    loss: float
-    accuracy_per_step: list[float]
+        Args:
+            task_indices: int32 [chunks, tasks per chunk]; blocks are slices of it.
+            devices: the number of chunks of a block is a multiple of it.
+        """
 
 
 def task_logits(
-    learner: Learner, statistics: str, params: Params, rows: StepRows, episode: Episode
+    learner: Learner, params: Params, per_step: PerStep, episode: Episode, *, every_step: bool
 ) -> Array:
-    """Query logits of one task after 0..S inner steps, [S + 1, M, K].
+    """Query logits of one task after 0..S inner steps, [S + 1, M, K]; [1, M, K] after the last one.
 
-    "After 0 steps" is theta_0 with row 0; theta_{i+1} goes with row i, as in training.
+    "After 0 steps" is theta_0 with entry 0; theta_{i+1} goes with entry i, as in training.
     """
 
-    def query(theta: Params, row: StepRows) -> Array:
-        logits, _ = query_pass(learner.forward, statistics, theta, row, episode)
-        return logits
+    def query(theta: Params, step: PerStep) -> Array:
+        return query_pass(learner, theta, step, episode)[0]
 
-    before = query(params, row_at(rows, 0))
-    _, trace = adapt(
-        learner.forward,
-        learner.inner_optimizer,
-        params,
-        rows,
-        episode,
-        order=1,
-        statistics=statistics,
-        after_step=query,
+    theta, trace = adapt(
+        learner, params, per_step, episode, order=1, after_step=query if every_step else None
     )
-    return jnp.concatenate([before[None], trace.after])
+    if not every_step:
+        return query(theta, at_step(per_step, -1))[None]
+    return jnp.concatenate([query(params, at_step(per_step, 0))[None], trace.after])
 
 
-Evaluator = Callable[[MetaParams, RunningStats, Any], Predictions]
+Evaluator = Callable[[MetaParams, RunningStats, TaskBlocks], Predictions]
 
 
 def make_evaluator(
     learner: Learner,
-    draw: DrawTasks,
+    sample_tasks: SampleTasks,
     *,
-    statistics: str,
-    inner_steps: int,
     tasks: int,
     tasks_per_chunk: int,
     mesh: Mesh,
+    every_step: bool = True,
 ) -> Evaluator:
-    """Builds a function that answers the same `tasks` tasks for any model.
+    """Builds a function that predicts the same `tasks` tasks with any model.
 
     Args:
-        learner: the static part.
-        draw: draws tasks from the source; the tasks 0..tasks-1 of step 0 are used.
-        statistics: what normalises, one of `inner_loop.STATISTICS`.
-        inner_steps: S, may differ from training (`inner_loop.step_rows`).
+        learner: the static part; its `bn_mode` and `inner_steps` may differ from training
+            (`per_step.lay_out`).
+        sample_tasks: samples tasks from a source; the tasks 0..tasks-1 of step 0 are used.
         tasks: T.
         tasks_per_chunk: tasks computed together on a device.
         mesh: tasks are sharded over it.
+        every_step: predictions after 0..S inner steps, which costs a query pass each; False for the last alone.
     """
     share = tasks_per_chunk * mesh.size
     padded = math.ceil(tasks / share) * share
-    indices = np.arange(padded, dtype=np.int32).reshape(-1, tasks_per_chunk)
-    everywhere, sharded = PartitionSpec(), PartitionSpec(AXIS)
+    task_indices = np.arange(padded, dtype=np.int32).reshape(-1, tasks_per_chunk)
+    predict = _compiled(learner, sample_tasks, mesh, every_step)
 
-    @jax.jit
-    @partial(
-        jax.shard_map,
-        mesh=mesh,
-        in_specs=(everywhere, everywhere, everywhere, sharded),
-        out_specs=sharded,
-    )
-    def run(
-        meta: MetaParams, batch_stats: RunningStats, source: Any, indices: Array
-    ) -> tuple[Array, Array]:
-        meta, batch_stats = varying((meta, batch_stats))
-        rows = step_rows(meta.norm, meta.inner, batch_stats, inner_steps)
-        one_task = partial(task_logits, learner, statistics, meta.params, rows)
-
-        def chunk(indices: Array) -> tuple[Array, Array]:
-            episodes = draw(source, jnp.zeros((), jnp.int32), indices)
-            if tasks_per_chunk == 1:
-                logits = one_task(jax.tree.map(lambda leaf: leaf[0], episodes))[None]
-            else:
-                logits = jax.vmap(one_task)(episodes)
-            return logits.astype(jnp.float32), episodes.query_labels
-
-        return lax.map(chunk, indices)
-
-    def evaluate(meta: MetaParams, batch_stats: RunningStats, source: Any) -> Predictions:
-        with contextlib.closing(_blocks(source, indices, mesh.size)) as blocks:
+    def evaluate(meta: MetaParams, batch_stats: RunningStats, stream: TaskBlocks) -> Predictions:
+        with contextlib.closing(stream.blocks(task_indices, mesh.size)) as blocks:
             parts = [
-                fetch(run(meta, batch_stats, replicate(part, mesh), shard_tasks(rows, mesh)))
-                for part, rows in blocks
+                gather_to_host(predict(meta, batch_stats, source, shard_tasks(indices, mesh)))
+                for source, indices in blocks
             ]
         logits, labels = (np.concatenate(leaves) for leaves in zip(*parts, strict=True))
         return Predictions(
@@ -153,66 +99,30 @@ def make_evaluator(
     return evaluate
 
 
-def _blocks(
-    source: Any, indices: np.ndarray, devices: int
-) -> Generator[tuple[Any, np.ndarray], None, None]:
-    """Sources and the task indices [chunks, tasks per chunk] to draw from each.
+def _compiled(
+    learner: Learner, sample_tasks: SampleTasks, mesh: Mesh, every_step: bool
+) -> Callable[..., tuple[Array, Array]]:
+    """Logits and labels of chunks of tasks, both with leading axes [chunks, tasks per chunk]."""
+    everywhere, sharded = PartitionSpec(), PartitionSpec(AXIS)
 
-    Data on the device need one block; tasks that the host assembles come in blocks of a limited size, alike so
-    that one compiled function takes them all, each prepared while the one before is computed.
-    """
-    if not isinstance(source, HostSource):
-        yield source, indices
-        return
-    shares = len(indices) // devices
-    share_bytes = devices * indices.shape[1] * source.task_bytes
-    rows = devices * largest_divisor(shares, BATCH_BYTES // share_bytes)
+    @jax.jit
+    @partial(
+        jax.shard_map,
+        mesh=mesh,
+        in_specs=(everywhere, everywhere, everywhere, sharded),
+        out_specs=sharded,
+    )
+    def predict(
+        meta: MetaParams, batch_stats: RunningStats, source: Any, task_indices: Array
+    ) -> tuple[Array, Array]:
+        meta, batch_stats = mark_varying((meta, batch_stats))
+        per_step = lay_out(learner, meta, batch_stats)
+        one_task = partial(task_logits, learner, meta.params, per_step, every_step=every_step)
 
-    def prepare(block: np.ndarray) -> tuple[Any, np.ndarray]:
-        tasks = range(int(block[0, 0]), int(block[-1, -1]) + 1)
-        return source.batch(range(1), tasks), block
+        def chunk(indices: Array) -> tuple[Array, Array]:
+            episodes = sample_tasks(source, jnp.zeros((), jnp.int32), indices)
+            return map_tasks(one_task, episodes).astype(jnp.float32), episodes.query_labels
 
-    yield from prefetched(prepare, np.split(indices, len(indices) // rows))
+        return lax.map(chunk, task_indices)
 
-
-def ensemble(predictions: Sequence[Predictions]) -> Predictions:
-    """Averages the logits of several models on the same tasks (section 5 of the paper)."""
-    logits = np.stack([p.logits for p in predictions]).mean(axis=0, dtype=np.float64)
-    return Predictions(logits, predictions[0].labels)
-
-
-def score(predictions: Predictions) -> Scores:
-    """Accuracy, its interval over tasks, and loss."""
-    logits, labels = predictions.logits.astype(np.float64), predictions.labels
-    right = (logits.argmax(-1) == labels[:, None]).mean(-1)  # [T, S + 1]
-    last = right[:, -1]
-    ci95 = _Z95 * float(last.std(ddof=1)) / math.sqrt(len(last))
-    return Scores(float(last.mean()), ci95, _loss(logits[:, -1], labels), right.mean(0).tolist())
-
-
-def _loss(logits: np.ndarray, labels: np.ndarray) -> float:
-    """Mean cross-entropy of logits [T, M, K] and labels [T, M]."""
-    shifted = logits - logits.max(-1, keepdims=True)
-    log_partition = np.log(np.exp(shifted).sum(-1))
-    chosen = np.take_along_axis(shifted, labels[..., None], axis=-1)[..., 0]
-    return float((log_partition - chosen).mean())
-
-
-def with_ways(meta: MetaParams, ways: int) -> MetaParams:
-    """A model for another number of classes than it was trained with.
-
-    Fewer classes use the first columns of the head; more give each extra column the mean of the trained ones.
-
-    Args:
-        meta: with a head `linear` of kernel [D, K] and bias [K].
-        ways: wanted K.
-    """
-
-    def fit(leaf: Array) -> Array:
-        extra = ways - leaf.shape[-1]
-        if extra <= 0:
-            return leaf[..., :ways]
-        mean = jnp.repeat(leaf.mean(-1, keepdims=True), extra, axis=-1)
-        return jnp.concatenate([leaf, mean], axis=-1)
-
-    return meta._replace(params={**meta.params, HEAD: jax.tree.map(fit, meta.params[HEAD])})
+    return predict

@@ -1,10 +1,14 @@
 """Inner optimizers: optax transformations whose coefficients the outer loop may learn.
 
 An inner optimizer is a pair of pure functions, in optax's manner. ``init(params, num_steps)`` makes the part
-that is learned, every leaf with a leading axis S; ``transform(row)`` turns one row of it into the
+that is learned, every leaf with a leading axis S; ``transform(learned)`` turns one step's entry of it into the
 `optax.GradientTransformation` of that inner step. Compose others by wrapping ``transform``:
 
-    clipped = InnerOptimizer(base.init, lambda row: optax.chain(optax.clip(1.0), base.transform(row)))
+    clipped = InnerOptimizer(
+        base.init, lambda learned: optax.chain(optax.clip(1.0), base.transform(learned))
+    )
+
+`restricted` adapts some parameters only.
 """
 
 from __future__ import annotations
@@ -18,16 +22,14 @@ import optax
 
 from mamlpp_jax.types import Params
 
-NAMES = ("sgd", "lslr")
-
 
 class InnerOptimizer(NamedTuple):
     """What adapts a task's parameters.
 
     Attributes:
         init: (params, num_steps) -> learned pytree, leaves [S, ...]; empty when nothing is learned.
-        transform: one row of it -> the gradient transformation of that inner step. The transformation's
-            state is started with row 0 and carried over the steps.
+        transform: one step's entry of it -> the gradient transformation of that inner step. The
+            transformation's state is started with the first entry and carried over the steps.
     """
 
     init: Callable[[Params, int], Any]
@@ -36,7 +38,7 @@ class InnerOptimizer(NamedTuple):
 
 def sgd(learning_rate: float) -> InnerOptimizer:
     """Gradient descent with one fixed rate (MAML: Finn, Abbeel, Levine, ICML 2017)."""
-    return InnerOptimizer(lambda params, num_steps: {}, lambda row: optax.sgd(learning_rate))
+    return InnerOptimizer(lambda params, num_steps: {}, lambda learned: optax.sgd(learning_rate))
 
 
 def lslr(learning_rate: float) -> InnerOptimizer:
@@ -57,13 +59,44 @@ def lslr(learning_rate: float) -> InnerOptimizer:
     return InnerOptimizer(init, transform)
 
 
+def restricted(base: InnerOptimizer, adapts: Callable[[str], bool]) -> InnerOptimizer:
+    """Adapts only some parameter tensors in the inner loop; the others stay at theta_0.
+
+    Args:
+        base: what adapts them; it learns nothing for the others.
+        adapts: from a tensor's path, such as "conv0/kernel", to whether the inner loop changes it.
+    """
+
+    def chosen(params: Params) -> Any:
+        return jax.tree_util.tree_map_with_path(
+            lambda path, _: adapts(jax.tree_util.keystr(path, simple=True, separator="/")), params
+        )
+
+    def init(params: Params, num_steps: int) -> Any:
+        kept = jax.tree.map(
+            lambda is_chosen, leaf: leaf if is_chosen else optax.MaskedNode(),
+            chosen(params),
+            params,
+        )
+        return base.init(kept, num_steps)
+
+    def transform(learned: Any) -> optax.GradientTransformation:
+        return optax.partition({True: base.transform(learned), False: optax.set_to_zero()}, chosen)
+
+    return InnerOptimizer(init, transform)
+
+
+INNER_OPTIMIZERS = {"sgd": sgd, "lslr": lslr}
+
+
 def make_inner_optimizer(name: str, learning_rate: float) -> InnerOptimizer:
     """The inner optimizer of a configuration.
 
     Raises:
-        ValueError: the name is not one of `NAMES`.
+        ValueError: the name is not one of `INNER_OPTIMIZERS`.
     """
-    makers = {"sgd": sgd, "lslr": lslr}
-    if name not in makers:
-        raise ValueError(f"inner optimizer {name!r} is unknown; choose one of {', '.join(NAMES)}")
-    return makers[name](learning_rate)
+    if name not in INNER_OPTIMIZERS:
+        raise ValueError(
+            f"inner optimizer {name!r} is unknown; choose one of {', '.join(INNER_OPTIMIZERS)}"
+        )
+    return INNER_OPTIMIZERS[name](learning_rate)

@@ -17,7 +17,7 @@ from mamlpp_jax.data.dataset import Dataset
 from mamlpp_jax.data.sources.registry import load_dataset
 from mamlpp_jax.errors import ConfigError, MamlppError
 from mamlpp_jax.reports import contact_sheet
-from mamlpp_jax.training.experiment import build, choose_classes, task_shape
+from mamlpp_jax.training.experiment import build_experiment, choose_classes, task_shape
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config",
@@ -38,7 +38,7 @@ def describe(config: ConfigDict, dataset: Dataset) -> str:
     """
     classes = choose_classes(config, dataset)
     high, wide, channels = dataset.images.shape[1:]
-    turns = task_shape(config).rotations
+    rotations = task_shape(config).rotations
     lines = [
         f"{config.data.name}: {dataset.num_classes} classes, {len(dataset.images)} images, "
         f"{high}x{wide}x{channels}, {dataset.images.nbytes / 2**20:,.0f} MiB"
@@ -49,7 +49,7 @@ def describe(config: ConfigDict, dataset: Dataset) -> str:
         lines.append(
             f"{split + ':':<6} {len(members):>5} classes, {int(sizes.sum()):>6} images, "
             f"{low if low == high else f'{low} to {high}'} per class"
-            + (f"; with quarter turns {turns * len(members)} classes" if turns > 1 else "")
+            + (f"; with rotations {rotations * len(members)} classes" if rotations > 1 else "")
         )
     unused = dataset.num_classes - sum(map(len, classes.values()))
     return "\n".join([*lines, *([f"unused: {unused} classes"] if unused else [])])
@@ -68,7 +68,7 @@ def _main(argv: list[str]) -> None:
         print(describe(config, dataset), flush=True)
         if _CONTACT_SHEET.value:
             path = pathlib.Path(_CONTACT_SHEET.value)
-            contact_sheet.draw(build(config, dataset), dataset, path)
+            contact_sheet.draw(build_experiment(config, dataset), dataset, path)
             print(f"contact sheet: {path}")
     except MamlppError as error:
         fail(str(error))

@@ -21,8 +21,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from mamlpp_jax.algorithms.inner_loop import STATISTICS
-from mamlpp_jax.algorithms.inner_optimizers import NAMES as INNER_OPTIMIZERS
+from mamlpp_jax.algorithms.inner_optimizers import INNER_OPTIMIZERS
+from mamlpp_jax.algorithms.learner import BN_MODES as STATISTICS
 from mamlpp_jax.data.episodes import NORMALIZATIONS
 from mamlpp_jax.data.splits import parse_fractions
 from mamlpp_jax.errors import ConfigError
@@ -76,6 +76,7 @@ def default_config() -> ConfigDict:
     task.query = 1  # query images per class
 
     config.model = model = ConfigDict()
+    model.name = "conv4"  # a backbone, see mamlpp_jax.models.registry
     model.filters = 64  # of each of the four blocks
     model.max_pool = True  # False: stride-2 convolutions and global average pooling
     model.conv = "auto"  # auto | xla | patches | direct (mamlpp_jax.ops.conv)
@@ -341,7 +342,7 @@ def _check_choices(config: ConfigDict) -> None:
         "model.conv": (config.model.conv, CONV_KINDS),
         "model.dtype": (config.model.dtype, _DTYPES),
         "norm.train_statistics": (config.norm.train_statistics, STATISTICS),
-        "inner.optimizer": (config.inner.optimizer, INNER_OPTIMIZERS),
+        "inner.optimizer": (config.inner.optimizer, tuple(INNER_OPTIMIZERS)),
     }
     for mode in eval_statistics(config):
         choices[f"norm.eval_statistics ({config.norm.eval_statistics!r})"] = (mode, STATISTICS)

@@ -1,9 +1,9 @@
-"""Drawing episodes on the device, inside jit; `host` draws the same ones where the data do not fit.
+"""Sampling episodes on the device, inside jit; `host_episodes` samples the same ones where the data do not fit.
 
 A task depends on a key, the outer step and its global index alone: the same tasks come for any number of
-devices and any chunk size, and a resumed run draws what the uninterrupted one would have drawn.
+devices and any chunk size, and a resumed run samples what the uninterrupted one would have sampled.
 
-Draws without replacement sort random uint32 bits (stably), which host and device do identically.
+Sampling without replacement sorts random uint32 bits (stably), which host and device do identically.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mamlpp_jax.data.dataset import Dataset
-from mamlpp_jax.types import Array, DrawTasks, Episode
+from mamlpp_jax.types import Array, Episode, SampleTasks
 
 _LAST = np.uint32(0xFFFFFFFF)
 # Mean and deviation of each channel, of pixels in 0..1.
@@ -26,12 +26,12 @@ NORMALIZATIONS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
 
 
 class TaskSource(NamedTuple):
-    """What episodes are drawn from; a pytree that lives on the device.
+    """What episodes are sampled from; a pytree that lives on the device.
 
     Attributes:
-        images: uint8 [T, H, W, C], every picture of the data set, of all splits.
-        starts: int32 [classes], first picture of each class of this split.
-        sizes: int32 [classes], pictures of each class of this split.
+        images: uint8 [T, H, W, C], every image of the data set, of all splits.
+        starts: int32 [classes], first image of each class of this split.
+        sizes: int32 [classes], images of each class of this split.
         key: the random key of this stream of tasks.
     """
 
@@ -40,23 +40,23 @@ class TaskSource(NamedTuple):
     sizes: Array
     key: Array
 
-    def pictures(
-        self, step: Array, index: Array, shape: TaskShape, largest: int
+    def task_images(
+        self, step: Array, index: Array, shape: TaskShape, max_class_size: int
     ) -> tuple[Array, Array]:
-        """The pictures of one task, uint8 [K, shot + query, H, W, C], and their quarter turns [K]."""
+        """The images of one task, uint8 [K, shot + query, H, W, C], and the classes' quarter rotations [K]."""
         key = task_key(self.key, step, index)
-        rows, turns = draw_indices(key, self.starts, self.sizes, shape, largest)
-        return self.images[rows], turns
+        indices, rotations = sample_indices(key, self.starts, self.sizes, shape, max_class_size)
+        return self.images[indices], rotations
 
 
 class TaskShape(NamedTuple):
-    """The static part of drawing.
+    """The static part of sampling.
 
     Attributes:
         way: classes of a task.
         shot: support images per class.
         query: query images per class.
-        rotations: 4 when every quarter turn of a class is a class of its own, else 1.
+        rotations: 4 when every 90-degree rotation of a class is a class of its own, else 1.
         mean: per-channel mean taken off pixels in 0..1.
         std: per-channel deviation they are divided by.
     """
@@ -69,21 +69,8 @@ class TaskShape(NamedTuple):
     std: tuple[float, ...] = (1.0,)
 
 
-def make_source(dataset: Dataset, classes: np.ndarray, images: Array, key: Array) -> TaskSource:
-    """The source of one split.
-
-    Args:
-        dataset: gives the layout of the pictures.
-        classes: int [classes], the split's class indices.
-        images: `dataset.images`, already on the device; splits share them.
-        key: a typed JAX random key.
-    """
-    starts, sizes = class_rows(dataset, classes)
-    return TaskSource(images, jnp.asarray(starts), jnp.asarray(sizes), key)
-
-
 def class_rows(dataset: Dataset, classes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Where the pictures of some classes lie: int32 starts and sizes."""
+    """Where the images of some classes lie in `dataset.images`: int32 starts and sizes."""
     sizes = np.asarray(dataset.class_sizes, np.int32)
     starts = np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.int32)
     return starts[classes], sizes[classes]
@@ -94,30 +81,30 @@ def task_key(key: Array, step: Array, index: Array) -> Array:
     return jax.random.fold_in(jax.random.fold_in(key, step), index)
 
 
-def draw_indices(
-    key: Array, starts: Array, sizes: Array, shape: TaskShape, largest: int
+def sample_indices(
+    key: Array, starts: Array, sizes: Array, shape: TaskShape, max_class_size: int
 ) -> tuple[Array, Array]:
-    """Which pictures make up one task.
+    """Which images make up one task.
 
     Args:
         key: of this task.
         starts: int32 [classes].
         sizes: int32 [classes], at least shot + query each.
         shape: the kind of task.
-        largest: at least every class size; static.
+        max_class_size: at least every class size; static.
 
     Returns:
-        int32 [way, shot + query] picture indices, no picture twice in a row, and int32 [way] quarter turns.
+        int32 [way, shot + query] image indices, no image twice in a class, and int32 [way] quarter rotations.
     """
     class_key, image_key = jax.random.split(key)
     order = _order(jax.random.bits(class_key, (len(starts) * shape.rotations,)))
     chosen = order[: shape.way]
-    base, turns = chosen // shape.rotations, chosen % shape.rotations
-    # One bit less than 32, so that the padding of small classes sorts behind every real picture.
-    bits = jax.random.bits(image_key, (shape.way, largest)) >> 1
-    absent = jnp.arange(largest) >= sizes[base][:, None]
+    base, rotations = chosen // shape.rotations, chosen % shape.rotations
+    # One bit less than 32, so that the padding of small classes sorts behind every real image.
+    bits = jax.random.bits(image_key, (shape.way, max_class_size)) >> 1
+    absent = jnp.arange(max_class_size) >= sizes[base][:, None]
     within = _order(jnp.where(absent, _LAST, bits))
-    return starts[base][:, None] + within[:, : shape.shot + shape.query], turns
+    return starts[base][:, None] + within[:, : shape.shot + shape.query], rotations
 
 
 def _order(bits: Array) -> Array:
@@ -130,19 +117,19 @@ def _order(bits: Array) -> Array:
     return jax.lax.sort((bits, positions), is_stable=True, num_keys=1)[1]
 
 
-def _turn(images: Array, turns: Array) -> Array:
-    """Rotates images [K, n, H, W, C] by [K] quarter turns."""
+def _rotate(images: Array, rotations: Array) -> Array:
+    """Rotates images [K, n, H, W, C] by [K] quarters of a full rotation."""
     return jax.vmap(
-        lambda group, turn: jax.lax.switch(
-            turn, [lambda g, k=k: jnp.rot90(g, k, axes=(1, 2)) for k in range(4)], group
+        lambda group, quarters: jax.lax.switch(
+            quarters, [lambda g, k=k: jnp.rot90(g, k, axes=(1, 2)) for k in range(4)], group
         )
-    )(images, turns)
+    )(images, rotations)
 
 
-def assemble(images: Array, turns: Array, shape: TaskShape) -> Episode:
-    """Turns the pictures of one task, uint8 [K, shot + query, H, W, C], into an episode of floats."""
+def assemble(images: Array, rotations: Array, shape: TaskShape) -> Episode:
+    """Makes the images of one task, uint8 [K, shot + query, H, W, C], an episode of floats."""
     if shape.rotations > 1:
-        images = _turn(images, turns)
+        images = _rotate(images, rotations)
     mean, std = jnp.asarray(shape.mean, jnp.float32), jnp.asarray(shape.std, jnp.float32)
     pixels = (images.astype(jnp.float32) / 255.0 - mean) / std
     support, query = pixels[:, : shape.shot], pixels[:, shape.shot :]
@@ -155,20 +142,20 @@ def assemble(images: Array, turns: Array, shape: TaskShape) -> Episode:
     )
 
 
-def make_draw(shape: TaskShape, largest: int) -> DrawTasks:
-    """The function that draws tasks of one shape.
+def make_sample_tasks(shape: TaskShape, max_class_size: int) -> SampleTasks:
+    """The function that samples tasks of one shape.
 
     Args:
         shape: the kind of task.
-        largest: pictures of the largest class.
+        max_class_size: images of the largest class.
 
     Returns:
-        ``draw(source, step, task_indices [B]) -> Episode`` with a leading B; the source is a `TaskSource`, or a
-        `host.HostBatch` that has these tasks.
+        ``sample_tasks(source, step, task_indices [B]) -> Episode`` with a leading B; the source is a `TaskSource`,
+        or a `host_episodes.HostBatch` that has these tasks.
     """
 
-    def draw_one(source: Any, step: Array, index: Array) -> Episode:
-        pictures, turns = source.pictures(step, index, shape, largest)
-        return assemble(pictures, turns, shape)
+    def sample_one(source: Any, step: Array, index: Array) -> Episode:
+        images, rotations = source.task_images(step, index, shape, max_class_size)
+        return assemble(images, rotations, shape)
 
-    return jax.vmap(draw_one, in_axes=(None, None, 0))
+    return jax.vmap(sample_one, in_axes=(None, None, 0))

@@ -1,7 +1,7 @@
-"""Drawing the same episodes on the host, for data that do not fit the device.
+"""Sampling the same episodes on the host, for data that do not fit the device.
 
-The host draws which pictures make up a task exactly as the device does, and sends those pictures alone, as uint8;
-turning and normalising stay inside jit. So the device sees the same bits whichever side the data are on.
+The host samples which images make up a task exactly as the device does, and sends those images alone, as uint8;
+rotating and normalising stay inside jit. So the device sees the same bits whichever side the data are on.
 """
 
 from __future__ import annotations
@@ -16,51 +16,49 @@ from typing import NamedTuple, TypeVar
 import jax
 import numpy as np
 
-from mamlpp_jax.data.dataset import Dataset
-from mamlpp_jax.data.episodes import TaskShape, class_rows, draw_indices, task_key
+from mamlpp_jax.data.episodes import TaskShape, sample_indices, task_key
 from mamlpp_jax.types import Array
 
 _T = TypeVar("_T")
 _T2 = TypeVar("_T2")
-BATCH_BYTES = 128 * 2**20  # of pictures that are sent to the device at a time
 _AHEAD = 2  # batches that are made while the device works on one
 
 
 class HostBatch(NamedTuple):
-    """The pictures of ready tasks, a pytree to be sent to the device: a source of just these tasks.
+    """The images of ready tasks, a pytree to be sent to the device: a source of just these tasks.
 
     Attributes:
-        first_step: int32 [], the outer step of row 0.
-        first_task: int32 [], the global task index of column 0.
+        first_step: int32 [], the outer step of the first entry.
+        first_task: int32 [], the global task index of the first entry.
         images: uint8 [steps, tasks, K, shot + query, H, W, C].
-        turns: int32 [steps, tasks, K], quarter turns.
+        rotations: int32 [steps, tasks, K], in quarters of a full rotation.
     """
 
     first_step: Array
     first_task: Array
     images: Array
-    turns: Array
+    rotations: Array
 
-    def pictures(
-        self, step: Array, index: Array, shape: TaskShape, largest: int
+    def task_images(
+        self, step: Array, index: Array, shape: TaskShape, max_class_size: int
     ) -> tuple[Array, Array]:
-        """See `episodes.TaskSource.pictures`."""
-        del shape, largest
+        """See `episodes.TaskSource.task_images`."""
+        del shape, max_class_size
         at = (step - self.first_step, index - self.first_task)
-        return self.images[at], self.turns[at]
+        return self.images[at], self.rotations[at]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class HostSource:
-    """What episodes are drawn from, on the host.
+    """What episodes are sampled from, on the host.
 
     Attributes:
-        images: uint8 [T, H, W, C], every picture of the data set, of all splits.
-        starts: int32 [classes], first picture of each class of this split.
-        sizes: int32 [classes], pictures of each class of this split.
+        images: uint8 [T, H, W, C], every image of the data set, of all splits.
+        starts: int32 [classes], first image of each class of this split.
+        sizes: int32 [classes], images of each class of this split.
         key: the random key of this stream of tasks.
         shape: the kind of task.
-        largest: pictures of the largest class.
+        max_class_size: images of the largest class.
     """
 
     images: np.ndarray
@@ -68,45 +66,42 @@ class HostSource:
     sizes: np.ndarray
     key: Array
     shape: TaskShape
-    largest: int
+    max_class_size: int
 
-    def batch(self, steps: range, tasks: range) -> HostBatch:
-        """The tasks with these global indices of each of these outer steps."""
+    def indices(self, steps: range, tasks: range) -> tuple[np.ndarray, np.ndarray]:
+        """Image indices [steps, tasks, K, shot + query] and rotations [steps, tasks, K] of these tasks."""
+        # A CPU device: an accelerator would answer only after the work it has queued.
         with jax.default_device(_host_device()):
-            rows, turns = _draw_rows(
-                self.key,
+            indices, rotations = _sample_many(
+                jax.device_put(self.key, _host_device()),
                 self.starts,
                 self.sizes,
                 np.asarray(steps, np.int32),
                 np.asarray(tasks, np.int32),
                 shape=self.shape,
-                largest=self.largest,
+                max_class_size=self.max_class_size,
             )
+        return np.asarray(indices), np.asarray(rotations)
+
+    def batch(self, steps: range, tasks: range) -> HostBatch:
+        """The tasks with these global indices of each of these outer steps."""
+        indices, rotations = self.indices(steps, tasks)
         return HostBatch(
             np.int32(steps.start),  # type: ignore[arg-type]
             np.int32(tasks.start),  # type: ignore[arg-type]
-            self.images[np.asarray(rows)],
-            np.asarray(turns),  # type: ignore[arg-type]
+            self.images[indices],
+            rotations,  # type: ignore[arg-type]
         )
 
     @property
     def task_bytes(self) -> int:
-        """Bytes of one task's pictures."""
-        pictures = self.shape.way * (self.shape.shot + self.shape.query)
-        return pictures * int(np.prod(self.images.shape[1:]))
+        """Bytes of one task's images."""
+        images = self.shape.way * (self.shape.shot + self.shape.query)
+        return images * int(np.prod(self.images.shape[1:]))
 
 
-def make_host_source(
-    dataset: Dataset, classes: np.ndarray, key: Array, shape: TaskShape
-) -> HostSource:
-    """The source of one split; see `episodes.make_source`."""
-    starts, sizes = class_rows(dataset, classes)
-    on_host = jax.device_put(key, _host_device())
-    return HostSource(dataset.images, starts, sizes, on_host, shape, int(dataset.class_sizes.max()))
-
-
-@partial(jax.jit, static_argnames=("shape", "largest"))
-def _draw_rows(
+@partial(jax.jit, static_argnames=("shape", "max_class_size"))
+def _sample_many(
     key: Array,
     starts: Array,
     sizes: Array,
@@ -114,18 +109,17 @@ def _draw_rows(
     tasks: Array,
     *,
     shape: TaskShape,
-    largest: int,
+    max_class_size: int,
 ) -> tuple[Array, Array]:
-    """`draw_indices` of every step and task, with leading axes [steps, tasks]."""
+    """`sample_indices` of every step and task, with leading axes [steps, tasks]."""
 
     def one(step: Array, task: Array) -> tuple[Array, Array]:
-        return draw_indices(task_key(key, step, task), starts, sizes, shape, largest)
+        return sample_indices(task_key(key, step, task), starts, sizes, shape, max_class_size)
 
     return jax.vmap(lambda step: jax.vmap(partial(one, step))(tasks))(steps)
 
 
 def _host_device() -> jax.Device:
-    """A CPU device: an accelerator would draw only after the work it has queued."""
     try:
         return jax.local_devices(backend="cpu")[0]
     except RuntimeError:  # JAX_PLATFORMS leaves the CPU out

@@ -13,13 +13,9 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mamlpp_jax.errors import ConfigError
+from mamlpp_jax.utils.arithmetic import largest_divisor
 
 AXIS = "tasks"
-
-
-def largest_divisor(number: int, limit: int) -> int:
-    """The largest divisor of `number` that is at most `limit` (at least 1)."""
-    return max(d for d in range(1, max(limit, 1) + 1) if number % d == 0)
 
 
 def cpu_devices(tasks_per_step: int, devices: int, processes: int, cores: int) -> int:
@@ -82,9 +78,14 @@ def make_mesh(tasks_per_step: int, devices: int = 0) -> Mesh:
     return Mesh(np.array(chosen), (AXIS,))
 
 
+def replicated(mesh: Mesh) -> NamedSharding:
+    """A whole copy on every device of the mesh."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
 def replicate(tree: Any, mesh: Mesh) -> Any:
     """Puts a pytree on every device of the mesh; with several processes each must have the same one."""
-    return _place(tree, NamedSharding(mesh, PartitionSpec()))
+    return _place(tree, replicated(mesh))
 
 
 def shard_tasks(tree: Any, mesh: Mesh) -> Any:
@@ -109,15 +110,15 @@ def _place_on_many_hosts(leaf: Any, sharding: NamedSharding) -> jax.Array:
     return jax.make_array_from_callback(value.shape, sharding, lambda index: value[index])
 
 
-def fetch(tree: Any) -> Any:
+def gather_to_host(tree: Any) -> Any:
     """The values of a pytree as NumPy arrays, of task-sharded leaves the shares of all processes.
 
     With several processes all must call it.
     """
-    return jax.tree.map(_fetch, tree)
+    return jax.tree.map(_gather, tree)
 
 
-def _fetch(leaf: jax.Array) -> np.ndarray:
+def _gather(leaf: jax.Array) -> np.ndarray:
     if leaf.is_fully_addressable or leaf.is_fully_replicated:
         return jax.device_get(leaf)
     return multihost_utils.process_allgather(leaf, tiled=True)
@@ -128,7 +129,7 @@ def local_copy(tree: Any) -> Any:
     return jax.tree.map(lambda leaf: leaf.addressable_data(0), tree)
 
 
-def varying(tree: Any) -> Any:
+def mark_varying(tree: Any) -> Any:
     """Marks replicated leaves as differing between devices, inside a `shard_map` over the mesh.
 
     A custom VJP of replicated weights fails shard_map's replication check; gradients of the marked ones

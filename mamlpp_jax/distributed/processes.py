@@ -133,7 +133,7 @@ def joined() -> bool:
     return jax.distributed.is_initialized()
 
 
-def whose() -> str:
+def process_prefix() -> str:
     """What messages start with: "process 1 of 2: ", nothing where there is one process."""
     state = jax_distributed.global_state
     return f"process {state.process_id} of {state.num_processes}: " if joined() else ""
@@ -206,7 +206,7 @@ def leave() -> None:
         jax.distributed.shutdown()
 
 
-def abandon(exit_code: int) -> NoReturn:
+def hard_exit(exit_code: int) -> NoReturn:
     """Ends this process at once: nothing will come of waiting.
 
     An orderly exit would wait for the other processes, which may wait for this one where it will never come, and

@@ -2,5 +2,7 @@
 
 from mamlpp_jax.models.conv4 import Conv4
 from mamlpp_jax.models.forward import init_model, make_forward
+from mamlpp_jax.models.head import with_ways
+from mamlpp_jax.models.registry import BACKBONES, make_backbone
 
-__all__ = ["Conv4", "init_model", "make_forward"]
+__all__ = ["BACKBONES", "Conv4", "init_model", "make_backbone", "make_forward", "with_ways"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from flax import linen as nn
 
+from mamlpp_jax.models.head import HEAD
 from mamlpp_jax.models.layers import Conv, PerStepBatchNorm
 from mamlpp_jax.types import Array
 
@@ -20,7 +21,7 @@ class Conv4(nn.Module):
         max_pool: 2x2 max pooling; False for the "strided" network of the paper's Figure 1, which
             halves by stride-2 convolutions and ends in global average pooling.
         conv: which convolution (`mamlpp_jax.ops.conv.KINDS`).
-        operands: "bfloat16" rounds the factors of the convolutions' products; everything else
+        compute_dtype: "bfloat16" rounds the factors of the convolutions' products; everything else
             (parameters, sums, activations, statistics) keeps the dtype of the images.
     """
 
@@ -28,24 +29,21 @@ class Conv4(nn.Module):
     filters: int = 64
     max_pool: bool = True
     conv: str = "auto"
-    operands: str = ""
+    compute_dtype: str = ""
 
     @nn.compact
-    def __call__(self, images: Array, use_given: bool = False) -> Array:
-        """Returns logits [N, K] of images [N, H, W, C].
-
-        Args:
-            images: [N, H, W, C].
-            use_given: normalise by the collection `batch_stats`, not by the batch's own moments.
-        """
+    def __call__(self, images: Array) -> Array:
+        """Returns logits [N, K] of images [N, H, W, C]."""
         x = images
         for block in range(BLOCKS):
             stride = 1 if self.max_pool else 2
-            x, bias = Conv(self.filters, stride, self.conv, self.operands, name=f"conv{block}")(x)
-            x = PerStepBatchNorm(max_pool=self.max_pool, name=f"norm{block}")(x, bias, use_given)
+            x, bias = Conv(
+                self.filters, stride, self.conv, self.compute_dtype, name=f"conv{block}"
+            )(x)
+            x = PerStepBatchNorm(max_pool=self.max_pool, name=f"norm{block}")(x, bias)
             x = nn.leaky_relu(x, NEGATIVE_SLOPE)
         x = x.reshape(x.shape[0], -1) if self.max_pool else x.mean((1, 2))
         # Dense promotes float32 parameters; the network computes in the dtype of its input.
         return nn.Dense(
-            self.ways, kernel_init=nn.initializers.xavier_uniform(), dtype=x.dtype, name="linear"
+            self.ways, kernel_init=nn.initializers.xavier_uniform(), dtype=x.dtype, name=HEAD
         )(x)

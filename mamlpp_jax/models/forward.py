@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +17,8 @@ class ModelVariables(NamedTuple):
 
     Attributes:
         params: weights.
-        norm: batch-norm scale (1) and bias (0), leaves [F].
-        batch_stats: running mean (0) and variance (1), leaves [F].
+        norm: batch-norm scale (1) and bias (0), leaves [F]; empty without batch norm.
+        batch_stats: running mean (0) and variance (1), leaves [F]; empty without batch norm.
     """
 
     params: Params
@@ -25,37 +26,36 @@ class ModelVariables(NamedTuple):
     batch_stats: RunningStats
 
 
-def init_model(module: nn.Module, key: Array, image_shape: tuple[int, int, int]) -> ModelVariables:
-    """Draws the weights of a backbone.
+def init_model(module: nn.Module, key: Array, image_shape: tuple[int, ...]) -> ModelVariables:
+    """Samples the weights of a backbone.
 
     Args:
-        module: a backbone that follows `Conv4`'s collections.
+        module: any Flax module from images to outputs. Its batch norm, if it has one, is `PerStepBatchNorm`,
+            at any depth and in any number.
         key: a JAX random key.
-        image_shape: (H, W, C).
+        image_shape: (H, W, C), or the shape of one input of another kind.
     """
     variables = module.init(key, jnp.zeros((1, *image_shape)))
-    return ModelVariables(variables["params"], variables["norm"], variables["batch_stats"])
+    return ModelVariables(
+        variables["params"], variables.get("norm", {}), variables.get("batch_stats", {})
+    )
 
 
 def make_forward(module: nn.Module) -> Forward:
     """Wraps a backbone as `mamlpp_jax.types.Forward`."""
 
     def forward(
-        params: Params, norm: NormParams, images: Array, statistics: Moments | None = None
+        params: Params, norm: NormParams, images: Array, bn_stats: Moments | None = None
     ) -> tuple[Array, Moments]:
         variables = {"params": params, "norm": norm}
-        if statistics is not None:
-            variables["batch_stats"] = _mean_and_var(statistics)
-        logits, left = module.apply(
-            variables, images, use_given=statistics is not None, mutable=["moments"]
-        )
-        return logits, left["moments"]
+        if bn_stats is not None:
+            variables["batch_stats"] = _map_layers(
+                lambda layer: {"mean": layer["mean"], "var": layer["var"]}, bn_stats
+            )
+        outputs, left = module.apply(variables, images, mutable=["moments"])
+        return outputs, left.get("moments", {})
 
     return forward
-
-
-def _mean_and_var(moments: Moments) -> Moments:
-    return {layer: {"mean": m["mean"], "var": m["var"]} for layer, m in moments.items()}
 
 
 def update_running(running: RunningStats, moments: Moments, momentum: float = 0.9) -> RunningStats:
@@ -64,7 +64,7 @@ def update_running(running: RunningStats, moments: Moments, momentum: float = 0.
     The batch's variance enters unbiased (times n / (n - 1)), as in PyTorch.
 
     Args:
-        running: {layer: {"mean", "var"}}.
+        running: {layer: {"mean", "var"}}, layers nested as in the backbone.
         moments: of the same layers, with "count" (n) beside mean and biased variance.
         momentum: what is kept.
     """
@@ -75,4 +75,13 @@ def update_running(running: RunningStats, moments: Moments, momentum: float = 0.
         target = {"mean": new["mean"], "var": unbiased}
         return jax.tree.map(lambda o, t: momentum * o + (1 - momentum) * t, old, target)
 
-    return {layer: one(running[layer], moments[layer]) for layer in running}
+    return _map_layers(one, running, moments)
+
+
+def _map_layers(function: Callable[..., Any], *trees: Any) -> Any:
+    """Applies a function to the {"mean", "var", ...} of every normalised layer."""
+
+    def is_layer(node: Any) -> bool:
+        return isinstance(node, Mapping) and not isinstance(node.get("mean", {}), Mapping)
+
+    return jax.tree.map(function, *trees, is_leaf=is_layer)

@@ -21,13 +21,13 @@ class Conv(nn.Module):
         filters: F.
         stride: 1 or 2.
         kind: which convolution (`mamlpp_jax.ops.conv.KINDS`).
-        operands: what the factors of its products are rounded to (`mamlpp_jax.ops.conv.conv2d`).
+        compute_dtype: what the factors of its products are rounded to (`mamlpp_jax.ops.conv.conv2d`).
     """
 
     filters: int
     stride: int = 1
     kind: str = "auto"
-    operands: str = ""
+    compute_dtype: str = ""
 
     @nn.compact
     def __call__(self, x: Array) -> tuple[Array, Array]:
@@ -36,16 +36,16 @@ class Conv(nn.Module):
         kernel = self.param("kernel", nn.initializers.xavier_uniform(), shape)
         bias = self.param("bias", nn.initializers.zeros_init(), (self.filters,))
         kernel = kernel.astype(x.dtype)
-        y = conv2d(x, kernel, stride=self.stride, kind=self.kind, operands=self.operands)
+        y = conv2d(x, kernel, stride=self.stride, kind=self.kind, compute_dtype=self.compute_dtype)
         return y, bias
 
 
 class PerStepBatchNorm(nn.Module):
     """Batch normalisation of one inner step (BNRS and BNWB, section 4 of the paper).
 
-    The module sees one row: scale and bias of the step it runs in, and, when asked, mean and variance
-    to use instead of the batch's own. Rows are kept apart by the caller, in the collections `norm` (scale,
-    bias) and `batch_stats` (mean, var), so that neither is mistaken for an adapted parameter. The
+    The module sees the scale and bias of the inner step it runs in (collection `norm`). Given the collection
+    `batch_stats` (mean, var), it normalises with that; without it, with the batch's own moments. The caller keeps
+    the entries of all steps, in collections of their own, so that none is mistaken for an adapted parameter. The
     batch's own moments are always left in the collection `moments` (mean, biased var, count); nothing
     is updated here.
 
@@ -60,13 +60,12 @@ class PerStepBatchNorm(nn.Module):
     max_pool: bool = False
 
     @nn.compact
-    def __call__(self, x: Array, offset: Array, use_given: bool) -> Array:
+    def __call__(self, x: Array, offset: Array) -> Array:
         """Normalises ``x + offset`` over all axes but the last.
 
         Args:
             x: [N, H, W, F].
             offset: [F], the bias of the convolution before this layer.
-            use_given: normalise by `batch_stats` instead of the batch's own moments.
 
         Returns:
             [N, H, W, F], or [N, H // 2, W // 2, F] with `max_pool`.
@@ -78,7 +77,7 @@ class PerStepBatchNorm(nn.Module):
         self._leave("mean", mean + offset)
         self._leave("var", var)
         self._leave("count", jnp.asarray(x.size // x.shape[-1], mean.dtype))
-        if use_given or self.is_initializing():
+        if self.is_initializing() or self.has_variable("batch_stats", "mean"):
             mean = (
                 self.variable("batch_stats", "mean", jnp.zeros, shape, offset.dtype).value - offset
             )

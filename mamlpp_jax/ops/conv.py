@@ -27,8 +27,8 @@ import jax.numpy as jnp
 from jax import lax
 from jax.custom_batching import custom_vmap
 
-from mamlpp_jax.distributed.mesh import largest_divisor
 from mamlpp_jax.types import Array
+from mamlpp_jax.utils.arithmetic import largest_divisor
 
 # Measured on a CPU with 1 MiB of second-level cache per core (experiments/PERFORMANCE.md).
 _FEW_POSITIONS = 4096
@@ -47,7 +47,7 @@ class Geometry(NamedTuple):
         stride: the same in both directions.
         padding: zeros added on every side of the input.
         direct: the back end's own convolution wherever kernels are not batched.
-        operands: dtype that the factors of every product are rounded to; "" for their own.
+        compute_dtype: dtype that the factors of every product are rounded to; "" for their own.
     """
 
     size: tuple[int, int]
@@ -55,7 +55,7 @@ class Geometry(NamedTuple):
     stride: int
     padding: int
     direct: bool = False
-    operands: str = ""
+    compute_dtype: str = ""
 
     @property
     def out(self) -> tuple[int, int]:
@@ -74,7 +74,7 @@ def conv2d(
     stride: int = 1,
     padding: int = 1,
     kind: str = "auto",
-    operands: str = "",
+    compute_dtype: str = "",
 ) -> Array:
     """Cross-correlates a batch of images with a kernel.
 
@@ -85,7 +85,7 @@ def conv2d(
         padding: zeros added on every side.
         kind: `xla` (`lax.conv_general_dilated`, differentiable in every mode), `patches`, `direct`
             (direct unless kernels are batched), or `auto`: direct for float32 on a CPU, else patches.
-        operands: "bfloat16" rounds the factors of every product, here and in the gradients; sums and
+        compute_dtype: "bfloat16" rounds the factors of every product, here and in the gradients; sums and
             results keep the dtype of x. "" rounds nothing.
 
     Returns:
@@ -98,13 +98,13 @@ def conv2d(
         raise ValueError(f"conv kind {kind!r} is unknown; choose one of {', '.join(KINDS)}")
     if kind == "xla":
         pads = [(padding, padding)] * 2
-        x, kernel = (_round(a, operands) for a in (x, kernel))
+        x, kernel = (_round(a, compute_dtype) for a in (x, kernel))
         return _convolve(x, kernel, window_strides=(stride, stride), padding=pads)
     size, window = (x.shape[1], x.shape[2]), (kernel.shape[0], kernel.shape[1])
     # The CPU back end has no fast convolution of other types.
-    fast = jax.default_backend() == "cpu" and x.dtype == jnp.float32 and not operands
+    fast = jax.default_backend() == "cpu" and x.dtype == jnp.float32 and not compute_dtype
     direct = kind == "direct" or (kind == "auto" and fast)
-    geometry = Geometry(size, window, stride, padding, direct, operands)
+    geometry = Geometry(size, window, stride, padding, direct, compute_dtype)
     return _conv(geometry, x, kernel)
 
 
@@ -158,8 +158,8 @@ def _where_unbatched(
     g: Geometry, direct: Callable[..., Array], patches: Callable[..., Array], a: Array, b: Array
 ) -> Array:
     """Calls `direct`, but `patches` under a `vmap` that batches both operands (or when not asked)."""
-    if g.operands:
-        a, b = a.astype(g.operands), b.astype(g.operands)
+    if g.compute_dtype:
+        a, b = a.astype(g.compute_dtype), b.astype(g.compute_dtype)
     if not g.direct:
         return patches(g, a, b)
     function = custom_vmap(partial(direct, g))

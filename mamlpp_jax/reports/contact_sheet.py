@@ -12,7 +12,7 @@ import numpy as np
 from mamlpp_jax.data.dataset import Dataset
 from mamlpp_jax.data.episodes import TaskShape
 from mamlpp_jax.reports.canvas import new_figure, save_png
-from mamlpp_jax.training.experiment import Program, task_shape
+from mamlpp_jax.training.experiment import Experiment, task_shape
 from mamlpp_jax.types import Episode
 
 _CLASSES = 10  # of a split, and of an episode
@@ -29,43 +29,45 @@ _HEAD = 0.9
 _IMAGE = 0.94
 
 
-def draw(program: Program, dataset: Dataset, path: pathlib.Path) -> None:
-    """Draws a block of classes and two episodes for each split of a program.
+def draw(experiment: Experiment, dataset: Dataset, path: pathlib.Path) -> None:
+    """Draws a block of classes and two episodes for each split of a experiment.
 
     Classes are spread evenly over the split, in name order, and images over the class. Episodes are the first
-    of the split's stream, as the model gets them: drawn by the program, with the normalisation taken back for
+    of the split's stream, as the model gets them: drawn by the experiment, with the normalisation taken back for
     display.
 
     Args:
-        program: gives the splits and draws the episodes.
-        dataset: the data of `program`.
+        experiment: gives the splits and draws the episodes.
+        dataset: the data of `experiment`.
         path: PNG to write.
 
     Raises:
         WorkdirError: the file cannot be written.
     """
-    shape = task_shape(program.config)
-    rows = max(min(_CLASSES, max(map(len, program.class_names.values()))), min(_CLASSES, shape.way))
+    shape = task_shape(experiment.config)
+    rows = max(
+        min(_CLASSES, max(map(len, experiment.class_names.values()))), min(_CLASSES, shape.way)
+    )
     episode_width = _NAME + min(shape.shot, _SHOTS) + _GAP + min(shape.query, _QUERIES)
     width = _NAME + _IMAGES + _EPISODES * (_BLOCK_GAP + episode_width)
-    sheet = _Sheet(width, len(program.class_names) * (rows + _HEAD))
-    for row, split in enumerate(program.class_names):
+    sheet = _Sheet(width, len(experiment.class_names) * (rows + _HEAD))
+    for row, split in enumerate(experiment.class_names):
         top = row * (rows + _HEAD) + _HEAD
-        _draw_classes(sheet, top, program, dataset, split)
-        episodes = program.episodes(split, _EPISODES)
+        _draw_classes(sheet, top, experiment, dataset, split)
+        episodes = experiment.tasks[split].episodes(_EPISODES)
         for task in range(_EPISODES):
             left = _NAME + _IMAGES + _BLOCK_GAP + task * (episode_width + _BLOCK_GAP)
             episode = Episode(*(leaf[task] for leaf in episodes))
             sheet.title(left, top, f"{split} episode {task}, {shape.way}-way {shape.shot}-shot")
-            names = program.drawn_classes(split, task)
+            names = experiment.tasks[split].task_class_names(task)
             _draw_episode(sheet, left, top, episode, names, shape)
     sheet.save(path)
 
 
 def _draw_classes(
-    sheet: _Sheet, top: float, program: Program, dataset: Dataset, split: str
+    sheet: _Sheet, top: float, experiment: Experiment, dataset: Dataset, split: str
 ) -> None:
-    names = program.class_names[split]
+    names = experiment.class_names[split]
     starts = np.concatenate([[0], np.cumsum(dataset.class_sizes)])
     position = {name: index for index, name in enumerate(dataset.class_names)}
     members = sorted(names, key=position.__getitem__)

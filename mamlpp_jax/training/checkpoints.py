@@ -1,13 +1,11 @@
-"""Checkpoints of a run: the latest and the best epochs, through one Orbax manager, each sealed by checksums."""
+"""Checkpoints of a run: the latest and the best epochs, through one Orbax manager, each with a checksum manifest."""
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import importlib.metadata
 import logging as std_logging
 import pathlib
-import re
 import shutil
 import sys
 import time
@@ -22,15 +20,11 @@ from orbax.checkpoint import checkpoint_managers as managers
 
 from mamlpp_jax.distributed import processes
 from mamlpp_jax.errors import WorkdirError
+from mamlpp_jax.training import checkpoint_integrity as integrity
 from mamlpp_jax.types import MetaState
-from mamlpp_jax.utils.files import naming, read_json, write_json
 
 FOLDER = "checkpoints"
-DAMAGED_FOLDER = "damaged"
-_SEAL = "sha256.json"
-# What Orbax still writes afterwards: the time, and that it was done.
-_UNSEALED = (_SEAL, "_CHECKPOINT_METADATA", "commit_success.txt")
-_TEMPORARY = ".orbax-checkpoint-tmp"
+QUARANTINE = "damaged"
 _METRIC = "val_accuracy"
 _PACKAGES = ("mamlpp_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 # The latest may turn out damaged: then the run goes on from the one before.
@@ -41,158 +35,62 @@ _TRIES = 5
 _STRAGGLERS_SECONDS = 2.0
 
 
-class _Epoch(NamedTuple):
-    """A state to be saved; `accuracy` ranks it where it is the end of an epoch."""
+class CheckpointReader:
+    """Restores a run's checkpoints and changes nothing; another process may be writing more of them.
 
-    step: int
-    state: MetaState
-    accuracy: float | None
-
-
-class Checkpoints:
-    """Saves and restores `MetaState`; the key of a checkpoint is its outer step.
-
-    Checkpoints with a validation accuracy compete to be among the best (ties: the later wins); the two latest are
-    kept whatever they are. Epochs that end in quick succession may be held in memory until the next save, which
-    writes the best of them too. Beside the state a checkpoint holds the validation history, the configuration
+    The key of a checkpoint is its outer step. Beside the state it holds the validation history, the configuration
     and the versions of the libraries (as JSON; nothing is ever unpickled).
-
-    A file with the SHA-256 of each of its files seals a checkpoint, from within the temporary folder that Orbax
-    renames when it is complete. Opening the folder checks every seal: a checkpoint that is damaged
-    is moved to `damaged/` with a warning, and the one before is the latest.
     """
 
-    def __init__(
-        self, workdir: pathlib.Path, keep_best: int, config: Mapping[str, Any] | None = None
-    ) -> None:
-        """Opens the checkpoints of a working directory, which need not exist yet.
+    def __init__(self, workdir: pathlib.Path) -> None:
+        """Opens the checkpoints of a working directory.
 
         Args:
             workdir: they are in its folder `checkpoints`.
-            keep_best: how many of the best to keep.
-            config: stored with every checkpoint.
 
         Raises:
-            WorkdirError: the folder cannot be made, read or written.
+            WorkdirError: there are none, or they cannot be read.
         """
-        self._keep_best = keep_best
         self._folder = (workdir / FOLDER).resolve()
-        self._about = {"config": dict(config or {}), "versions": _versions()}
         self.history: list[dict[str, float]] = []
-        self._held: list[_Epoch] = []
-        self._written: _Epoch | None = None
-        if processes.is_first():
-            _remove_half_written(self._folder)
-            _set_damaged_aside(self._folder, workdir / DAMAGED_FOLDER)
-        processes.wait_for_all("checkpoints")
-        best = managers.BestN(
-            get_metric_fn=lambda metrics: metrics[_METRIC],
-            n=keep_best,
-            keep_checkpoints_without_metrics=False,
-        )
-        options = ocp.CheckpointManagerOptions(
-            preservation_policy=managers.AnyPreservationPolicy([best, managers.LatestN(_LATEST)]),
-            best_fn=lambda metrics: metrics[_METRIC],
-            async_options=ocp.options.AsyncOptions(post_finalization_callback=self._seal),
-        )
+        if not self._folder.is_dir():
+            raise WorkdirError(f"the run in {workdir} has no checkpoint; train it first.")
         with self._explaining("opened"):
+            options = ocp.CheckpointManagerOptions(
+                read_only=True, best_fn=lambda metrics: metrics[_METRIC]
+            )
             self._manager = ocp.CheckpointManager(self._folder, options=options)
-
-    def hold(self, state: MetaState, val_accuracy: float) -> None:
-        """Keeps the end of an epoch in memory until the next save, when it is among the best.
-
-        Args:
-            state: may be donated afterwards.
-            val_accuracy: what ranks it.
-        """
-        step = int(state.step)
-        self.history.append({"step": step, _METRIC: val_accuracy})
-        self._held.append(_Epoch(step, _copied(state), val_accuracy))
-        ranked = sorted(self._held, key=lambda held: (held.accuracy, held.step))
-        kept = {held.step for held in ranked[-self._keep_best :]} | {step}
-        self._held = [held for held in self._held if held.step in kept]
-
-    @property
-    def holds(self) -> bool:
-        """Whether an epoch waits in memory to be saved."""
-        return bool(self._held)
-
-    def save(self, state: MetaState | None = None) -> None:
-        """Saves in the background: the epochs held in memory, and the state where it is none of them.
-
-        Args:
-            state: may be donated afterwards; None for only what is held.
-
-        Raises:
-            WorkdirError: this save or the one before failed; earlier checkpoints are untouched.
-        """
-        if state is not None and not any(held.step == int(state.step) for held in self._held):
-            self._held.append(_Epoch(int(state.step), _copied(state), None))
-        held, self._held = self._held, []
-        with self._explaining("saved"):
-            if not self._folder.is_dir():  # Orbax would make it again, without the rest of the run.
-                raise FileNotFoundError("the folder has vanished")
-            for epoch in held:
-                self._finish()
-                self._written = epoch
-                self._write(epoch)
-
-    def _write(self, epoch: _Epoch) -> None:
-        known = [row for row in self.history if row["step"] <= epoch.step]
-        items = ocp.args.Composite(
-            state=ocp.args.StandardSave(epoch.state),
-            run=ocp.args.JsonSave({**self._about, "validation": known}),
-        )
-        metrics = None if epoch.accuracy is None else {_METRIC: epoch.accuracy}
-        self._manager.save(epoch.step, args=items, metrics=metrics, force=True)
-
-    def _finish(self) -> None:
-        """Waits for the save under way, and makes it again when the clock jumped meanwhile."""
-        for left in reversed(range(_TRIES)):
-            try:
-                self._manager.wait_until_finished()
-            except TimeoutError as error:
-                # Other processes may have finished theirs: they cannot go back.
-                if not left or processes.joined() or self._written is None:
-                    raise
-                step = self._written.step
-                logging.warning("checkpoint %d is written again (%s)", step, _first_line(error))
-                time.sleep(_STRAGGLERS_SECONDS)
-                for unfinished in self._folder.glob(f"{step}{_TEMPORARY}*"):
-                    shutil.rmtree(unfinished, ignore_errors=True)
-                self._manager.reload()  # Else it would count as one of the latest.
-                self._write(self._written)
-            else:
-                self._written = None
-                return
 
     def latest_step(self) -> int | None:
         """The newest checkpoint's outer step, None when there is none."""
         return self._manager.latest_step()
 
-    def best_steps(self) -> list[int]:
-        """Outer steps of the best epochs, best first; ties: the later first.
+    def steps(self) -> list[int]:
+        """Outer steps of all checkpoints, oldest first."""
+        return sorted(self._manager.all_steps())
 
-        Raises:
-            WorkdirError: a save under way failed.
-        """
-        self.wait()
+    def best_steps(self, count: int) -> list[int]:
+        """Outer steps of the best epochs, at most `count`, best first; ties: the later first."""
         ranked = []
         for step in self._manager.all_steps():
             metrics = self._manager.metrics(step)
             if metrics is not None:
                 ranked.append((metrics[_METRIC], step))
-        return [step for _, step in sorted(ranked, reverse=True)[: self._keep_best]]
+        return [step for _, step in sorted(ranked, reverse=True)[:count]]
 
     def is_sound(self, step: int) -> bool:
-        """Whether a checkpoint's files still match its seal; warns by name when not."""
-        problem = _problem(self._folder / str(step))
+        """Whether a checkpoint's files still match its manifest; warns by name when not."""
+        problem = integrity.find_damage(self._folder / str(step))
         if problem:
             logging.warning("checkpoint %s is left out: %s", self._folder / str(step), problem)
         return not problem
 
     def restore(self, step: int, like: MetaState) -> MetaState:
         """Restores one checkpoint with the shapes, dtypes and shardings of `like`, and the history.
+
+        Args:
+            step: its outer step.
+            like: arrays or `jax.ShapeDtypeStruct`s.
 
         Raises:
             WorkdirError: it cannot be read as such a state, or is one of another step.
@@ -218,6 +116,167 @@ class Checkpoints:
             )
         return state
 
+    def close(self) -> None:
+        """Releases the manager."""
+        self._manager.close()
+
+    def __enter__(self) -> Any:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
+        if kind is None:
+            self.close()
+            return
+        # What ended the block is reported, not what it led to.
+        with contextlib.suppress(Exception):
+            self.close()
+
+    @contextlib.contextmanager
+    def _explaining(self, action: str) -> Iterator[None]:
+        try:
+            yield
+        except WorkdirError:
+            raise
+        except Exception as error:  # from the disk, through any layer of Orbax and TensorStore
+            raise WorkdirError(
+                f"the checkpoints in {self._folder} cannot be {action} ({_first_line(error)}); those "
+                "saved before stay usable. Make room or the folder writable, and start the run again."
+            ) from error
+
+
+class _Epoch(NamedTuple):
+    """A state to be saved; `accuracy` ranks it where it is the end of an epoch."""
+
+    step: int
+    state: MetaState
+    accuracy: float | None
+
+
+class Checkpoints(CheckpointReader):
+    """Saves and restores `MetaState`; only one process may have a folder open so.
+
+    Checkpoints with a validation accuracy compete to be among the best (ties: the later wins); the two latest are
+    kept whatever they are. Epochs that end in quick succession may be buffered in memory until the next save, which
+    writes the best of them too.
+
+    A manifest with the SHA-256 of each of its files is written into the temporary folder that Orbax renames when the
+    checkpoint is complete. Opening the folder compares every manifest: a checkpoint that is damaged is moved to
+    `damaged/` with a warning, and the one before is the latest.
+    """
+
+    def __init__(
+        self, workdir: pathlib.Path, keep_best: int, config: Mapping[str, Any] | None = None
+    ) -> None:
+        """Opens the checkpoints of a working directory, which need not exist yet.
+
+        Args:
+            workdir: they are in its folder `checkpoints`.
+            keep_best: how many of the best to keep.
+            config: stored with every checkpoint.
+
+        Raises:
+            WorkdirError: the folder cannot be made, read or written.
+        """
+        self._keep_best = keep_best
+        self._folder = (workdir / FOLDER).resolve()
+        self._about = {"config": dict(config or {}), "versions": _versions()}
+        self.history = []
+        self._buffer: list[_Epoch] = []
+        self._unfinished: _Epoch | None = None
+        if processes.is_first():
+            integrity.remove_half_written(self._folder)
+            integrity.quarantine_damaged(self._folder, workdir / QUARANTINE)
+        processes.wait_for_all("checkpoints")
+        best = managers.BestN(
+            get_metric_fn=lambda metrics: metrics[_METRIC],
+            n=keep_best,
+            keep_checkpoints_without_metrics=False,
+        )
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=managers.AnyPreservationPolicy([best, managers.LatestN(_LATEST)]),
+            best_fn=lambda metrics: metrics[_METRIC],
+            async_options=ocp.options.AsyncOptions(post_finalization_callback=self._write_manifest),
+        )
+        with self._explaining("opened"):
+            self._manager = ocp.CheckpointManager(self._folder, options=options)
+
+    def buffer(self, state: MetaState, val_accuracy: float) -> None:
+        """Keeps the end of an epoch in memory until the next save, when it is among the best.
+
+        Args:
+            state: may be donated afterwards.
+            val_accuracy: what ranks it.
+        """
+        step = int(state.step)
+        self.history.append({"step": step, _METRIC: val_accuracy})
+        self._buffer.append(_Epoch(step, _copied(state), val_accuracy))
+        ranked = sorted(self._buffer, key=lambda epoch: (epoch.accuracy, epoch.step))
+        kept = {epoch.step for epoch in ranked[-self._keep_best :]} | {step}
+        self._buffer = [epoch for epoch in self._buffer if epoch.step in kept]
+
+    @property
+    def has_buffered(self) -> bool:
+        """Whether an epoch waits in memory to be saved."""
+        return bool(self._buffer)
+
+    def save(self, state: MetaState | None = None) -> None:
+        """Saves in the background: the buffered epochs, and the state where it is none of them.
+
+        Args:
+            state: may be donated afterwards; None for the buffered epochs alone.
+
+        Raises:
+            WorkdirError: this save or the one before failed; earlier checkpoints are untouched.
+        """
+        if state is not None and not any(epoch.step == int(state.step) for epoch in self._buffer):
+            self._buffer.append(_Epoch(int(state.step), _copied(state), None))
+        buffered, self._buffer = self._buffer, []
+        with self._explaining("saved"):
+            if not self._folder.is_dir():  # Orbax would make it again, without the rest of the run.
+                raise FileNotFoundError("the folder has vanished")
+            for epoch in buffered:
+                self._finish()
+                self._unfinished = epoch
+                self._write(epoch)
+
+    def _write(self, epoch: _Epoch) -> None:
+        known = [row for row in self.history if row["step"] <= epoch.step]
+        items = ocp.args.Composite(
+            state=ocp.args.StandardSave(epoch.state),
+            run=ocp.args.JsonSave({**self._about, "validation": known}),
+        )
+        metrics = None if epoch.accuracy is None else {_METRIC: epoch.accuracy}
+        self._manager.save(epoch.step, args=items, metrics=metrics, force=True)
+
+    def _finish(self) -> None:
+        """Waits for the save under way, and makes it again when the clock jumped meanwhile."""
+        for left in reversed(range(_TRIES)):
+            try:
+                self._manager.wait_until_finished()
+            except TimeoutError as error:
+                # Other processes may have finished theirs: they cannot go back.
+                if not left or processes.joined() or self._unfinished is None:
+                    raise
+                step = self._unfinished.step
+                logging.warning("checkpoint %d is written again (%s)", step, _first_line(error))
+                time.sleep(_STRAGGLERS_SECONDS)
+                for unfinished in self._folder.glob(f"{step}{integrity.TEMPORARY}*"):
+                    shutil.rmtree(unfinished, ignore_errors=True)
+                self._manager.reload()  # Else it would count as one of the latest.
+                self._write(self._unfinished)
+            else:
+                self._unfinished = None
+                return
+
+    def best_steps(self, count: int | None = None) -> list[int]:
+        """See `CheckpointReader.best_steps`; waits for a save under way.
+
+        Raises:
+            WorkdirError: that save failed.
+        """
+        self.wait()
+        return super().best_steps(count or self._keep_best)
+
     def wait(self) -> None:
         """Returns when everything is on the disk.
 
@@ -234,116 +293,13 @@ class Checkpoints:
             WorkdirError: a save failed.
         """
         self.wait()
-        self._manager.close()
+        super().close()
 
-    def __enter__(self) -> Checkpoints:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
-        if kind is None:
-            self.close()
-            return
-        # What ended the block is told, not what it led to.
-        with contextlib.suppress(Exception):
-            self.close()
-
-    def _seal(self) -> None:
+    def _write_manifest(self) -> None:
         """Called by Orbax when everything is written and nothing is renamed yet."""
         if processes.is_first():
-            for folder in self._folder.glob(f"*{_TEMPORARY}*"):
-                write_json(folder / _SEAL, _digests(folder))
-
-    @contextlib.contextmanager
-    def _explaining(self, action: str) -> Iterator[None]:
-        try:
-            yield
-        except WorkdirError:
-            raise
-        except Exception as error:  # from the disk, through any layer of Orbax and TensorStore
-            raise WorkdirError(
-                f"the checkpoints in {self._folder} cannot be {action} ({_first_line(error)}); those "
-                "saved before stay usable. Make room or the folder writable, and start the run again."
-            ) from error
-
-
-def _remove_half_written(folder: pathlib.Path) -> None:
-    """Removes the temporary folders of saves that were cut off; warns of each by name."""
-    for temporary in sorted(folder.glob(f"*{_TEMPORARY}*")):
-        logging.warning(
-            "checkpoint %s was only half written and is removed; the one before it is used.",
-            temporary,
-        )
-        with naming(temporary, "remove"):
-            if temporary.is_dir():
-                shutil.rmtree(temporary)
-            else:
-                temporary.unlink()
-
-
-def _set_damaged_aside(folder: pathlib.Path, aside: pathlib.Path) -> None:
-    """Moves checkpoints that are not what was saved out of the way; warns of each by name."""
-    with naming(folder, "read the checkpoints in"):
-        problems = {checkpoint: _problem(checkpoint) for checkpoint in _complete(folder)}
-        sound = [checkpoint for checkpoint, problem in problems.items() if not problem]
-        for checkpoint, problem in problems.items():
-            if not problem:
-                continue
-            target = _free_name(aside / checkpoint.name)
-            # A later one may be sound; then the damaged one was kept for its accuracy.
-            after = int(checkpoint.name) > int(sound[-1].name) if sound else True
-            logging.warning(
-                "checkpoint %s is skipped: %s. It is moved to %s, and %s.",
-                checkpoint,
-                problem,
-                target,
-                "the one before it is used" if after else "is missing among the best epochs",
-            )
-            aside.mkdir(exist_ok=True)
-            checkpoint.rename(target)
-
-
-def _free_name(path: pathlib.Path) -> pathlib.Path:
-    number = 0
-    free = path
-    while free.exists():
-        number += 1
-        free = path.with_name(f"{path.name}-{number}")
-    return free
-
-
-def _complete(folder: pathlib.Path) -> list[pathlib.Path]:
-    """The folders that Orbax has given their final names, oldest step first."""
-    if not folder.is_dir():
-        return []
-    steps = (path for path in folder.iterdir() if re.fullmatch("[0-9]+", path.name))
-    found = [path for path in steps if path.is_dir()]
-    return sorted(found, key=lambda path: int(path.name))
-
-
-def _problem(checkpoint: pathlib.Path) -> str:
-    """What is wrong with a checkpoint, "" when its files match its seal."""
-    if not (checkpoint / _SEAL).exists():
-        return f"it has no {_SEAL}, so it was not completely written"
-    try:
-        sealed, found = read_json(checkpoint / _SEAL), _digests(checkpoint)
-    except (WorkdirError, OSError) as error:
-        return str(error)
-    if not isinstance(sealed, dict):
-        return f"{_SEAL} is damaged"
-    different = sorted(
-        name for name in sealed.keys() | found.keys() if sealed.get(name) != found.get(name)
-    )
-    return f"{', '.join(different[:3])} differ from what was saved" if different else ""
-
-
-def _digests(checkpoint: pathlib.Path) -> dict[str, str]:
-    """SHA-256 of every file that a restore reads, by its path inside the checkpoint."""
-    paths = ((str(path.relative_to(checkpoint)), path) for path in sorted(checkpoint.rglob("*")))
-    return {
-        name: hashlib.sha256(path.read_bytes()).hexdigest()
-        for name, path in paths
-        if path.is_file() and name not in _UNSEALED
-    }
+            for folder in self._folder.glob(f"*{integrity.TEMPORARY}*"):
+                integrity.write_manifest(folder)
 
 
 @jax.jit
@@ -371,7 +327,7 @@ def quiet_orbax() -> None:
     report = sys.unraisablehook
 
     def quieter(raised: sys.UnraisableHookArgs) -> None:
-        # What TensorStore prints of writes that outlive a save which failed for a reason that is told.
+        # What TensorStore prints of writes that outlive a save which failed for a reason that is reported.
         if not (
             raised.exc_type is RuntimeError and str(raised.exc_value) == "Event loop is closed"
         ):

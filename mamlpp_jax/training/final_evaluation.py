@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,200 +9,140 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from mamlpp_jax import config as config_lib
-from mamlpp_jax.algorithms.evaluation import Predictions, ensemble, make_evaluator, score, with_ways
-from mamlpp_jax.artifacts import workdir as workdir_lib
+from mamlpp_jax.algorithms.metrics import Predictions, ensemble, score
+from mamlpp_jax.artifacts.provenance import provenance
+from mamlpp_jax.artifacts.results import TestResult
 from mamlpp_jax.errors import WorkdirError
-from mamlpp_jax.reports.results_page import results_page
-from mamlpp_jax.training.checkpoints import Checkpoints
-from mamlpp_jax.training.experiment import Program
+from mamlpp_jax.models import with_ways
+from mamlpp_jax.training.checkpoints import CheckpointReader
+from mamlpp_jax.training.compiled import compiled_evaluator
+from mamlpp_jax.training.experiment import Experiment
 from mamlpp_jax.types import MetaState
-from mamlpp_jax.utils.files import write_atomically, write_json
 
 
-@dataclasses.dataclass(frozen=True)
-class Conditions:
-    """What a model is tested under.
+def best_states(checkpoints: CheckpointReader, count: int, like: MetaState) -> list[MetaState]:
+    """The states of the best epochs whose checkpoints are undamaged, best first.
 
-    Attributes:
-        way: classes of a task.
-        shot: support images per class.
-        query: query images per class.
-        inner_steps: S.
-        statistics: the modes to report.
-        data: the other data set that is tested on; "" for the run's own.
-    """
-
-    way: int
-    shot: int
-    query: int
-    inner_steps: int
-    statistics: tuple[str, ...]
-    data: str = ""
-
-
-def as_trained(config: ConfigDict) -> Conditions:
-    """The conditions a run was trained under."""
-    task = config.task
-    return Conditions(
-        way=task.way,
-        shot=task.shot,
-        query=task.query,
-        inner_steps=config.train.inner_steps,
-        statistics=config_lib.eval_statistics(config),
-    )
-
-
-def best_states(program: Program, checkpoints: Checkpoints) -> list[MetaState]:
-    """The states of the best epochs, best first.
+    Args:
+        checkpoints: of the run.
+        count: how many at most.
+        like: shapes, dtypes and shardings of a state.
 
     Raises:
         WorkdirError: no epoch has been finished.
     """
-    steps = [step for step in checkpoints.best_steps() if checkpoints.is_sound(step)]
+    steps = [step for step in checkpoints.best_steps(count) if checkpoints.is_sound(step)]
     if not steps:
         raise WorkdirError("no epoch of this run has been finished; train before evaluating.")
-    like = program.init_state()
     return [checkpoints.restore(step, like) for step in steps]
 
 
 def run_test(
-    program: Program,
+    experiment: Experiment,
     states: Sequence[MetaState],
-    conditions: Conditions,
-    between: Callable[[], None] = lambda: None,
-) -> tuple[list[dict[str, Any]], Predictions]:
+    *,
+    data: str = "",
+    before_each: Callable[[], None] = lambda: None,
+) -> tuple[list[TestResult], Predictions]:
     """Tests the ensemble of the best epochs and the single best one on the fixed test tasks.
 
     Args:
-        program: the parts, built for the task shape of `conditions`.
-        states: best first.
-        conditions: see `Conditions`.
-        between: called before each model's evaluation; may raise to leave.
+        experiment: its configuration says under which conditions.
+        states: best first; heads of another number of ways are fitted.
+        data: what results call the data; "" for the run's own.
+        before_each: called before each model's evaluation; may raise to leave.
 
     Returns:
-        Entries of `results.json`'s "test", per statistics mode the ensemble and the best epoch; and
-        the ensemble's answers in the first mode.
+        Per statistics mode the ensemble and the best epoch; and the ensemble's predictions in the first mode.
     """
-    rows, ensembles = [], []
-    for mode in conditions.statistics:
-        evaluate = make_evaluator(
-            program.learner,
-            program.draw,
-            statistics=mode,
-            inner_steps=conditions.inner_steps,
-            tasks=program.config.evaluation.tasks,
-            tasks_per_chunk=program.tasks_per_chunk,
-            mesh=program.mesh,
-        )
-        answers = []
+    results, ensembles = [], []
+    for mode in config_lib.eval_statistics(experiment.config):
+        evaluate = compiled_evaluator(experiment, "test", mode, every_step=True)
+        predictions = []
         for state in states:
-            between()
-            meta = with_ways(state.meta, conditions.way)
-            answers.append(evaluate(meta, state.batch_stats, program.sources["test"]))
-        ensembles.append(ensemble(answers))
-        for model, answer in (("ensemble", ensembles[-1]), ("best", answers[0])):
-            rows.append(_entry(program.config, model, mode, conditions, answer))
+            before_each()
+            meta = with_ways(state.meta, experiment.config.task.way)
+            predictions.append(evaluate(meta, state.batch_stats, experiment.tasks["test"]))
+        ensembles.append(ensemble(predictions))
+        both = (("ensemble", ensembles[-1]), ("best", predictions[0]))
+        results += [_result(experiment.config, name, mode, data, found) for name, found in both]
         logging.info(
             "test, %s statistics: %.2f ± %.2f %% (ensemble of %d)",
             mode,
-            100 * rows[-2]["accuracy"],
-            100 * rows[-2]["ci95"],
+            100 * results[-2].accuracy,
+            100 * results[-2].ci95,
             len(states),
         )
-    return rows, ensembles[0]
+    return results, ensembles[0]
 
 
-def _entry(
-    config: ConfigDict, model: str, mode: str, conditions: Conditions, answer: Predictions
-) -> dict[str, Any]:
-    scores = score(answer)
-    return {
-        **({"data": conditions.data} if conditions.data else {}),
-        "model": model,
-        "train_statistics": config.norm.train_statistics,
-        "eval_statistics": mode,
-        "way": conditions.way,
-        "shot": conditions.shot,
-        "query": conditions.query,
-        "inner_steps": conditions.inner_steps,
-        "tasks": config.evaluation.tasks,
-        "accuracy": scores.accuracy,
-        "ci95": scores.ci95,
-        "loss": scores.loss,
-        "accuracy_per_step": scores.accuracy_per_step,
-    }
+def _result(
+    config: ConfigDict, model: str, mode: str, data: str, predictions: Predictions
+) -> TestResult:
+    task = config.task
+    return TestResult(
+        model=model,
+        train_statistics=config.norm.train_statistics,
+        eval_statistics=mode,
+        way=task.way,
+        shot=task.shot,
+        query=task.query,
+        inner_steps=config.train.inner_steps,
+        tasks=config.evaluation.tasks,
+        data=data,
+        **score(predictions)._asdict(),
+    )
 
 
 def collect_results(
-    workdir: pathlib.Path,
-    program: Program,
-    steps: int,
+    config: ConfigDict,
+    stored: dict[str, Any] | None,
     states: Sequence[MetaState],
-    rows: Sequence[dict[str, Any]],
+    tests: Sequence[TestResult],
+    *,
+    steps: int,
+    devices: int,
 ) -> dict[str, Any]:
-    """The content of `results.json`: the run, earlier rows of other conditions, and new rows.
+    """The content of `results.json`: the run, earlier tests under other conditions, and new ones.
 
     Args:
-        workdir: the run's.
-        program: the run's.
-        steps: outer steps done.
+        config: the run's.
+        stored: earlier results.
         states: what was tested, best first.
-        rows: see `run_test`.
+        tests: see `run_test`.
+        steps: outer steps done.
+        devices: that were used.
     """
-    config = program.config
-    best_epochs = [int(state.step) // config.train.steps_per_epoch - 1 for state in states]
-    stored = workdir_lib.read_results(workdir) or {}
-    fresh = {_identity(row) for row in rows}
-    if stored.get("finished"):
-        # An evaluation, perhaps elsewhere, adds rows; where and how the run was trained stays.
-        kept = [row for row in stored["test"] if _identity(row) not in fresh]
-        return {**stored, "test": kept + list(rows)}
+    if stored and stored.get("finished"):
+        # An evaluation, perhaps elsewhere, adds tests; where and how the run was trained stays.
+        fresh = [test.conditions for test in tests]
+        kept = [test for test in stored["test"] if test.conditions not in fresh]
+        return {**stored, "test": [*kept, *tests]}
+    per_epoch = config.train.steps_per_epoch
     return {
         "experiment": config.experiment,
         "method": config.method,
         "seed": config.seed,
         "steps": steps,
         "finished": steps >= config_lib.total_steps(config),
-        **workdir_lib.provenance(program.mesh.size),
+        **provenance(devices),
         "config": config.to_dict(),
-        "best_epochs": best_epochs,
-        "test": list(rows),
+        "best_epochs": [int(state.step) // per_epoch - 1 for state in states],
+        "test": list(tests),
     }
-
-
-def write_results(workdir: pathlib.Path, results: dict[str, Any]) -> None:
-    """Writes `results.md`, which shows the pictures that are there by then, and `results.json`."""
-    write_atomically(workdir / "results.md", results_page(results, workdir).encode())
-    write_json(workdir / workdir_lib.RESULTS_FILE, results)
-
-
-_CONDITION_FIELDS = [
-    "data",
-    "model",
-    "train_statistics",
-    "eval_statistics",
-    "way",
-    "shot",
-    "query",
-    "inner_steps",
-    "tasks",
-]
-
-
-def _identity(row: dict[str, Any]) -> tuple[Any, ...]:
-    return tuple(row.get(field) for field in _CONDITION_FIELDS)
 
 
 def is_tested(results: dict[str, Any] | None, config: ConfigDict) -> bool:
     """Whether a finished run has every test its configuration asks for."""
     if not results or not results.get("finished"):
         return False
-    conditions = as_trained(config)
-    own = (row for row in results["test"] if "data" not in row)
-    rows = {(row["eval_statistics"], *_shape(row)) for row in own}
-    asked = (conditions.way, conditions.shot, conditions.query, conditions.inner_steps)
-    return all((mode, *asked) in rows for mode in conditions.statistics)
-
-
-def _shape(row: dict[str, Any]) -> tuple[int, int, int, int]:
-    return row["way"], row["shot"], row["query"], row["inner_steps"]
+    task, steps = config.task, config.train.inner_steps
+    tested = {
+        (test.eval_statistics, test.way, test.shot, test.query, test.inner_steps)
+        for test in results["test"]
+        if not test.data
+    }
+    return all(
+        (mode, task.way, task.shot, task.query, steps) in tested
+        for mode in config_lib.eval_statistics(config)
+    )

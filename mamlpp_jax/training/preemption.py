@@ -1,4 +1,4 @@
-"""Leaving a run early and in order: signals and a time limit, asked about between dispatches."""
+"""Leaving a run early and in order: signals and a time limit, looked at between dispatches."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class StoppedError(Exception):
-    """A run left early as it was asked to; what is done so far is saved."""
+    """A run left early as requested; what is done so far is saved."""
 
 
-class Stopper:
+class PreemptionHandler:
     """Knows whether a run should stop.
 
     Args:
@@ -40,20 +40,20 @@ class Stopper:
             )
         self._deadline = time.monotonic() + 60 * max_minutes if max_minutes else float("inf")
         self._max_minutes = max_minutes
-        self._asked_at: float | None = None
+        self._looked_at: float | None = None
         self._longest = 0.0
         self._signal = ""
 
     def reason(self) -> str:
-        """Why to stop now, "" to go on; the same answer in every process, which must all ask.
+        """Why to stop now, "" to go on; the same in every process, which must all call it.
 
-        The time limit counts the longest wait between two questions so far, so that the work until the
-        next question ends in time.
+        The time limit counts the longest time between two calls so far, so that the work until the
+        next call ends in time.
         """
         now = time.monotonic()
-        if self._asked_at is not None:
-            self._longest = max(self._longest, now - self._asked_at)
-        self._asked_at = now
+        if self._looked_at is not None:
+            self._longest = max(self._longest, now - self._looked_at)
+        self._looked_at = now
         text = self._signal
         if not text and now + self._longest > self._deadline:
             text = f"--max_minutes={self._max_minutes:g} is used up"
@@ -72,7 +72,7 @@ class Stopper:
             raise StoppedError(f"{reason}; the run goes on when it is started again.")
 
     @contextlib.contextmanager
-    def listening(self) -> Iterator[Stopper]:
+    def listening(self) -> Iterator[PreemptionHandler]:
         """Takes SIGTERM and SIGINT as requests to stop; a second one ends the process at once.
 
         Python runs signal handlers between two of its own instructions, so not while the main thread waits for a

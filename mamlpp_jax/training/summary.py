@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
 from typing import Any
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
 from mamlpp_jax import config as config_lib
-from mamlpp_jax.training.experiment import Program
-from mamlpp_jax.training.trainer import (
-    EpochPlan,
-    compiled_train_steps,
-    epoch_plan,
-    steps_per_dispatch,
-)
+from mamlpp_jax.training.compiled import compiled_train_steps, steps_per_dispatch
+from mamlpp_jax.training.experiment import Experiment
+from mamlpp_jax.training.learner import epoch_plan
 
 _MIB = 2**20
 
@@ -26,72 +22,83 @@ def count_parameters(tree: Any) -> int:
     return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(tree))
 
 
-def describe_model(program: Program) -> str:
+def describe_model(experiment: Experiment) -> str:
     """Shapes and parameter counts of everything the outer loop learns."""
-    meta = jax.eval_shape(program.initial_values).meta
+    meta = experiment.state_shapes().meta
     lines = []
     for group, tree in meta._asdict().items():
         lines.append(f"{group}: {count_parameters(tree):,} numbers")
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-            name = "/".join(str(part.key) for part in path)
+            name = jax.tree_util.keystr(path, simple=True, separator="/")
             lines.append(f"  {name:<16} {'x'.join(map(str, leaf.shape))}")
     lines.append(f"all meta-parameters: {count_parameters(meta):,}")
     return "\n".join(lines)
 
 
-def describe_devices(program: Program) -> str:
-    """Devices and how the tasks of an outer step are laid out on them."""
-    device, tasks = program.mesh.devices.flat[0], program.config.train.tasks_per_step
-    processes = len({device.process_index for device in program.mesh.devices.flat})
-    together = f" in {processes} processes" if processes > 1 else ""
+def describe_briefly(experiment: Experiment) -> str:
+    """A few lines for the start of a run."""
+    config = experiment.config
+    counts = ", ".join(
+        f"{stream.num_classes} {split}" for split, stream in experiment.tasks.items()
+    )
+    task, learned = config.task, count_parameters(experiment.state_shapes().meta)
     return (
-        f"{program.mesh.size} x {device.device_kind} ({device.platform}){together}, JAX "
-        f"{jax.__version__}: "
-        f"{tasks} tasks per outer step, {tasks // program.mesh.size} per device, "
-        f"{program.tasks_per_chunk} at a time"
+        f"{config.experiment}, {config.method}, seed {config.seed}: {config.train.epochs} epochs of "
+        f"{config.train.steps_per_epoch} outer steps\n"
+        f"{task.way}-way {task.shot}-shot tasks of {config.data.name} ({counts} classes), "
+        f"{config.train.inner_steps} inner steps, {learned:,} meta-parameters (--dry_run lists them)\n"
+        f"{describe_devices(experiment)}"
     )
 
 
-def describe_schedule(program: Program) -> str:
-    """Stretches of epochs that run the same compiled function, and the outer rate at their ends."""
-    config, lines = program.config, []
+def describe_devices(experiment: Experiment) -> str:
+    """Devices and how the tasks of an outer step are laid out on them."""
+    device, tasks = experiment.mesh.devices.flat[0], experiment.config.train.tasks_per_step
+    processes = len({device.process_index for device in experiment.mesh.devices.flat})
+    together = f" in {processes} processes" if processes > 1 else ""
+    return (
+        f"{experiment.mesh.size} x {device.device_kind} ({device.platform}){together}, JAX "
+        f"{jax.__version__}: "
+        f"{tasks} tasks per outer step, {tasks // experiment.mesh.size} per device, "
+        f"{experiment.tasks_per_chunk} at a time"
+    )
+
+
+def describe_schedule(experiment: Experiment) -> str:
+    """Ranges of epochs that run the same compiled function, and the outer rate at their ends."""
+    config, lines = experiment.config, []
     per_epoch = config.train.steps_per_epoch
-    for plans in _stretches(config):
-        first, last = plans[0].epoch, plans[-1].epoch
-        begin, end = first * per_epoch, (last + 1) * per_epoch
-        rates = (float(program.learning_rate(step)) for step in (begin, end))
-        loss = "multi-step loss" if plans[0].multi_step else "last-step loss"
+    for epochs in _epochs_by_function(config):
+        plan = epoch_plan(config, epochs[0])
+        begin, end = epochs[0] * per_epoch, (epochs[-1] + 1) * per_epoch
+        rates = (float(experiment.learning_rate(step)) for step in (begin, end))
+        loss = "multi-step loss" if plan.multi_step else "last-step loss"
         lines.append(
-            f"epochs {first}-{last} (outer steps {begin + 1}-{end}): order {plans[0].order}, {loss}, "
+            f"epochs {epochs[0]}-{epochs[-1]} (outer steps {begin + 1}-{end}): order {plan.order}, {loss}, "
             f"outer rate {' -> '.join(f'{rate:.2e}' for rate in rates)}"
         )
     return "\n".join(lines)
 
 
-def _stretches(config: Any) -> Iterator[list[EpochPlan]]:
-    plans = (epoch_plan(config, epoch) for epoch in range(config.train.epochs))
-    for _, group in itertools.groupby(plans, lambda plan: (plan.order, plan.multi_step)):
-        yield list(group)
+def _epochs_by_function(config: ConfigDict) -> list[list[int]]:
+    def function(epoch: int) -> tuple[int, bool]:
+        plan = epoch_plan(config, epoch)
+        return plan.order, plan.multi_step
+
+    return [list(group) for _, group in itertools.groupby(range(config.train.epochs), function)]
 
 
-def describe_memory(program: Program) -> str:
+def describe_memory(experiment: Experiment) -> str:
     """The compiler's estimate of device memory for each train function the run meets."""
-    config = program.config
-    steps = steps_per_dispatch(config, 0, program.most_steps_ready)
-    train_steps = compiled_train_steps(program, steps)
-    source = program.ready("train", range(steps), range(config.train.tasks_per_step))
-    state = jax.eval_shape(program.initial_values)
+    config = experiment.config
+    steps = steps_per_dispatch(experiment, 0)
+    train_steps = compiled_train_steps(experiment, steps)
+    source = experiment.tasks["train"].window(range(steps), range(config.train.tasks_per_step))
     lines = []
-    for plans in _stretches(config):
-        plan = plans[0]
-        compiled = train_steps.lower(  # type: ignore[attr-defined]
-            state,
-            source,
-            plan.weights,
-            order=plan.order,
-            multi_step=plan.multi_step,
-        ).compile()
-        memory = compiled.memory_analysis()
+    for epochs in _epochs_by_function(config):
+        plan = epoch_plan(config, epochs[0])
+        lowered = train_steps.lower(experiment.state_shapes(), source, plan)  # type: ignore[attr-defined]
+        memory = lowered.compile().memory_analysis()
         loss = "multi-step" if plan.multi_step else "last-step"
         lines.append(
             f"order {plan.order}, {loss} loss: {memory.temp_size_in_bytes / _MIB:,.0f} MiB working, "
@@ -100,28 +107,28 @@ def describe_memory(program: Program) -> str:
     return "\n".join(lines)
 
 
-def describe(program: Program) -> str:
+def describe(experiment: Experiment) -> str:
     """Everything `--dry_run` prints."""
-    config = program.config
-    sources = ", ".join(
-        f"{split} {len(source.starts) * (4 if config.data.rotations else 1)} classes"
-        for split, source in program.sources.items()
+    config = experiment.config
+    on_host = any(stream.device_images is None for stream in experiment.tasks.values())
+    counts = ", ".join(
+        f"{split} {stream.num_classes} classes" for split, stream in experiment.tasks.items()
     )
     task = config.task
-    high, wide, channels = program.image_shape
+    high, wide, channels = experiment.image_shape
     sections = {
-        "Devices": describe_devices(program),
+        "Devices": describe_devices(experiment),
         "Data": (
-            f"{config.data.name}, {high}x{wide}x{channels}: {sources}; on the "
-            f"{'host' if program.on_host else 'devices'} (data.device_limit_mib="
+            f"{config.data.name}, {high}x{wide}x{channels}: {counts}; on the "
+            f"{'host' if on_host else 'devices'} (data.device_limit_mib="
             f"{config.data.device_limit_mib})"
         ),
         "Tasks": (
             f"{task.way}-way {task.shot}-shot: {task.way * task.shot} support and "
             f"{task.way * task.query} query images, {config.train.inner_steps} inner steps"
         ),
-        "Learned by the outer loop": describe_model(program),
-        f"Schedule ({config_lib.total_steps(config):,} outer steps)": describe_schedule(program),
-        "Memory": describe_memory(program),
+        "Learned by the outer loop": describe_model(experiment),
+        f"Schedule ({config_lib.total_steps(config):,} outer steps)": describe_schedule(experiment),
+        "Memory": describe_memory(experiment),
     }
     return "\n\n".join(f"{title}\n{text}" for title, text in sections.items())

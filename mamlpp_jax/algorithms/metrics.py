@@ -1,0 +1,77 @@
+"""Losses and accuracies of one task, and scores over many."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from mamlpp_jax.types import Array
+
+_Z95 = 1.96
+
+
+def cross_entropy(logits: Array, labels: Array) -> Array:
+    """Mean softmax cross-entropy of logits [N, K] and integer labels [N]."""
+    return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+
+
+def accuracy(logits: Array, labels: Array) -> Array:
+    """Fraction of logits [N, K] whose largest element is that of the label, [N]."""
+    return jnp.mean(jnp.argmax(logits, -1) == labels)
+
+
+class Predictions(NamedTuple):
+    """What a model predicts on T tasks.
+
+    Attributes:
+        logits: float32 [T, S + 1, M, K], of the query set after 0..S inner steps; [T, 1, M, K] where
+            only the last step was asked for.
+        labels: int32 [T, M].
+    """
+
+    logits: np.ndarray
+    labels: np.ndarray
+
+
+class Scores(NamedTuple):
+    """Accuracy over tasks, as fractions.
+
+    Attributes:
+        accuracy: after the last inner step, mean over tasks.
+        ci95: half-width of the 95 % interval over tasks (normal approximation).
+        loss: mean cross-entropy after the last inner step.
+        accuracy_per_step: after 0..S inner steps, or after the last one alone.
+    """
+
+    accuracy: float
+    ci95: float
+    loss: float
+    accuracy_per_step: list[float]
+
+
+def ensemble(predictions: Sequence[Predictions]) -> Predictions:
+    """Averages the logits of several models on the same tasks (section 5 of the paper)."""
+    logits = np.stack([p.logits for p in predictions]).mean(axis=0, dtype=np.float64)
+    return Predictions(logits, predictions[0].labels)
+
+
+def score(predictions: Predictions) -> Scores:
+    """Accuracy, its interval over tasks, and loss."""
+    logits, labels = predictions.logits.astype(np.float64), predictions.labels
+    correct = (logits.argmax(-1) == labels[:, None]).mean(-1)  # [T, S + 1]
+    last = correct[:, -1]
+    ci95 = _Z95 * float(last.std(ddof=1)) / math.sqrt(len(last))
+    return Scores(float(last.mean()), ci95, _loss(logits[:, -1], labels), correct.mean(0).tolist())
+
+
+def _loss(logits: np.ndarray, labels: np.ndarray) -> float:
+    """Mean cross-entropy of logits [T, M, K] and labels [T, M]."""
+    shifted = logits - logits.max(-1, keepdims=True)
+    log_partition = np.log(np.exp(shifted).sum(-1))
+    chosen = np.take_along_axis(shifted, labels[..., None], axis=-1)[..., 0]
+    return float((log_partition - chosen).mean())

@@ -1,0 +1,43 @@
+"""The code and the machine a run is computed with."""
+
+from __future__ import annotations
+
+import pathlib
+import subprocess
+from typing import Any
+
+import jax
+
+
+def provenance(devices: int) -> dict[str, Any]:
+    """The code and the machine a run is computed with, for `results.json`.
+
+    Args:
+        devices: how many devices the run uses.
+    """
+    hardware = {
+        "platform": jax.default_backend(),
+        "device": jax.devices()[0].device_kind,
+        "devices": devices,
+        "processes": jax.process_count(),
+        "jax": jax.__version__,
+        "matmul_precision": jax.config.values["jax_default_matmul_precision"] or "default",
+    }
+    return {"commit": _commit(), "hardware": hardware}
+
+
+def _commit() -> str:
+    """The git commit of the code, with "-dirty" where files differ from it; "unknown" outside git."""
+    here = pathlib.Path(__file__).resolve().parent
+    try:
+        found = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
+            cwd=here,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return found.stdout.strip()

@@ -1,0 +1,80 @@
+"""What a run was tested under and how well it did: the rows of `results.json`."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+_MEASURED = ("accuracy", "ci95", "loss", "accuracy_per_step")
+
+
+@dataclasses.dataclass(frozen=True)
+class TestResult:
+    """One test of one model under one choice of statistics.
+
+    Attributes:
+        model: "ensemble" or "best".
+        train_statistics: which statistics normalised in training.
+        eval_statistics: which normalised in the test.
+        way: classes of a task.
+        shot: support images per class.
+        query: query images per class.
+        inner_steps: S.
+        tasks: how many were tested.
+        accuracy: after the last inner step, mean over tasks, a fraction.
+        ci95: half-width of its 95 % interval over tasks.
+        loss: mean cross-entropy after the last inner step.
+        accuracy_per_step: [S + 1], after 0..S inner steps.
+        data: the other data set that was tested on; "" for the run's own.
+    """
+
+    __test__ = False  # for pytest: no test case, whatever its name begins with
+
+    model: str
+    train_statistics: str
+    eval_statistics: str
+    way: int
+    shot: int
+    query: int
+    inner_steps: int
+    tasks: int
+    accuracy: float
+    ci95: float
+    loss: float
+    accuracy_per_step: list[float]
+    data: str = ""
+
+    @property
+    def conditions(self) -> dict[str, Any]:
+        """Everything but what was measured; two results of the same conditions are the same test."""
+        return {k: v for k, v in dataclasses.asdict(self).items() if k not in _MEASURED}
+
+    def to_row(self) -> dict[str, Any]:
+        """The row of `results.json`; "data" is there for other data only."""
+        row = dataclasses.asdict(self)
+        return row if self.data else {k: v for k, v in row.items() if k != "data"}
+
+    @classmethod
+    def from_row(cls, row: Any) -> TestResult:
+        """Reads a row of `results.json`.
+
+        Raises:
+            ValueError: it is not what `to_row` writes; says which value is wrong.
+        """
+        if not isinstance(row, dict):
+            raise ValueError('"test" is not a list of objects')
+        kinds = {"str": str, "int": int, "float": (int, float), "list[float]": list}
+        for field in dataclasses.fields(cls):
+            value = row.get(field.name, "" if field.name == "data" else None)
+            kind: Any = kinds[str(field.type)]
+            if not isinstance(value, kind):
+                raise ValueError(f'a row of "test" has {field.name}={value!r}')
+        if not all(isinstance(value, (int, float)) for value in row["accuracy_per_step"]):
+            raise ValueError(f'a row of "test" has accuracy_per_step={row["accuracy_per_step"]!r}')
+        return cls(**{f.name: row[f.name] for f in dataclasses.fields(cls) if f.name in row})
+
+
+def to_json(results: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of `results.json` with its tests as rows."""
+    return {**results, "test": [test.to_row() for test in results["test"]]}

@@ -1,0 +1,153 @@
+"""The stream of tasks of one split, whether its images lie on the devices or on the host."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Generator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from mamlpp_jax.data.dataset import Dataset
+from mamlpp_jax.data.episodes import TaskShape, TaskSource, class_rows, make_sample_tasks
+from mamlpp_jax.data.host_episodes import HostSource, prefetched
+from mamlpp_jax.distributed.mesh import replicate
+from mamlpp_jax.types import Array, Episode, SampleTasks
+from mamlpp_jax.utils.arithmetic import largest_divisor
+
+_BATCH_BYTES = 128 * 2**20  # of images that are sent to the devices at a time
+
+
+class Window(NamedTuple):
+    """Tasks that are needed together: of each of these outer steps those with these global indices."""
+
+    steps: range
+    tasks: range
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TaskStream:
+    """Samples tasks of one split; the same ones wherever its images lie.
+
+    Attributes:
+        host: what they are sampled from, on the host.
+        class_names: of the split, before rotation.
+        sample_tasks: ``(source, step, task_indices [B]) -> Episode``, to be called inside jit with a source from
+            `windows` or `blocks`.
+        mesh: the devices.
+        device_images: uint8 [T, H, W, C], replicated over the mesh; None where they stay on the host.
+        batch_bytes: of images that are sent to the devices at a time where they stay on the host.
+    """
+
+    host: HostSource
+    class_names: tuple[str, ...]
+    sample_tasks: SampleTasks
+    mesh: Mesh
+    device_images: Array | None
+    batch_bytes: int = _BATCH_BYTES
+
+    @property
+    def num_classes(self) -> int:
+        """Classes that tasks are sampled from; each rotation counts."""
+        return len(self.class_names) * self.host.shape.rotations
+
+    @property
+    def tasks_per_window(self) -> int | None:
+        """How many tasks a window should have at most; None for any number."""
+        if self.device_images is not None:
+            return None
+        return max(1, self.batch_bytes // self.host.task_bytes)
+
+    def windows(self, windows: Sequence[Window]) -> Generator[Any, None, None]:
+        """Yields for each window a source, on the devices, that `sample_tasks` can take its tasks from.
+
+        Images on the host are prepared a few windows ahead, in a thread; close the iterator to end it.
+        """
+        if self.device_images is not None:
+            host = self.host
+            source = TaskSource(
+                self.device_images,
+                *replicate(
+                    (jnp.asarray(host.starts), jnp.asarray(host.sizes), host.key), self.mesh
+                ),
+            )
+            yield from itertools.repeat(source, len(windows))
+            return
+        yield from prefetched(
+            lambda window: replicate(self.host.batch(*window), self.mesh), windows
+        )
+
+    def window(self, steps: range, tasks: range) -> Any:
+        """The source of one window."""
+        (source,) = self.windows([Window(steps, tasks)])
+        return source
+
+    def blocks(
+        self, task_indices: np.ndarray, devices: int
+    ) -> Generator[tuple[Any, np.ndarray], None, None]:
+        """See `algorithms.evaluation.TaskBlocks`.
+
+        Data on the devices need one block. Tasks that the host assembles come in blocks of a limited size, all of
+        the same shape for the sake of one compiled function.
+        """
+        limit, (chunks, per_chunk) = self.tasks_per_window, task_indices.shape
+        rows = chunks
+        if limit is not None:
+            rows = devices * largest_divisor(chunks // devices, limit // (devices * per_chunk))
+        blocks = np.split(task_indices, chunks // rows)
+        first = [Window(range(1), range(block[0, 0], block[-1, -1] + 1)) for block in blocks]
+        sources = self.windows(first)
+        try:
+            yield from zip(sources, blocks, strict=True)
+        finally:
+            sources.close()
+
+    def episodes(self, count: int) -> Episode:
+        """The first tasks of step 0 as NumPy arrays with a leading [count]; one process may ask alone."""
+        batch = jax.tree.map(jnp.asarray, self.host.batch(range(1), range(count)))
+        sampled = self.sample_tasks(batch, jnp.int32(0), jnp.arange(count, dtype=jnp.int32))
+        return jax.tree.map(np.asarray, sampled)
+
+    def task_class_names(self, task: int) -> list[str]:
+        """Names of the classes of one of these tasks, with the rotations they were sampled at."""
+        host = self.host
+        indices, rotations = host.indices(range(1), range(task, task + 1))
+        starts, ends = host.starts, host.starts + host.sizes
+        names = []
+        for image, quarters in zip(indices[0, 0, :, 0], rotations[0, 0], strict=True):
+            name = self.class_names[int(np.argmax((starts <= image) & (image < ends)))]
+            names.append(f"{name}, rotated {90 * quarters}°" if quarters else name)
+        return names
+
+
+def make_task_stream(
+    dataset: Dataset,
+    classes: np.ndarray,
+    key: Array,
+    shape: TaskShape,
+    mesh: Mesh,
+    device_images: Array | None,
+) -> TaskStream:
+    """The stream of one split.
+
+    Args:
+        dataset: whose images are sampled.
+        classes: int [classes], the split's class indices.
+        key: a typed JAX random key.
+        shape: the kind of task.
+        mesh: the devices.
+        device_images: `dataset.images` replicated over the mesh, which splits share; None to keep them on the host.
+    """
+    largest = int(dataset.class_sizes.max())
+    starts, sizes = class_rows(dataset, classes)
+    return TaskStream(
+        HostSource(dataset.images, starts, sizes, key, shape, largest),
+        tuple(dataset.class_names[index] for index in classes),
+        make_sample_tasks(shape, largest),
+        mesh,
+        device_images,
+    )

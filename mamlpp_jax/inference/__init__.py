@@ -1,0 +1,1 @@
+"""Using a trained model without the data it was trained on."""

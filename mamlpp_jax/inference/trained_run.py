@@ -1,0 +1,100 @@
+"""Loading a trained run from its working directory, without its data set and without changing anything in it."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pathlib
+
+import jax
+from absl import logging
+from jax.sharding import SingleDeviceSharding
+from ml_collections import ConfigDict
+
+from mamlpp_jax.algorithms.learner import Learner
+from mamlpp_jax.artifacts.workdir import Workdir
+from mamlpp_jax.data.sources.registry import known_channels
+from mamlpp_jax.errors import WorkdirError
+from mamlpp_jax.training.checkpoints import CheckpointReader, quiet_orbax
+from mamlpp_jax.training.learner import make_learner, state_shapes
+from mamlpp_jax.types import MetaParams, RunningStats
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedRun:
+    """A trained few-shot learner.
+
+    Attributes:
+        config: what it was trained with.
+        learner: backbone and inner loop.
+        meta: what the outer loop learned; norm leaves [S, F] or [F], inner leaves [S, ...].
+        batch_stats: running statistics, leaves [S, F] or [F].
+        step: outer steps taken.
+        image_shape: (H, W, C) of its images.
+    """
+
+    config: ConfigDict
+    learner: Learner
+    meta: MetaParams
+    batch_stats: RunningStats
+    step: int
+    image_shape: tuple[int, int, int]
+
+    @property
+    def epoch(self) -> int:
+        """The epoch, from 0, that the last outer step belongs to."""
+        return (self.step - 1) // self.config.train.steps_per_epoch
+
+
+def load_run(workdir: str | os.PathLike[str], epoch: str | int = "best") -> TrainedRun:
+    """Loads a run from its working directory, read-only; the run may still be going on.
+
+    Args:
+        workdir: the folder that training wrote.
+        epoch: "best" by validation accuracy (the latest checkpoint where no epoch is finished), "latest", or
+            the number of an epoch, from 0, whose end was kept.
+
+    Returns:
+        The run's learner and what it learned, on the default device. No weights are initialised and no data set
+        is read.
+
+    Raises:
+        WorkdirError: there is no such run or checkpoint, or it is damaged or of another version.
+    """
+    quiet_orbax()
+    opened = Workdir(pathlib.Path(workdir))
+    config = opened.config()
+    size = config.data.image_size
+    channels = opened.recorded_channels() or known_channels(config.data)
+    if not channels:
+        raise WorkdirError(
+            f"{opened.data_file} does not say how many channels the images of the run have; restore that file."
+        )
+    shape = (size, size, channels)
+    sharding = SingleDeviceSharding(jax.local_devices()[0])
+    with CheckpointReader(opened.path) as checkpoints:
+        step = _choose_step(checkpoints, config, epoch, opened)
+        state = checkpoints.restore(step, state_shapes(config, shape, sharding))
+    logging.info("loaded %s after outer step %d", opened, step)
+    return TrainedRun(config, make_learner(config), state.meta, state.batch_stats, step, shape)
+
+
+def _choose_step(
+    checkpoints: CheckpointReader, config: ConfigDict, epoch: str | int, workdir: Workdir
+) -> int:
+    sound = [step for step in checkpoints.steps() if checkpoints.is_sound(step)]
+    if not sound:
+        raise WorkdirError(f"the run in {workdir} has no whole checkpoint; train it first.")
+    if epoch == "latest":
+        return sound[-1]
+    if epoch == "best":
+        ranked = checkpoints.best_steps(len(sound))
+        return next((step for step in ranked if step in sound), sound[-1])
+    per_epoch = config.train.steps_per_epoch
+    ends = [step // per_epoch - 1 for step in sound if step % per_epoch == 0]
+    if epoch not in ends:
+        raise WorkdirError(
+            f"epoch is {epoch!r}; the run in {workdir} kept {', '.join(map(str, ends)) or 'no epoch'}. Use one "
+            'of these, "best" or "latest".'
+        )
+    return (int(epoch) + 1) * per_epoch

@@ -1,0 +1,118 @@
+"""Whether a checkpoint's files are those that were saved: its checksum manifest, and what to do when they are not."""
+
+from __future__ import annotations
+
+import hashlib
+import pathlib
+import re
+import shutil
+
+from absl import logging
+
+from mamlpp_jax.errors import WorkdirError
+from mamlpp_jax.utils.files import naming, read_json, write_json
+
+MANIFEST = "sha256.json"
+TEMPORARY = ".orbax-checkpoint-tmp"
+# What Orbax still writes after the manifest: the time, and that it was done.
+_UNLISTED = (MANIFEST, "_CHECKPOINT_METADATA", "commit_success.txt")
+
+
+def write_manifest(checkpoint: pathlib.Path) -> None:
+    """Writes the SHA-256 of every file of a checkpoint beside them."""
+    write_json(checkpoint / MANIFEST, _digests(checkpoint))
+
+
+def find_damage(checkpoint: pathlib.Path) -> str:
+    """What is wrong with a checkpoint; "" when its files match its manifest."""
+    if not (checkpoint / MANIFEST).exists():
+        return f"it has no {MANIFEST}, so it was not completely written"
+    try:
+        listed, found = read_json(checkpoint / MANIFEST), _digests(checkpoint)
+    except (WorkdirError, OSError) as error:
+        return str(error)
+    if not isinstance(listed, dict):
+        return f"{MANIFEST} is damaged"
+    different = sorted(
+        name for name in listed.keys() | found.keys() if listed.get(name) != found.get(name)
+    )
+    return f"{', '.join(different[:3])} differ from what was saved" if different else ""
+
+
+def _digests(checkpoint: pathlib.Path) -> dict[str, str]:
+    """SHA-256 of every file that a restore reads, by its path inside the checkpoint."""
+    paths = ((str(path.relative_to(checkpoint)), path) for path in sorted(checkpoint.rglob("*")))
+    return {
+        name: hashlib.sha256(path.read_bytes()).hexdigest()
+        for name, path in paths
+        if path.is_file() and name not in _UNLISTED
+    }
+
+
+def complete_checkpoints(folder: pathlib.Path) -> list[pathlib.Path]:
+    """The folders that Orbax has given their final names, oldest step first."""
+    if not folder.is_dir():
+        return []
+    steps = (path for path in folder.iterdir() if re.fullmatch("[0-9]+", path.name))
+    return sorted((path for path in steps if path.is_dir()), key=lambda path: int(path.name))
+
+
+def remove_half_written(folder: pathlib.Path) -> None:
+    """Removes the temporary folders of saves that were cut off; warns of each by name.
+
+    Raises:
+        WorkdirError: one cannot be removed.
+    """
+    for temporary in sorted(folder.glob(f"*{TEMPORARY}*")):
+        logging.warning(
+            "checkpoint %s was only half written and is removed; the one before it is used.",
+            temporary,
+        )
+        with naming(temporary, "remove"):
+            if temporary.is_dir():
+                shutil.rmtree(temporary)
+            else:
+                temporary.unlink()
+
+
+def quarantine_damaged(folder: pathlib.Path, quarantine: pathlib.Path) -> None:
+    """Moves damaged checkpoints out of the way; warns of each by name.
+
+    Args:
+        folder: of the checkpoints.
+        quarantine: the folder they are moved to, made when needed.
+
+    Raises:
+        WorkdirError: the checkpoints cannot be read or moved.
+    """
+    with naming(folder, "read the checkpoints in"):
+        damage = {
+            checkpoint: find_damage(checkpoint) for checkpoint in complete_checkpoints(folder)
+        }
+        latest_sound = max(
+            (int(c.name) for c, problem in damage.items() if not problem), default=-1
+        )
+        for checkpoint, problem in damage.items():
+            if not problem:
+                continue
+            target = _free_name(quarantine / checkpoint.name)
+            # A later one may be sound; then the damaged one was kept for its accuracy.
+            was_latest = int(checkpoint.name) > latest_sound
+            logging.warning(
+                "checkpoint %s is skipped: %s. It is moved to %s, and %s.",
+                checkpoint,
+                problem,
+                target,
+                "the one before it is used" if was_latest else "is missing among the best epochs",
+            )
+            quarantine.mkdir(exist_ok=True)
+            checkpoint.rename(target)
+
+
+def _free_name(path: pathlib.Path) -> pathlib.Path:
+    number = 0
+    free = path
+    while free.exists():
+        number += 1
+        free = path.with_name(f"{path.name}-{number}")
+    return free

@@ -1,0 +1,117 @@
+"""From a configuration alone to the learner, the outer optimizer and the first state; no data are needed."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import linen as nn
+from jax.sharding import Sharding
+from ml_collections import ConfigDict
+
+from mamlpp_jax import config as config_lib
+from mamlpp_jax.algorithms import schedules
+from mamlpp_jax.algorithms.inner_optimizers import make_inner_optimizer
+from mamlpp_jax.algorithms.learner import Learner
+from mamlpp_jax.algorithms.outer_loop import init_state
+from mamlpp_jax.models import init_model, make_backbone, make_forward
+from mamlpp_jax.types import Array, MetaState, StepPlan
+
+_STREAMS = {"init": 0, "train": 1, "val": 2, "test": 3}
+
+
+def stream_key(seed: int, stream: str) -> Array:
+    """The random key of one use of a seed; the generator is fixed so that runs repeat everywhere."""
+    return jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), _STREAMS[stream])
+
+
+def make_learner(config: ConfigDict) -> Learner:
+    """The backbone and inner loop of a configuration."""
+    return Learner(
+        forward=make_forward(_module(config)),
+        inner_optimizer=make_inner_optimizer(config.inner.optimizer, config.inner.learning_rate),
+        inner_steps=config.train.inner_steps,
+        bn_mode=config.norm.train_statistics,
+        per_step_affine=config.norm.per_step_affine,
+        per_step_statistics=config.norm.per_step_statistics,
+        remat=config.compute.remat,
+    )
+
+
+def _module(config: ConfigDict) -> nn.Module:
+    model = config.model
+    return make_backbone(
+        model.name,
+        config.task.way,
+        filters=model.filters,
+        max_pool=model.max_pool,
+        conv=model.conv,
+        compute_dtype="" if model.dtype == "float32" else model.dtype,
+    )
+
+
+def outer_learning_rate(config: ConfigDict) -> optax.Schedule:
+    """The rate of the outer optimizer per outer step."""
+    train = config.train
+    return schedules.outer_learning_rate(
+        train.learning_rate,
+        train.final_learning_rate,
+        config_lib.total_steps(config),
+        train.cosine_annealing,
+    )
+
+
+def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
+    """Outer Adam, behind clipping where that is on."""
+    train = config.train
+    parts = []
+    if train.clip_value:
+        parts.append(optax.clip(train.clip_value))
+    if train.clip_norm:
+        parts.append(optax.clip_by_global_norm(train.clip_norm))
+    adam = optax.adam(outer_learning_rate(config), b1=train.adam_b1, b2=train.adam_b2)
+    return optax.chain(*parts, adam) if parts else adam
+
+
+def first_state(config: ConfigDict, image_shape: tuple[int, int, int]) -> MetaState:
+    """The state before the first outer step; may be traced, for shapes without weights.
+
+    Args:
+        config: the run's.
+        image_shape: (H, W, C).
+    """
+    variables = init_model(_module(config), stream_key(config.seed, "init"), image_shape)
+    return init_state(make_learner(config), variables, make_optimizer(config))
+
+
+def state_shapes(
+    config: ConfigDict, image_shape: tuple[int, int, int], sharding: Sharding
+) -> MetaState:
+    """What a run's states look like, as `jax.ShapeDtypeStruct`s; no weights are made.
+
+    Args:
+        config: the run's.
+        image_shape: (H, W, C).
+        sharding: where the arrays are to lie.
+    """
+    shapes = jax.eval_shape(lambda: first_state(config, image_shape))
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes
+    )
+
+
+def epoch_plan(config: ConfigDict, epoch: int) -> StepPlan:
+    """What the outer steps of one epoch, counted from 0, compute."""
+    train = config.train
+    multi_step = schedules.is_multi_step(epoch, train.multi_step_epochs)
+    weights = (
+        schedules.multi_step_weights(epoch, train.inner_steps, train.multi_step_epochs)
+        if multi_step
+        else np.zeros(train.inner_steps)
+    )
+    return StepPlan(
+        weights=jnp.asarray(weights, jnp.float32),
+        order=schedules.derivative_order(epoch, train.first_order_epochs),
+        multi_step=multi_step,
+    )
