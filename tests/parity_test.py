@@ -5,7 +5,6 @@ Every `.npz` of `MAMLPP_REFERENCE_DIR`, or of `tests/reference/`, is one test.
 
 import os
 import pathlib
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -15,10 +14,12 @@ import pytest
 
 from mamlpp_jax.algorithms import schedules
 from mamlpp_jax.algorithms.inner_optimizers import lslr
-from mamlpp_jax.algorithms.outer_loop import Learner, fixed_tasks, make_train_step, meta_loss
+from mamlpp_jax.algorithms.learner import Learner
+from mamlpp_jax.algorithms.meta_loss import meta_loss
+from mamlpp_jax.algorithms.outer_loop import fixed_tasks, make_train_step
 from mamlpp_jax.models import Conv4, make_forward
 from mamlpp_jax.ops.conv import KINDS as CONV_KINDS
-from mamlpp_jax.types import Episode, MetaParams, MetaState
+from mamlpp_jax.types import Episode, MetaParams, MetaState, StepPlan
 
 DEFAULT = pathlib.Path(__file__).parent / "reference"
 DIRECTORY = pathlib.Path(os.environ.get("MAMLPP_REFERENCE_DIR", DEFAULT))
@@ -64,15 +65,23 @@ def learner_of(arrays, conv="auto"):
         conv=conv,
     )
     inner = lslr(float(arrays["config/inner_lr"]))
-    return Learner(make_forward(module), inner, int(arrays["config/steps"]))
+    per_step = bool(arrays["config/per_step_bn"])
+    return Learner(
+        make_forward(module),
+        inner,
+        int(arrays["config/steps"]),
+        per_step_affine=per_step,
+        per_step_statistics=per_step,
+    )
 
 
-def statics(arrays):
+def plan_of(arrays):
     msl_epochs = int(arrays["config/msl_epochs"]) if arrays["config/msl"] else 0
-    return {
-        "order": int(arrays["config/order"]),
-        "multi_step": schedules.is_multi_step(int(arrays["config/epoch"]), msl_epochs),
-    }
+    return StepPlan(
+        weights=jnp.asarray(arrays["msl_weights"], jnp.float64),
+        order=int(arrays["config/order"]),
+        multi_step=schedules.is_multi_step(int(arrays["config/epoch"]), msl_epochs),
+    )
 
 
 def start_stats(norm):
@@ -112,26 +121,25 @@ def test_matches_the_authors_implementation(path):
 
 
 def check_against(arrays, *, conv, chunk):
-    learner, static = learner_of(arrays, conv), statics(arrays)
+    learner, plan = learner_of(arrays, conv), plan_of(arrays)
     meta = meta_params(arrays, "init")
-    weights = jnp.asarray(arrays["msl_weights"], jnp.float64)
     stats = start_stats(meta.norm)
     batch = episodes(arrays, 0)
 
     def loss_of(meta):
-        return meta_loss(learner, meta, stats, batch, weights, **static)
+        return meta_loss(learner, meta, stats, batch, plan)
 
     (loss, aux), gradient = jax.jit(jax.value_and_grad(loss_of, has_aux=True))(meta)
     expected = meta_params(arrays, "meta_grad")
     np.testing.assert_allclose(loss, arrays["losses"][0], rtol=0, atol=1e-9)
     logits_scale = max(1.0, float(np.max(np.abs(arrays["query_logits"]))))
-    np.testing.assert_allclose(aux.logits, arrays["query_logits"], rtol=0, atol=1e-9 * logits_scale)
+    np.testing.assert_allclose(aux.outputs, arrays["query_logits"], rtol=0, atol=1e-9 * logits_scale)
     assert_trees_close(gradient, expected, 1e-9, max(1.0, largest(expected)))
 
-    check_three_updates(arrays, learner, meta, stats, weights, static, chunk)
+    check_three_updates(arrays, learner, meta, stats, plan, chunk)
 
 
-def check_three_updates(arrays, learner, meta, stats, weights, static, chunk):
+def check_three_updates(arrays, learner, meta, stats, plan, chunk):
     optimizer = optax.adam(float(arrays["config/outer_lr"]), b1=0.9, b2=0.999, eps=1e-8)
     train_step = make_train_step(
         learner,
@@ -140,12 +148,12 @@ def check_three_updates(arrays, learner, meta, stats, weights, static, chunk):
         tasks_per_step=int(arrays["config/tasks"]),
         tasks_per_chunk=chunk,
     )
-    train_step = jax.jit(partial(train_step, **static))
-    state = MetaState(jnp.zeros((), jnp.int32), *meta, stats, optimizer.init(meta))
+    train_step = jax.jit(train_step)
+    state = MetaState(jnp.zeros((), jnp.int32), meta, stats, optimizer.init(meta))
     for batch in range(3):
-        state, metrics = train_step(state, episodes(arrays, batch), weights)
+        state, metrics = train_step(state, episodes(arrays, batch), plan)
         np.testing.assert_allclose(metrics.loss, arrays["losses"][batch], rtol=0, atol=1e-8)
-        np.testing.assert_allclose(metrics.accuracy, arrays["accuracies"][batch], atol=1e-6)
+        np.testing.assert_allclose(metrics.metric, arrays["accuracies"][batch], atol=1e-6)
     assert_trees_close(state.meta, meta_params(arrays, "final"), 1e-8)
 
 

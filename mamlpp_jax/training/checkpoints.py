@@ -57,7 +57,10 @@ class CheckpointReader:
             raise WorkdirError(f"the run in {workdir} has no checkpoint; train it first.")
         with self._explaining("opened"):
             options = ocp.CheckpointManagerOptions(
-                read_only=True, best_fn=lambda metrics: metrics[_METRIC]
+                read_only=True,
+                create=False,
+                save_interval_steps=0,
+                best_fn=lambda metrics: metrics[_METRIC],
             )
             self._manager = ocp.CheckpointManager(self._folder, options=options)
 
@@ -341,5 +344,8 @@ def _is_worth_logging(record: std_logging.LogRecord) -> bool:
         return True
     # Its threads log what they raise; it is raised again where this project explains it.
     record.exc_info = record.exc_text = None
-    # Saves within an epoch have no accuracy to rank them by.
-    return record.levelno >= std_logging.WARNING and "tracked_metric" not in record.getMessage()
+    # Saves within an epoch have no accuracy to rank them by; read-only is what was asked for.
+    expected = ("tracked_metric", "read only")
+    return record.levelno >= std_logging.WARNING and not any(
+        text in record.getMessage() for text in expected
+    )
