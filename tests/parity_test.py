@@ -133,7 +133,9 @@ def check_against(arrays, *, conv, chunk):
     expected = meta_params(arrays, "meta_grad")
     np.testing.assert_allclose(loss, arrays["losses"][0], rtol=0, atol=1e-9)
     logits_scale = max(1.0, float(np.max(np.abs(arrays["query_logits"]))))
-    np.testing.assert_allclose(aux.outputs, arrays["query_logits"], rtol=0, atol=1e-9 * logits_scale)
+    np.testing.assert_allclose(
+        aux.outputs, arrays["query_logits"], rtol=0, atol=1e-9 * logits_scale
+    )
     assert_trees_close(gradient, expected, 1e-9, max(1.0, largest(expected)))
 
     check_three_updates(arrays, learner, meta, stats, plan, chunk)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from mamlpp_jax.config import parse_fractions
 from mamlpp_jax.data.dataset import SPLITS, Dataset
 from mamlpp_jax.errors import ConfigError, DataError
 
@@ -73,24 +74,6 @@ def _listed_classes(
             )
         result[split] = members[: count or None]
     return result
-
-
-def parse_fractions(text: str) -> tuple[float, ...]:
-    """Reads ``data.split_fractions``, such as "0.64,0.16,0.2".
-
-    Raises:
-        ConfigError: it is not three positive numbers with a sum of at most 1.
-    """
-    try:
-        fractions = tuple(float(part) for part in text.split(","))
-    except ValueError:
-        fractions = ()
-    if len(fractions) != 3 or not all(f > 0 for f in fractions) or not sum(fractions) <= 1 + 1e-9:
-        raise ConfigError(
-            f"data.split_fractions is {text!r}; it must be three positive numbers for train, val and test, "
-            "with a sum of at most 1, such as 0.64,0.16,0.2."
-        )
-    return fractions
 
 
 def fraction_counts(num_classes: int, fractions: Sequence[float]) -> dict[str, int]:

@@ -38,7 +38,7 @@ def test_claiming_makes_the_folder_and_its_configuration(tmp_path):
 def test_another_configuration_is_refused_naming_every_differing_field(tmp_path, claimed):
     other = small_config(**{"train.epochs": 7, "inner.learning_rate": 0.5})
     parts = [
-        "inner.learning_rate: 0.5 here, 0.1 there; train.epochs: 7 here, 3 there",
+        "inner.learning_rate: 0.5 here, 0.1 there; config.train.epochs: 7 here, 3 there",
         "another --workdir",
     ]
     with refused(tmp_path, str(claimed), *parts):

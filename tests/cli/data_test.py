@@ -59,7 +59,10 @@ def test_counts_are_printed_and_a_sheet_is_drawn(tmp_path):
     [
         ([], "--config is missing"),
         (["--config=configs/mini_imagenet.py:way=1"], "config.task.way is 1"),
-        (["--config=configs/image_folder.py", "--config.data.nam=x"], "did you mean data.name"),
+        (
+            ["--config=configs/image_folder.py", "--config.data.nam=x"],
+            "did you mean config.data.name",
+        ),
         (["--config=configs/image_folder.py"], "data.manual_dir is empty"),
     ],
 )

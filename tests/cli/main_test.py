@@ -42,7 +42,7 @@ def command(*arguments, **environment):
     [
         (
             ["--config=configs/quickstart.py", "--config.trian.epochs=1"],
-            "config.trian.epochs is not a field (did you mean train.epochs?)",
+            "config.trian.epochs is not a field (did you mean config.train.epochs?)",
         ),
         (
             ["--config=configs/quickstart.py", "--config.train.epochs=many"],

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mamlpp_jax.data.dataset import SPLITS, Dataset
-from mamlpp_jax.data.splits import parse_fractions, split_classes, split_dataset
+from mamlpp_jax.data.splits import split_classes, split_dataset
 from mamlpp_jax.errors import ConfigError, DataError
 
 COUNTS = {"train": 1150, "val": 50, "test": 423}
@@ -100,14 +100,6 @@ def test_fractions_divide_all_classes():
     assert sizes(split_dataset(named(), data_config(split_fractions="0.5,0.1,0.1"))) == [5, 1, 1]
     other = split_dataset(named(), data_config(seed=1))
     assert any(sorted(other[s]) != sorted(splits[s]) for s in SPLITS)
-
-
-@pytest.mark.parametrize(
-    "text", ["", "0.5,0.5", "0.5,0.5,0.1", "1,0,0", "-1,1,1", "a,b,c", "nan,0.1,0.1", "0.5;0.2;0.3"]
-)
-def test_fractions_that_are_none_are_refused(text):
-    with pytest.raises(ConfigError, match=r"data\.split_fractions is .*0\.64,0\.16,0\.2"):
-        parse_fractions(text)
 
 
 def test_fractions_that_leave_a_split_empty_and_numbers_with_a_gap_are_refused():

@@ -1,0 +1,92 @@
+"""What a configuration amounts to: the fields that tell runs apart, and values that follow from fields."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from mamlpp_jax.config.fields import FIELDS, default_config
+from mamlpp_jax.config.rules import parse_list
+
+_OWN_IMAGES = "image_folder"
+
+
+def flatten(config: ConfigDict | dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields ("train.epochs", 150) for every field."""
+    for key, value in config.items():
+        if isinstance(value, (ConfigDict, dict)) and value:
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def config_hash(config: ConfigDict) -> str:
+    """Eight hexadecimal digits that change with every field that changes the run."""
+    return hashlib.sha256(json.dumps(_run_fields(config), sort_keys=True).encode()).hexdigest()[:8]
+
+
+def differences(ours: ConfigDict, stored: dict[str, Any]) -> list[str]:
+    """Why `stored` is the configuration of another run: an empty list when it is not.
+
+    Args:
+        ours: the configuration to run.
+        stored: the content of a `config.json`, which another version may have written.
+
+    Returns:
+        A text such as "config.train.epochs: 150 here, 100 there" for each field that differs and
+        changes the run, in order of name, and a last one when the fields themselves differ.
+    """
+    here, there = _run_fields(ours), _run_fields(stored)
+    texts = [
+        f"config.{name}: {_show(here, name)} here, {_show(there, name)} there"
+        for name in sorted(here.keys() | there.keys())
+        if here.get(name) != there.get(name)
+    ]
+    if texts and here.keys() != there.keys():
+        texts.append("a version of mamlpp_jax with other fields made that run and can continue it")
+    return texts
+
+
+def _show(fields: dict[str, Any], name: str) -> str:
+    return repr(fields[name]) if name in fields else "absent"
+
+
+def _run_fields(config: ConfigDict | dict[str, Any]) -> dict[str, Any]:
+    """The fields that change the run; unknown fields count among them."""
+    every = dict(flatten(config))
+    resumable = {name for name, field in FIELDS.items() if field.resumable}
+    fields = {name: value for name, value in every.items() if name not in resumable}
+    if every.get("data.name") == _OWN_IMAGES:
+        # Data sets are told apart by the name of their folder, wherever the folder is.
+        fields["data.manual_dir"] = pathlib.PurePath(str(every.get("data.manual_dir", ""))).name
+    return fields
+
+
+def with_default_compute(config: ConfigDict) -> ConfigDict:
+    """A copy that leaves devices and chunks to the machine it runs on."""
+    changed = copy.deepcopy(config)
+    changed.compute = default_config().compute
+    return changed
+
+
+def data_label(config: ConfigDict) -> str:
+    """What results call the data: the source, and the name of the folder for a user's own images."""
+    data = config.data
+    folder = pathlib.PurePath(data.manual_dir).name if data.name == _OWN_IMAGES else ""
+    return f"{data.name}:{folder}" if folder else data.name
+
+
+def eval_statistics(config: ConfigDict) -> tuple[str, ...]:
+    """The batch-norm statistics modes of evaluation; the first one selects the best epochs."""
+    return parse_list(config.norm.eval_statistics)
+
+
+def total_steps(config: ConfigDict) -> int:
+    """Outer steps of the whole run."""
+    return config.train.epochs * config.train.steps_per_epoch

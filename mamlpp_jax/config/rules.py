@@ -1,0 +1,89 @@
+"""The rules that fields follow, with the words that explain them to a user who broke one."""
+
+from __future__ import annotations
+
+import math
+import pathlib
+import re
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+MAX_INT = 2**31 - 1  # JAX converts Python ints to int32
+
+
+class Rule(NamedTuple):
+    """The values a field may have.
+
+    Attributes:
+        allows: a value of the field's type -> whether the field may have it.
+        text: what the value must be, as the end of an error message.
+        choices: the names to choose from; empty where there is no such list.
+    """
+
+    allows: Callable[[Any], bool]
+    text: str
+    choices: tuple[str, ...] = ()
+
+
+def whole(low: int, high: int = MAX_INT, reason: str = "") -> Rule:
+    """Whole numbers from `low` to `high`, both included."""
+    return Rule(lambda value: low <= value <= high, f"it must be from {low} to {high}{reason}")
+
+
+def one_of(*choices: str) -> Rule:
+    """One of the choices."""
+    return Rule(lambda value: value in choices, f"choose one of {', '.join(choices)}", choices)
+
+
+def some_of(*choices: str) -> Rule:
+    """One or several of the choices, joined by commas."""
+
+    def allows(text: str) -> bool:
+        parts = parse_list(text)
+        return set(parts) <= set(choices) and len(set(parts)) == len(parts)
+
+    text = f"choose one or several of {', '.join(choices)}, joined by commas, none of them twice"
+    return Rule(allows, text, choices)
+
+
+def parse_list(text: str) -> tuple[str, ...]:
+    """The parts of a text such as "batch,support"."""
+    return tuple(part.strip() for part in text.split(","))
+
+
+def _are_fractions(text: str) -> bool:
+    try:
+        fractions = [float(part) for part in text.split(",")]
+    except ValueError:
+        return False
+    return len(fractions) == 3 and all(f > 0 for f in fractions) and sum(fractions) <= 1 + 1e-9
+
+
+def _has_home(path: str) -> bool:
+    try:
+        pathlib.Path(path).expanduser()
+    except RuntimeError:  # ~somebody/folder
+        return False
+    return True
+
+
+ANY = Rule(lambda value: True, "")
+SEED = whole(0, 2**32 - 1)  # random keys take 32 bits
+POSITIVE = Rule(lambda value: 0 < value < math.inf, "it must be a positive number")
+DECAY = Rule(lambda value: 0 <= value < 1, "it must be in [0, 1)")
+CLIP = Rule(
+    lambda value: 0 <= value < math.inf, "it must be a positive number, or 0 for no clipping"
+)
+CHANNELS = Rule(
+    lambda value: value in (0, 1, 3),
+    "it must be 1 (grey), 3 (colour) or 0 (as the images are)",
+)
+FRACTIONS = Rule(
+    _are_fractions,
+    "it must be three positive numbers for train, val and test, with a sum of at most 1, such as 0.64,0.16,0.2",
+)
+FOLDER = Rule(_has_home, "no user of that name has a home folder here")
+FOLDER_NAME = Rule(
+    lambda value: re.fullmatch(r"[\w+-][\w.+-]*", value) is not None,
+    "it names folders, so it must be letters, digits and _ + - . only, and not begin with a dot",
+)

@@ -1,0 +1,199 @@
+"""Checks of a configuration. Every error names the field, its value and what is allowed."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from mamlpp_jax.config import rules
+from mamlpp_jax.config.fields import FIELDS
+from mamlpp_jax.config.identity import flatten
+from mamlpp_jax.config.methods import check_method
+from mamlpp_jax.errors import ConfigError
+
+_FOR_COLOUR = ("imagenet",)  # values of data.normalize for three channels
+_SMALLEST_POOLED = 2**4  # pixels; four 2x2 poolings leave one
+
+
+def from_dict(stored: dict[str, Any]) -> ConfigDict:
+    """The configuration of a `config.json`, checked against the fields of this version.
+
+    Raises:
+        ConfigError: a field is unknown, missing or out of range.
+    """
+    _check_fields(stored)
+    try:
+        config = ConfigDict(stored)
+    except ValueError as error:  # a field "train.epochs" instead of an object "train"
+        raise ConfigError(f"the configuration is no nested object: {error}") from error
+    validate(config)
+    return config
+
+
+def validate(config: ConfigDict) -> None:
+    """Checks everything that can be judged without data and devices.
+
+    Raises:
+        ConfigError: names the field, its value and what is allowed.
+    """
+    _check_fields(config)
+    check_method(config)
+    _check_annealing(config)
+    _check_image_size(config)
+    _check_divisibility(config)
+
+
+def check_field(name: str) -> None:
+    """Checks that a field such as "train.epochs" exists.
+
+    Raises:
+        ConfigError: it does not; suggests one that does.
+    """
+    if name not in FIELDS:
+        raise ConfigError(f"config.{name} is not a field{suggest(name, FIELDS, 'config.')}.")
+
+
+def suggest(name: str, known: Iterable[str], prefix: str = "") -> str:
+    """The part of an error message that offers the known name closest to a misspelt one, or ""."""
+    close = difflib.get_close_matches(name, known, n=1)
+    return f" (did you mean {prefix}{close[0]}?)" if close else ""
+
+
+def parse_fractions(text: str) -> tuple[float, ...]:
+    """Reads `data.split_fractions`, such as "0.64,0.16,0.2".
+
+    Raises:
+        ConfigError: it is not three positive numbers with a sum of at most 1.
+    """
+    _check_value("data.split_fractions", text)
+    return tuple(float(part) for part in text.split(","))
+
+
+def _check_fields(config: ConfigDict | dict[str, Any]) -> None:
+    """Checks names, types and values of all fields, each by itself."""
+    given = dict(flatten(config))
+    for name in given:
+        check_field(name)
+    for name, field in FIELDS.items():
+        if name not in given:
+            raise ConfigError(
+                f"config.{name} is missing; its default is {field.default!r}. If this is the "
+                "configuration of a run, a version of mamlpp_jax without this field made the run: use "
+                "that version for it, or train a new run in another --workdir."
+            )
+        _check_type(name, given[name])
+        _check_value(name, given[name])
+
+
+def _check_type(name: str, value: Any) -> None:
+    kind = type(FIELDS[name].default)
+    if kind is float and isinstance(value, int) and abs(value) <= rules.MAX_INT:
+        kind = int  # A float may be written without a fraction.
+    if not isinstance(value, kind) or isinstance(value, bool) != (kind is bool):
+        expected = type(FIELDS[name].default).__name__
+        raise ConfigError(f"config.{name} is {value!r}; it must be of type {expected}.")
+
+
+def _check_value(name: str, value: Any) -> None:
+    rule = FIELDS[name].rule
+    if not rule.allows(value):
+        raise ConfigError(f"config.{name} is {value!r}; {rule.text}.")
+
+
+def _check_annealing(config: ConfigDict) -> None:
+    train = config.train
+    if train.cosine_annealing and train.final_learning_rate > train.learning_rate:
+        raise ConfigError(
+            f"config.train.final_learning_rate is {train.final_learning_rate}; annealing goes down, so it "
+            f"must be at most config.train.learning_rate={train.learning_rate}."
+        )
+
+
+def _check_image_size(config: ConfigDict) -> None:
+    size = config.data.image_size
+    if config.model.max_pool and size < _SMALLEST_POOLED:
+        raise ConfigError(
+            f"config.data.image_size is {size}; four 2x2 poolings need at least {_SMALLEST_POOLED} pixels."
+        )
+
+
+def _check_divisibility(config: ConfigDict) -> None:
+    tasks, compute = config.train.tasks_per_step, config.compute
+    if compute.devices and tasks % compute.devices:
+        raise ConfigError(
+            f"config.train.tasks_per_step is {tasks}, which does not divide over "
+            f"config.compute.devices={compute.devices}; use a divisor of {tasks}, or 0 for automatic."
+        )
+    # The automatic number of devices is not known yet, but chunks must divide all tasks in any case.
+    check_chunk(config, compute.devices or 1)
+    dispatch = compute.steps_per_dispatch
+    if dispatch and config.train.steps_per_epoch % dispatch:
+        raise ConfigError(
+            f"config.compute.steps_per_dispatch is {dispatch}; it must divide "
+            f"config.train.steps_per_epoch={config.train.steps_per_epoch}."
+        )
+
+
+def check_chunk(config: ConfigDict, devices: int) -> None:
+    """Checks that the tasks of each of so many devices divide into chunks.
+
+    Raises:
+        ConfigError: they do not.
+    """
+    tasks, chunk = config.train.tasks_per_step, config.compute.tasks_per_chunk
+    if chunk and (tasks // devices) % chunk:
+        raise ConfigError(
+            f"config.compute.tasks_per_chunk is {chunk}; it must divide the {tasks // devices} tasks "
+            f"per device (config.train.tasks_per_step={tasks} over {devices} device(s))."
+        )
+
+
+def check_channels(config: ConfigDict, channels: int) -> None:
+    """Checks that the images have the channels that the configuration requires.
+
+    Args:
+        config: gives channels and normalisation.
+        channels: number of channels of the images.
+
+    Raises:
+        ConfigError: they do not.
+    """
+    data = config.data
+    if data.channels not in (0, channels):
+        raise ConfigError(
+            f"config.data.channels is {data.channels}, but {data.name} has images of {channels}; use 0."
+        )
+    if data.normalize in _FOR_COLOUR and channels != 3:
+        raise ConfigError(
+            f"config.data.normalize is {data.normalize!r}, which is for colour, but {data.name} has grey "
+            "images; use none."
+        )
+
+
+def check_classes(config: ConfigDict, split: str, num_classes: int, smallest: int) -> None:
+    """Checks that tasks can be sampled from a split.
+
+    Args:
+        config: gives way, shot and query.
+        split: its name, for the message.
+        num_classes: classes of the split, rotated ones counted.
+        smallest: images of its smallest class.
+
+    Raises:
+        ConfigError: too few classes, or too few images in one.
+    """
+    task = config.task
+    if task.way > num_classes:
+        raise ConfigError(
+            f"config.task.way is {task.way}, but the {split} split of {config.data.name} has "
+            f"{num_classes} classes; use at most {num_classes}."
+        )
+    if task.shot + task.query > smallest:
+        raise ConfigError(
+            f"config.task.shot + config.task.query is {task.shot} + {task.query} = "
+            f"{task.shot + task.query}, but the smallest class of the {split} split of "
+            f"{config.data.name} has {smallest} images; together they may be at most {smallest}."
+        )

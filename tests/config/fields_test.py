@@ -1,0 +1,40 @@
+"""The table of fields: its defaults, and choices that are those of the code they are passed to."""
+
+import pytest
+
+from mamlpp_jax import config as config_lib
+from mamlpp_jax.algorithms.inner_optimizers import INNER_OPTIMIZERS
+from mamlpp_jax.algorithms.learner import BN_MODES
+from mamlpp_jax.config.fields import FIELDS
+from mamlpp_jax.data.episodes import NORMALIZATIONS
+from mamlpp_jax.models import BACKBONES
+from mamlpp_jax.ops import conv
+
+
+def test_the_defaults_are_the_papers_protocol():
+    config = config_lib.default_config()
+    config_lib.validate(config)
+    assert config_lib.total_steps(config) == 75_000
+    assert (config.train.first_order_epochs, config.train.multi_step_epochs) == (50, 10)
+    assert (config.evaluation.tasks, config.evaluation.ensemble) == (600, 3)
+    assert config.model.name == "conv4"
+
+
+def test_a_default_configuration_is_its_callers_own():
+    config_lib.default_config().train.epochs = 1
+    assert config_lib.default_config().train.epochs == 150
+
+
+@pytest.mark.parametrize(
+    ("field", "registry"),
+    [
+        ("data.normalize", NORMALIZATIONS),
+        ("inner.optimizer", INNER_OPTIMIZERS),
+        ("model.conv", conv.KINDS),
+        ("model.name", BACKBONES),
+        ("norm.eval_statistics", BN_MODES),
+        ("norm.train_statistics", BN_MODES),
+    ],
+)
+def test_choices_are_those_of_the_registry(field, registry):
+    assert sorted(FIELDS[field].rule.choices) == sorted(registry)

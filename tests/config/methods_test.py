@@ -1,0 +1,116 @@
+"""Methods set the fields of their components, and a label never says less than what is trained."""
+
+import pathlib
+import runpy
+
+import pytest
+
+from mamlpp_jax import config as config_lib
+from mamlpp_jax.config import methods
+from mamlpp_jax.config.methods import Component
+from mamlpp_jax.errors import ConfigError
+from tests.helpers.refusals import refused
+from tests.helpers.small_runs import small_config
+
+CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
+TABLE_1 = {
+    "maml": set(),
+    "maml+msl": {"msl"},
+    "maml+da": {"da"},
+    "maml+bnrs+bnwb": {"bnrs", "bnwb"},
+    "maml+lslr": {"lslr"},
+    "maml+ca": {"ca"},
+    "maml++": {"msl", "da", "bnrs", "bnwb", "lslr", "ca"},
+}
+
+
+def switches(config):
+    """The components that are on, read from the fields."""
+    on = {
+        "msl": config.train.multi_step_epochs > 0,
+        "da": config.train.first_order_epochs > 0,
+        "bnrs": config.norm.per_step_statistics,
+        "bnwb": config.norm.per_step_affine,
+        "lslr": config.inner.optimizer == "lslr",
+        "ca": config.train.cosine_annealing,
+    }
+    return {name for name, value in on.items() if value}
+
+
+@pytest.mark.parametrize("method", TABLE_1)
+@pytest.mark.parametrize("name", ["omniglot", "mini_imagenet", "image_folder", "quickstart"])
+def test_every_method_of_table_1_sets_its_switches_and_no_others(name, method):
+    get_config = runpy.run_path(str(CONFIGS / f"{name}.py"))["get_config"]
+    config = get_config(f"method={method}")
+    assert config.method == method
+    assert switches(config) == TABLE_1[method]
+    config_lib.validate(config)
+
+
+def test_other_combinations_of_components_parse_in_any_order():
+    config = config_lib.default_config()
+    config_lib.apply_method(config, "maml+lslr+msl")
+    assert switches(config) == {"msl", "lslr"}
+    config_lib.validate(config)
+
+
+def test_a_method_keeps_the_epochs_that_the_configuration_chose():
+    config = config_lib.default_config()
+    config.train.multi_step_epochs, config.train.first_order_epochs = 7, 0
+    config.norm.per_step_affine, config.inner.optimizer = False, "sgd"
+    config_lib.apply_method(config, "maml++")
+    assert (config.train.multi_step_epochs, config.train.first_order_epochs) == (7, 0)
+    assert switches(config) == {"msl", "bnrs", "bnwb", "lslr", "ca"}
+
+
+@pytest.mark.parametrize("method", ["mamal", "maml+", "maml+lsrl", "maml+++", "", "msl"])
+def test_unknown_method_lists_the_known(tmp_path, method):
+    with refused(
+        tmp_path, f"method is '{method}'".replace("+", r"\+"), "msl, da, bnrs, bnwb, lslr, ca"
+    ):
+        config_lib.apply_method(small_config(), method)
+
+
+@pytest.mark.parametrize(
+    ("method", "component", "field", "value"),
+    [
+        ("maml", "lslr", "inner.optimizer", "lslr"),
+        ("maml+msl", "bnwb", "norm.per_step_affine", True),
+        ("maml+msl+ca", "da", "train.first_order_epochs", 1),
+    ],
+)
+def test_a_component_that_the_method_leaves_out_is_refused(method, component, field, value):
+    config = small_config(method, **{field: value})
+    with pytest.raises(
+        ConfigError, match=f"leaves out {component}, but config.{field} is {value!r}"
+    ):
+        config_lib.validate(config)
+
+
+def test_a_label_that_is_not_what_is_trained_is_refused():
+    """``--config.method=maml`` would train MAML++ and file it under MAML."""
+    config = small_config()
+    config.method = "maml"
+    with pytest.raises(ConfigError, match=r"leaves out msl, but config.train.multi_step_epochs"):
+        config_lib.validate(config)
+
+
+def test_a_method_may_be_cut_short():
+    config_lib.validate(small_config(**{"train.first_order_epochs": 0, "inner.optimizer": "sgd"}))
+
+
+def test_a_new_method_and_a_second_component_of_a_field_are_rows(monkeypatch):
+    """Here one for first order throughout, on the field of derivative-order annealing."""
+    always = Component("train.first_order_epochs", off=0, on=1000)
+    monkeypatch.setitem(methods.COMPONENTS, "fo", always)
+    monkeypatch.setitem(methods.METHODS, "fomaml", frozenset({"fo"}))
+    for method, epochs in [("fomaml", 1000), ("fomaml+ca", 1000), ("maml+da", 1), ("maml", 0)]:
+        config = small_config(method)
+        config_lib.validate(config)
+        assert config.train.first_order_epochs == epochs
+        assert config.train.cosine_annealing == method.endswith("+ca")
+    config.train.first_order_epochs = 1000
+    with pytest.raises(
+        ConfigError, match=r"leaves out da and fo, but .*first_order_epochs is 1000"
+    ):
+        config_lib.validate(config)
