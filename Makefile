@@ -27,7 +27,7 @@ $(VENV)/python-version: python
 
 python: ;
 
-$(VENV)/installed: $(VENV)/python-version setup.py
+$(VENV)/installed: $(VENV)/python-version setup.py mamlpp_jax/_version.py
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
 	@touch $@
 
@@ -50,4 +50,4 @@ test-all: lint
 	MAMLPP_TEST_OPTIMIZED=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadgroup
 
 clean:
-	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

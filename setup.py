@@ -1,19 +1,28 @@
 """Packaging of mamlpp_jax; tools are configured in pyproject.toml."""
 
+import runpy
 from pathlib import Path
 
 from setuptools import find_packages, setup
 
 setup(
     name="mamlpp_jax",
-    version="0.1.0",
+    version=runpy.run_path("mamlpp_jax/_version.py")["__version__"],
     description="MAML++ and every ablation of it, as pure JAX/Flax functions",
     long_description=Path("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="MIT",
     python_requires=">=3.11",
-    packages=find_packages(include=["mamlpp_jax", "mamlpp_jax.*"]),
+    packages=[*find_packages(include=["mamlpp_jax", "mamlpp_jax.*"]), "mamlpp_jax.configs"],
+    # The ready configurations; an editable install uses the checkout's folder (cli/flags.py).
+    package_dir={"mamlpp_jax.configs": "configs"},
     package_data={"mamlpp_jax": ["py.typed"]},
+    entry_points={
+        "console_scripts": [
+            "mamlpp = mamlpp_jax.main:main",
+            "mamlpp-data = mamlpp_jax.cli.data:main",
+        ]
+    },
     install_requires=[
         "absl-py>=2.0",
         "array_record>=0.8",
@@ -41,6 +50,8 @@ setup(
             "pytest>=8.3",
             "pytest-xdist>=3.6",
             "ruff>=0.12",
+            # tests/packaging builds the package offline.
+            "setuptools>=77",
         ],
     },
 )

@@ -155,5 +155,10 @@ def _run() -> None:
             commands.train(config, workdir, preemption)
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Entry point of `mamlpp`."""
     app.run(_main, flags_parser=partial(parse_flags, configs=(_CONFIG, _DATA_CONFIG)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,11 +1,12 @@
-"""What the command lines share: flags whose mistakes are told in one paragraph."""
+"""What the command lines share: help, ready configurations, mistakes told in one paragraph."""
 
 from __future__ import annotations
 
+import pathlib
 import re
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from absl import flags
 
@@ -13,10 +14,54 @@ from mamlpp_jax import config as config_lib
 from mamlpp_jax.errors import ConfigError, MamlppError
 
 USAGE_EXIT_CODE = 2
+_HELP = {"--help", "-help", "-h", "-?", "--helpshort"}
+_PACKAGE = pathlib.Path(__file__).parents[1]
+# Where a wheel puts the ready configurations, and where a checkout has them.
+_READY_FOLDERS = (_PACKAGE / "configs", _PACKAGE.parent / "configs")
+
+
+def ready_configs() -> dict[str, pathlib.Path]:
+    """The files of the ready configurations by name, such as "quickstart"."""
+    folder = next(filter(pathlib.Path.is_dir, _READY_FOLDERS), _READY_FOLDERS[0])
+    return {path.stem: path for path in sorted(folder.glob("[a-z]*.py"))}
+
+
+def find_config(path: str) -> pathlib.Path:
+    """Finds a configuration file: a local one, or else the ready one of that name.
+
+    Args:
+        path: a file, or "configs/NAME.py", "NAME.py" or "NAME" of a ready configuration.
+
+    Raises:
+        ConfigError: neither exists; lists the ready ones.
+    """
+    file, ready = pathlib.Path(path), ready_configs()
+    if file.exists() and not file.is_dir():
+        return file
+    name = re.fullmatch(r"(configs/)?(\w+)(\.py)?", file.as_posix())
+    if name is None or name[2] not in ready:
+        raise ConfigError(
+            f"there is no configuration file {path!r} here, and no ready configuration of that name; "
+            f"the ready ones are {', '.join(f'configs/{known}.py' for known in ready)}."
+        )
+    return ready[name[2]]
+
+
+class _ConfigParser(flags.ArgumentParser):
+    """The parser of a configuration flag, which also finds the ready configurations."""
+
+    def __init__(self, parser: Any) -> None:
+        self._parser = parser
+
+    def parse(self, argument: str) -> Any:
+        path, *rest = argument.split(":", 1)
+        return self._parser.parse(":".join([str(find_config(path)), *rest]))
 
 
 def parse_flags(argv: list[str], configs: Sequence[flags.FlagHolder]) -> list[str]:
     """Parses flags; a mistake in them is one paragraph, not a traceback.
+
+    `--help` prints the docstring and the flags of the module that defines the flags, and exits with 0.
 
     Args:
         argv: the command line.
@@ -25,7 +70,12 @@ def parse_flags(argv: list[str], configs: Sequence[flags.FlagHolder]) -> list[st
     Returns:
         What is no flag: the program's name.
     """
+    if not _HELP.isdisjoint(argv[1:]):
+        _print_help(configs[0].name)
+        sys.exit(0)
     try:
+        for holder in configs:
+            flags.FLAGS[holder.name].parser = _ConfigParser(flags.FLAGS[holder.name].parser)
         _check_field_names(argv, [holder.name for holder in configs])
         rest = flags.FLAGS(argv)
         if len(rest) > 1:
@@ -45,6 +95,14 @@ def parse_flags(argv: list[str], configs: Sequence[flags.FlagHolder]) -> list[st
     except (TypeError, ValueError) as error:
         fail(f"a --config field has a value of the wrong type: {error}")
     return rest
+
+
+def _print_help(flag: str) -> None:
+    """Prints the help of the module that defines a flag; absl's own knows the started script only."""
+    module = flags.FLAGS.find_module_defining_flag(flag)
+    print(sys.modules.get(module, sys.modules["__main__"]).__doc__)
+    print(f"flags:\n{flags.FLAGS.module_help(module)}")
+    print(f"\nconfigurations found from any folder: {', '.join(ready_configs())}")
 
 
 def _check_field_names(argv: list[str], names: Sequence[str]) -> None:

@@ -1,0 +1,193 @@
+"""The wheel and the source distribution, and the library installed from them without the checkout."""
+
+import ast
+import email
+import importlib.metadata
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tarfile
+import zipfile
+
+import pytest
+
+import mamlpp_jax
+
+ROOT = pathlib.Path(__file__).parents[2]
+READY = ["image_folder", "mini_imagenet", "omniglot", "quickstart"]
+# One process builds for all of these tests.
+pytestmark = pytest.mark.xdist_group("packaging")
+
+
+def run(*arguments, folder, **environment):
+    done = subprocess.run(
+        [sys.executable, *map(str, arguments)],
+        cwd=folder,
+        env={**os.environ, "JAX_PLATFORMS": "cpu", **environment},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def build_wheel(source, folder):
+    """Builds a wheel of a folder or an sdist without a network."""
+    options = ["--quiet", "--no-index", "--no-build-isolation", "--no-deps"]
+    run("-m", "pip", "wheel", *options, "--wheel-dir", folder, source, folder=folder.parent)
+    (wheel,) = folder.glob("*.whl")
+    return wheel
+
+
+@pytest.fixture(scope="session")
+def source(tmp_path_factory):
+    """A copy of what is built from, for a build leaves folders behind."""
+    copy = tmp_path_factory.mktemp("source")
+    names = ("mamlpp_jax", "configs", "experiments", "tests")
+    for name in names:
+        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for path in ROOT.iterdir():
+        if path.is_file() and path.name != ".git":
+            shutil.copy(path, copy)
+    return copy
+
+
+@pytest.fixture(scope="session")
+def wheel(source, tmp_path_factory):
+    return build_wheel(source, tmp_path_factory.mktemp("wheel"))
+
+
+@pytest.fixture(scope="session")
+def sdist(source, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sdist")
+    program = f"from setuptools import build_meta; build_meta.build_sdist({str(folder)!r})"
+    run("-c", program, folder=source)
+    (archive,) = folder.glob("*.tar.gz")
+    return archive
+
+
+@pytest.fixture(scope="session")
+def installed(wheel, tmp_path_factory):
+    """The folder that the wheel was installed into, without its dependencies."""
+    target = tmp_path_factory.mktemp("installed")
+    options = ["--quiet", "--no-index", "--no-deps", "--target", target]
+    run("-m", "pip", "install", *options, wheel, folder=wheel.parent)
+    return target
+
+
+def run_installed(installed, folder, *arguments):
+    """Runs Python on the installed library and the environment's dependencies, nothing else.
+
+    Without `site` no .pth file is read, so an editable install of the checkout is out of reach.
+    """
+    dependencies = dict.fromkeys(sysconfig.get_paths()[name] for name in ("purelib", "platlib"))
+    path = os.pathsep.join(map(str, [installed, *dependencies]))
+    return run("-P", "-S", *arguments, folder=folder, PYTHONPATH=path)
+
+
+def files(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        return {name for name in archive.namelist() if ".dist-info/" not in name}
+
+
+def metadata(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+        return email.message_from_bytes(archive.read(name))
+
+
+def test_the_wheel_holds_the_library_and_nothing_else(wheel):
+    library = {path.relative_to(ROOT).as_posix() for path in (ROOT / "mamlpp_jax").rglob("*.py")}
+    configs = {f"mamlpp_jax/configs/{path.name}" for path in (ROOT / "configs").glob("*.py")}
+    assert {f"mamlpp_jax/configs/{name}.py" for name in READY} <= configs
+    assert files(wheel) == library | configs | {"mamlpp_jax/py.typed"}
+
+
+def test_the_source_distribution_gives_the_same_wheel(wheel, sdist, tmp_path):
+    assert files(build_wheel(sdist, tmp_path)) == files(wheel)
+
+
+def test_the_source_distribution_can_be_tested(sdist):
+    with tarfile.open(sdist) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    expected = ["Makefile", "LICENSE", "configs/omniglot.py", "tests/reference/colour_84.npz"]
+    assert {*expected, "tests/packaging/distribution_test.py"} <= names
+    assert not [name for name in names if "__pycache__" in name]
+
+
+def test_the_version_is_the_librarys(wheel, sdist):
+    assert metadata(wheel)["Version"] == mamlpp_jax.__version__
+    assert sdist.name == f"mamlpp_jax-{mamlpp_jax.__version__}.tar.gz"
+
+
+def test_every_import_is_required(wheel):
+    required = {
+        re.match(r"[\w.-]+", text)[0].lower().replace("_", "-")
+        for text in metadata(wheel).get_all("Requires-Dist")
+        if "extra ==" not in text
+    }
+    owners = importlib.metadata.packages_distributions()
+    for name in files(wheel) - {"mamlpp_jax/py.typed"}:
+        with zipfile.ZipFile(wheel) as archive:
+            tree = ast.parse(archive.read(name))
+        for top in imported(tree) - {*sys.stdlib_module_names, "mamlpp_jax"}:
+            distributions = {owner.lower().replace("_", "-") for owner in owners[top]}
+            assert distributions & required, f"{name} imports {top}"
+
+
+def imported(tree):
+    """The top-level modules that a syntax tree imports, in functions too."""
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            names.add(node.module)
+    return {name.partition(".")[0] for name in names}
+
+
+def test_every_installed_module_imports_from_an_empty_folder(installed, wheel, tmp_path):
+    program = """
+import importlib, pkgutil, mamlpp_jax
+from absl import flags
+names = [found.name for found in pkgutil.walk_packages(mamlpp_jax.__path__, "mamlpp_jax.")]
+for name in ["mamlpp_jax", *names]:
+    # A process runs one command; several commands define flags of the same names.
+    flags.FLAGS.remove_flag_values(list(flags.FLAGS))
+    print(importlib.import_module(name).__file__)
+"""
+    paths = run_installed(installed, tmp_path, "-c", program).splitlines()
+    assert {pathlib.Path(path).relative_to(installed).as_posix() for path in paths} == {
+        name for name in files(wheel) if name.endswith(".py")
+    }
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("command", "flag"),
+    [
+        (["-m", "mamlpp_jax.main"], "--workdir"),
+        (["-m", "mamlpp_jax.data"], "--contact_sheet"),
+        (["bin/mamlpp"], "--workdir"),
+        (["bin/mamlpp-data"], "--contact_sheet"),
+    ],
+)
+def test_help_of_the_installed_commands(installed, tmp_path, command, flag):
+    *options, name = command
+    program = installed / name if name.startswith("bin/") else name
+    text = run_installed(installed, tmp_path, *options, program, "--help")
+    assert f"\n  {flag}: " in text
+    assert "python -m mamlpp_jax." in text
+    assert str(ROOT) not in text
+
+
+def test_the_installed_configurations_are_found_from_an_empty_folder(installed, tmp_path):
+    program = "from mamlpp_jax.cli import flags; print(*flags.ready_configs().values(), sep='\\n')"
+    paths = run_installed(installed, tmp_path, "-c", program).splitlines()
+    assert {pathlib.Path(path).stem for path in paths} >= set(READY)
+    assert {pathlib.Path(path).parent for path in paths} == {installed / "mamlpp_jax" / "configs"}
