@@ -166,6 +166,7 @@ def _run_cells(results: Mapping[str, Any]) -> Cells:
     fields = {
         "experiment": results.get("experiment"),
         "method": results.get("method"),
+        "protocol": results.get("protocol"),
         "seed": results.get("seed"),
         "outer steps": steps,
         "epochs of the ensemble": results.get("best_epochs") or None,
