@@ -13,8 +13,7 @@ from ml_collections import ConfigDict
 
 from mamlpp_jax import config as config_lib
 from mamlpp_jax.artifacts import workdir as workdir_lib
-from mamlpp_jax.data.dataset import Dataset
-from mamlpp_jax.data.fingerprint import fingerprint
+from mamlpp_jax.data.dataset import Dataset, fingerprint
 from mamlpp_jax.data.sources.registry import known_channels, load_dataset
 from mamlpp_jax.distributed import processes
 from mamlpp_jax.errors import ConfigError, WorkdirError
