@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from mamlpp_jax.errors import DataError
-from mamlpp_jax.utils.files import replacing
+from mamlpp_jax.utils.files import atomic_open
 
 SPLITS = ("train", "val", "test")
 _FORMAT = 1
@@ -108,7 +108,7 @@ def save(dataset: Dataset, path: str | os.PathLike[str]) -> None:
     Raises:
         OSError: the folder cannot be written.
     """
-    with replacing(Path(path)) as file:
+    with atomic_open(Path(path)) as file:
         np.savez(
             file,
             format=np.int32(_FORMAT),
