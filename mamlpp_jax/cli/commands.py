@@ -8,11 +8,15 @@ import dataclasses
 import pathlib
 from typing import Any, NamedTuple
 
+import jax
+import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
 from mamlpp_jax import config as config_lib
+from mamlpp_jax.algorithms.evaluation import Predictions
 from mamlpp_jax.artifacts import workdir as workdir_lib
+from mamlpp_jax.artifacts.metric_writer import read_metrics
 from mamlpp_jax.data.dataset import Dataset
 from mamlpp_jax.data.fingerprint import fingerprint
 from mamlpp_jax.data.sources.registry import known_channels, load_dataset
@@ -26,6 +30,7 @@ from mamlpp_jax.training.checkpoints import Checkpoints, quiet_orbax
 from mamlpp_jax.training.experiment import Program, build
 from mamlpp_jax.training.preemption import Stopper
 from mamlpp_jax.training.trainer import train as train_loop
+from mamlpp_jax.types import MetaState
 from mamlpp_jax.utils.files import exists
 from mamlpp_jax.utils.locks import only_writer
 
@@ -137,7 +142,7 @@ def train(
         steps = checkpoints.latest_step() or 0
         results = final_evaluation.collect_results(workdir, program, steps, states, rows)
         if processes.is_first():
-            run_figures.draw_run(workdir, program, states[0], results, answers)
+            _draw_figures(workdir, program, states[0], results, answers)
         # Last, since a run with results counts as finished.
         _report(results, workdir)
 
@@ -263,6 +268,29 @@ def _check_channels(noted: int, config: ConfigDict, dataset: Dataset) -> None:
             f"--data_config: the images of {dataset.name} have {found} channel(s), but the run was "
             f"trained on images of {trained}; data.channels of image_folder and tfds:<name> chooses (1 grey, 3 colour)."
         )
+
+
+def _draw_figures(
+    workdir: pathlib.Path,
+    program: Program,
+    best: MetaState,
+    results: dict[str, Any],
+    predictions: Predictions,
+) -> None:
+    """Draws the run, with the best epoch's inner rates and the first test task's predictions."""
+    rates = {
+        jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(leaf)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(best.inner)
+    }
+    run_figures.draw_run(
+        workdir,
+        metrics=read_metrics(workdir),
+        test=results["test"],
+        inner_rates=rates,
+        episode=jax.tree.map(lambda leaf: leaf[0], program.episodes("test", 1)),
+        probabilities=np.asarray(jax.nn.softmax(predictions.logits[0, -1])),
+        class_names=program.drawn_classes("test", 0),
+    )
 
 
 def _report(results: dict[str, Any], workdir: pathlib.Path) -> None:

@@ -19,7 +19,8 @@ from mamlpp_jax import config as config_lib
 from mamlpp_jax.algorithms import schedules
 from mamlpp_jax.algorithms.evaluation import Evaluator, make_evaluator, score
 from mamlpp_jax.algorithms.outer_loop import StepMetrics, make_train_step, scan_steps
-from mamlpp_jax.artifacts.metric_writer import MetricsWriter, Progress, Silent
+from mamlpp_jax.artifacts.metric_writer import MetricsWriter, NullWriter
+from mamlpp_jax.artifacts.progress import Progress
 from mamlpp_jax.distributed import processes
 from mamlpp_jax.distributed.mesh import largest_divisor
 from mamlpp_jax.errors import MamlppError
@@ -157,15 +158,15 @@ def train(
             raise
 
 
-def _writer(workdir: pathlib.Path, start: int, config: ConfigDict) -> MetricsWriter | Silent:
+def _writer(workdir: pathlib.Path, start: int, config: ConfigDict) -> MetricsWriter | NullWriter:
     if not processes.is_first():
-        return Silent()
+        return NullWriter()
     return MetricsWriter(workdir, start, config.log.tensorboard)
 
 
-def _progress(start: int, config: ConfigDict) -> Progress | Silent:
+def _progress(start: int, config: ConfigDict) -> Progress | NullWriter:
     if not processes.is_first():
-        return Silent()
+        return NullWriter()
     return Progress(config_lib.total_steps(config), start, config.log.every_seconds)
 
 
@@ -176,8 +177,8 @@ class _Loop:
         self,
         program: Program,
         checkpoints: Checkpoints,
-        writer: MetricsWriter | Silent,
-        progress: Progress | Silent,
+        writer: MetricsWriter | NullWriter,
+        progress: Progress | NullWriter,
         start: int,
         stopper: Stopper,
     ) -> None:
