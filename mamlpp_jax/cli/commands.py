@@ -154,7 +154,7 @@ def _test_and_report(
         devices=experiment.mesh.size,
     )
     if processes.is_first():
-        figures.draw_run(workdir, experiment, states[0], to_json(results), predictions)
+        figures.draw_run(workdir, experiment, states[0], results["test"], predictions)
     # Last, since a run with results counts as finished.
     _report(results, workdir)
 

@@ -16,7 +16,8 @@ from ml_collections import ConfigDict
 from mamlpp_jax import config as config_lib
 from mamlpp_jax.algorithms.metrics import score
 from mamlpp_jax.algorithms.outer_loop import StepMetrics
-from mamlpp_jax.artifacts.metric_writer import MetricsWriter, Progress, Silent
+from mamlpp_jax.artifacts.metric_writer import MetricsWriter, NullWriter
+from mamlpp_jax.artifacts.progress import Progress
 from mamlpp_jax.artifacts.workdir import Workdir
 from mamlpp_jax.data.pipeline import Window
 from mamlpp_jax.distributed import processes
@@ -81,15 +82,15 @@ def train(
             raise
 
 
-def _writer(workdir: Workdir, start: int, config: ConfigDict) -> MetricsWriter | Silent:
+def _writer(workdir: Workdir, start: int, config: ConfigDict) -> MetricsWriter | NullWriter:
     if not processes.is_first():
-        return Silent()
+        return NullWriter()
     return MetricsWriter(workdir.path, start, config.log.tensorboard)
 
 
-def _progress(start: int, config: ConfigDict) -> Progress | Silent:
+def _progress(start: int, config: ConfigDict) -> Progress | NullWriter:
     if not processes.is_first():
-        return Silent()
+        return NullWriter()
     return Progress(config_lib.total_steps(config), start, config.log.every_seconds)
 
 
@@ -100,8 +101,8 @@ class _Loop:
         self,
         experiment: Experiment,
         checkpoints: Checkpoints,
-        writer: MetricsWriter | Silent,
-        progress: Progress | Silent,
+        writer: MetricsWriter | NullWriter,
+        progress: Progress | NullWriter,
         start: int,
         preemption: PreemptionHandler,
     ) -> None:

@@ -1,5 +1,6 @@
 """`python -m mamlpp_jax.data` as a user meets it, and the contact sheet it draws."""
 
+import itertools
 import os
 import pathlib
 import subprocess
@@ -9,10 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mamlpp_jax.cli.data import describe
+from mamlpp_jax.cli.data import describe, draw_contact_sheet
 from mamlpp_jax.data.dataset import Dataset
-from mamlpp_jax.errors import ConfigError, WorkdirError
-from mamlpp_jax.reports import contact_sheet
+from mamlpp_jax.errors import ConfigError
 from mamlpp_jax.training.experiment import build
 from tests.helpers import small_sources
 from tests.helpers.small_runs import patterns, small_config
@@ -91,56 +91,42 @@ def test_turned_uneven_and_unused_classes_are_told():
         describe(config, data)
 
 
-def drawn_images(monkeypatch, program, dataset, path):
-    """The images a sheet consists of, in the order they are drawn, and the texts beside them."""
-    images, names = [], []
-    monkeypatch.setattr(contact_sheet._Sheet, "image", lambda self, x, y, i: images.append(i))
-    monkeypatch.setattr(contact_sheet._Sheet, "name", lambda self, x, y, name: names.append(name))
-    contact_sheet.draw(program, dataset, path)
-    return images, names
+def drawn(program, data):
+    """The images of a contact sheet in the order they are drawn, and the names beside them."""
+    (axes,) = draw_contact_sheet(program, data).axes
+    names = [text.get_text() for text in axes.texts if text.get_ha() == "right"]
+    return [np.asarray(image.get_array()) for image in axes.images], names
 
 
-def test_the_sheet_shows_classes_and_the_episodes_the_model_gets(tmp_path, monkeypatch):
-    data = patterns()
-    program = build(small_config(**{"task.shot": 2}), data)
-    images, names = drawn_images(monkeypatch, program, data, tmp_path / "x.png")
-    classes = program.class_names
-    start = 0
-    for split in ("train", "val", "test"):
-        members = sorted(classes[split])
-        assert names[: len(members)] == members
-        for name in members:
-            first = 6 * data.class_names.index(name)
-            for image in data.images[first : first + 6]:
-                np.testing.assert_allclose(images[start], image / 255.0)
-                start += 1
-        names = names[len(members) :]
-        for task in range(2):
-            assert names[:3] == program.drawn_classes(split, task)
-            episodes = program.episodes(split, 2)
-            for row, name in enumerate(names[:3]):
-                own = data.images.reshape(16, 6, 16, 16, 1)[data.class_names.index(name)] / 255.0
-                for image in images[start : start + 3]:
-                    assert np.abs(own - image).max(axis=(1, 2, 3)).min() < 1e-6
-                np.testing.assert_allclose(
-                    images[start], episodes.support_images[task, 2 * row], atol=1e-6
-                )
-                start += 3
-            names = names[3:]
-    assert start == len(images)
-
-
-def test_a_sheet_in_colour_has_its_normalisation_taken_back(tmp_path, monkeypatch):
+@pytest.mark.parametrize(("channels", "normalize"), [(1, "none"), (3, "imagenet")])
+def test_the_sheet_shows_classes_and_the_episodes_the_model_gets(channels, normalize):
     grey = patterns()
-    data = Dataset("glyphs", np.repeat(grey.images, 3, -1), grey.class_names, grey.class_sizes)
-    program = build(small_config(**{"data.normalize": "imagenet"}), data)
-    images, _ = drawn_images(monkeypatch, program, data, tmp_path / "x.png")
-    assert all(image.min() >= 0 and image.max() <= 1 for image in images)
-    # Equal channels before and after.
-    assert max(np.ptp(image, axis=-1).max() for image in images) < 1e-5
+    images = np.repeat(grey.images, channels, -1)
+    data = Dataset("glyphs", images, grey.class_names, grey.class_sizes)
+    program = build(small_config(**{"task.shot": 2, "data.normalize": normalize}), data)
+    by_class = dict(zip(data.class_names, np.split(images / 255.0, 16), strict=True))
+    drawn_images, drawn_names = map(iter, drawn(program, data))
+    for split in ("train", "val", "test"):
+        for name in sorted(program.class_names[split]):
+            assert next(drawn_names) == name
+            for image in by_class[name]:
+                np.testing.assert_allclose(next(drawn_images), np.squeeze(image))
+        for task in range(2):
+            classes = program.drawn_classes(split, task)
+            assert list(itertools.islice(drawn_names, 3)) == classes
+            for label in (0, 0, 1, 1, 2, 2, 0, 1, 2):  # two support images each, then query
+                difference = np.squeeze(by_class[classes[label]]) - next(drawn_images)
+                assert np.abs(difference).reshape(6, -1).max(axis=1).min() < 1e-6
+    assert list(drawn_images) == []
 
 
 def test_a_sheet_that_cannot_be_written_is_named(tmp_path):
-    data = patterns()
-    with pytest.raises(WorkdirError, match=r"cannot write .*none/sheet\.png"):
-        contact_sheet.draw(build(small_config(), data), data, tmp_path / "none" / "sheet.png")
+    small_sources.own_images(tmp_path / "own", classes=12)
+    done = command(
+        "--config=configs/image_folder.py:way=2,shot=1,query=2",
+        f"--config.data.manual_dir={tmp_path / 'own'}",
+        f"--config.data.cache_dir={tmp_path / 'cache'}",
+        f"--contact_sheet={tmp_path / 'none' / 'sheet.png'}",
+    )
+    assert done.returncode == 2
+    assert f"cannot write {tmp_path / 'none' / 'sheet.png'}" in done.stderr
