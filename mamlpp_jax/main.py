@@ -51,6 +51,7 @@ _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print shapes, memory and the sch
 flags.DEFINE_integer("way", None, "Evaluate: classes per task.", lower_bound=2)
 flags.DEFINE_integer("shot", None, "Evaluate: support images per class.", lower_bound=1)
 flags.DEFINE_integer("query", None, "Evaluate: query images per class.", lower_bound=1)
+flags.DEFINE_integer("tasks", None, "Evaluate: test tasks.", lower_bound=2)
 flags.DEFINE_integer("inner_steps", None, "Evaluate: inner steps.", lower_bound=1)
 flags.DEFINE_string("statistics", None, "Evaluate: batch, running, support, or several.")
 _DISTRIBUTED = flags.DEFINE_bool(

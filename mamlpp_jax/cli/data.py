@@ -51,7 +51,6 @@ def describe(config: ConfigDict, dataset: Dataset) -> str:
     """
     classes = choose_classes(config, dataset)
     high, wide, channels = dataset.images.shape[1:]
-    rotations = task_shape(config).rotations
     lines = [
         f"{config.data.name}: {dataset.num_classes} classes, {len(dataset.images)} images, "
         f"{high}x{wide}x{channels}, {dataset.images.nbytes / 2**20:,.0f} MiB"
@@ -59,6 +58,7 @@ def describe(config: ConfigDict, dataset: Dataset) -> str:
     for split, members in classes.items():
         sizes = dataset.class_sizes[members]
         low, high = int(sizes.min()), int(sizes.max())
+        rotations = task_shape(config, split).rotations
         lines.append(
             f"{split + ':':<6} {len(members):>5} classes, {int(sizes.sum()):>6} images, "
             f"{low if low == high else f'{low} to {high}'} per class"

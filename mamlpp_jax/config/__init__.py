@@ -10,6 +10,7 @@ Where to look:
 
     fields      all fields, with defaults, allowed values and meaning
     methods     MAML, MAML++ and the components between them
+    protocols   the paper's protocol, the released code's, and a short one
     validation  what makes a configuration invalid
     identity    which fields tell runs apart, and values that follow from fields
     arguments   the argument of a configuration file, `--config=FILE:way=20`
@@ -28,6 +29,7 @@ from mamlpp_jax.config.identity import flatten as flatten
 from mamlpp_jax.config.identity import total_steps as total_steps
 from mamlpp_jax.config.identity import with_default_compute as with_default_compute
 from mamlpp_jax.config.methods import apply_method as apply_method
+from mamlpp_jax.config.protocols import apply_protocol as apply_protocol
 from mamlpp_jax.config.validation import check_channels as check_channels
 from mamlpp_jax.config.validation import check_chunk as check_chunk
 from mamlpp_jax.config.validation import check_classes as check_classes

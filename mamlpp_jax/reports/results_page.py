@@ -138,6 +138,7 @@ def _run(results: Mapping[str, Any]) -> Rows:
     fields = {
         "experiment": results.get("experiment"),
         "method": results.get("method"),
+        "protocol": results.get("protocol"),
         "seed": results.get("seed"),
         "outer steps": steps,
         "epochs of the ensemble": results.get("best_epochs") or None,
