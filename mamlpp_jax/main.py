@@ -27,7 +27,7 @@ from ml_collections import ConfigDict, config_flags
 from mamlpp_jax.artifacts.workdir import Workdir
 from mamlpp_jax.cli import commands
 from mamlpp_jax.cli.flags import USAGE_EXIT_CODE, parse_flags
-from mamlpp_jax.data.sources.registry import cache_folder
+from mamlpp_jax.data.cache import cache_folder
 from mamlpp_jax.distributed import processes
 from mamlpp_jax.distributed.mesh import cpu_devices
 from mamlpp_jax.errors import MamlppError

@@ -20,7 +20,7 @@ from typing import Any, BinaryIO, TextIO
 from absl import logging
 
 from mamlpp_jax.errors import WorkdirError
-from mamlpp_jax.utils.files import naming, write_atomically
+from mamlpp_jax.utils.files import wrap_os_errors, write_atomically
 
 METRICS_FILE = "metrics.jsonl"
 TIMING_FILE = "timing.jsonl"
@@ -51,7 +51,7 @@ class MetricsWriter:
             WorkdirError: a file is damaged before its last line, or cannot be written.
         """
         workdir = pathlib.Path(workdir)
-        with naming(workdir, "create"):
+        with wrap_os_errors(workdir, "create"):
             workdir.mkdir(parents=True, exist_ok=True)
         for name in (METRICS_FILE, TIMING_FILE):
             _truncate(workdir / name, start_step)
@@ -180,24 +180,24 @@ class _JsonLines:
 
     def __init__(self, path: pathlib.Path) -> None:
         self._path = path
-        with naming(path, "write"):
+        with wrap_os_errors(path, "write"):
             self._file: BinaryIO = path.open("ab")
 
     def append(self, rows: Iterable[Mapping[str, Any]]) -> None:
         # Handed to the system at once: a killed process then loses nothing it had reported.
-        with naming(self._path, "write"):
+        with wrap_os_errors(self._path, "write"):
             self._file.write("".join(json.dumps(row) + "\n" for row in rows).encode())
             self._file.flush()
 
     def flush(self) -> None:
-        with naming(self._path, "write"):
+        with wrap_os_errors(self._path, "write"):
             self._file.flush()
             os.fsync(self._file.fileno())
             # A removed file can still be written to, but nobody will ever read it.
             self._path.stat()
 
     def close(self) -> None:
-        with naming(self._path, "write"):
+        with wrap_os_errors(self._path, "write"):
             self._file.close()
 
 
@@ -217,7 +217,7 @@ class _Events:
         # Named by the step too, lest a quick restart overwrite a file of the same second.
         name = f"events.out.tfevents.{int(time.time())}.{os.uname().nodename}.{start_step}"
         self._path = directory / name
-        with naming(self._path, "write"):
+        with wrap_os_errors(self._path, "write"):
             directory.mkdir(exist_ok=True)
             self._file = tensorboardX.RecordWriter(str(self._path))
         self._add(file_version="brain.Event:2")
@@ -235,16 +235,16 @@ class _Events:
             self._add(step=row["step"], summary=self._summary(value=values))
 
     def flush(self) -> None:
-        with naming(self._path, "write"):
+        with wrap_os_errors(self._path, "write"):
             self._file.flush()
 
     def close(self) -> None:
-        with naming(self._path, "write"):
+        with wrap_os_errors(self._path, "write"):
             self._file.close()
 
     def _add(self, **fields: Any) -> None:
         event = self._event(wall_time=time.time(), **fields)
-        with naming(self._path, "write"):
+        with wrap_os_errors(self._path, "write"):
             self._file.write(event.SerializeToString())
 
 
@@ -267,7 +267,7 @@ def _plain_value(value: Any) -> int | float | str:
 
 def _read_lines(path: pathlib.Path) -> list[tuple[dict[str, Any], bytes]]:
     """The rows of a JSON-lines file, each with its bytes; without a torn last line."""
-    with naming(path, "read"):
+    with wrap_os_errors(path, "read"):
         lines = path.read_bytes().split(b"\n")
     if lines[-1] == b"":
         lines.pop()

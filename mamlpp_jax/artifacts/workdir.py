@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from mamlpp_jax import config as config_lib
 from mamlpp_jax.artifacts.results import TestResult, to_json
 from mamlpp_jax.errors import ConfigError, WorkdirError
-from mamlpp_jax.utils.files import exists, naming, read_json, remove_unfinished, write_json
+from mamlpp_jax.utils.files import exists, read_json, remove_unfinished, wrap_os_errors, write_json
 from mamlpp_jax.utils.locks import only_writer
 
 
@@ -66,7 +66,7 @@ class Workdir:
         Raises:
             WorkdirError: it is a file, cannot be read, or belongs to a run that differs; names the fields.
         """
-        with naming(self.path, "look at the workdir"):
+        with wrap_os_errors(self.path, "look at the workdir"):
             is_file = self.path.exists() and not self.path.is_dir()
         if is_file:
             raise WorkdirError(
@@ -96,7 +96,7 @@ class Workdir:
         Raises:
             WorkdirError: it cannot be written, or became another run's since it was last looked at.
         """
-        with naming(self.path, "make the workdir"):
+        with wrap_os_errors(self.path, "make the workdir"):
             self.path.mkdir(parents=True, exist_ok=True)
         self.check_owner(config)
         remove_unfinished(self.path)

@@ -14,8 +14,7 @@ from mamlpp_jax import config as config_lib
 from mamlpp_jax.artifacts.results import to_json
 from mamlpp_jax.artifacts.workdir import Workdir
 from mamlpp_jax.cli import figures
-from mamlpp_jax.data.dataset import Dataset
-from mamlpp_jax.data.fingerprint import fingerprint
+from mamlpp_jax.data.dataset import Dataset, fingerprint
 from mamlpp_jax.data.sources.registry import known_channels, load_dataset
 from mamlpp_jax.distributed import processes
 from mamlpp_jax.distributed.mesh import replicated

@@ -11,8 +11,7 @@ import pytest
 from mamlpp_jax.artifacts import workdir as workdir_lib
 from mamlpp_jax.artifacts.metric_writer import read_metrics
 from mamlpp_jax.cli import commands
-from mamlpp_jax.data.dataset import Dataset
-from mamlpp_jax.data.fingerprint import fingerprint
+from mamlpp_jax.data.dataset import Dataset, fingerprint
 from mamlpp_jax.errors import ConfigError, WorkdirError
 from mamlpp_jax.training import final_evaluation
 from mamlpp_jax.training import trainer as train_module
