@@ -13,8 +13,7 @@ from mamlpp_jax.artifacts.metric_writer import read_metrics
 from mamlpp_jax.cli import commands
 from mamlpp_jax.data.dataset import Dataset, fingerprint
 from mamlpp_jax.errors import ConfigError, WorkdirError
-from mamlpp_jax.training import final_evaluation
-from mamlpp_jax.training import trainer as train_module
+from mamlpp_jax.training import final_evaluation, trainer as train_module
 from mamlpp_jax.training.checkpoints import Checkpoints
 from mamlpp_jax.training.experiment import build
 from tests.helpers.refusals import refused
