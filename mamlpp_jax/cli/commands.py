@@ -302,9 +302,17 @@ def _report(
 
 
 def _print_results(results: Mapping[str, Any] | None, workdir: Workdir) -> None:
-    if results is not None and processes.is_first():
-        page = workdir.path / "results.md"
-        print(f"\n{results_table(to_json(results))}\n\nresults: {page}", flush=True)
+    if results is None or not processes.is_first():
+        return
+    drawn = ", ".join(sorted(path.name for path in workdir.path.glob("*.png"))) or "none"
+    print(
+        f"\n{results_table(to_json(results))}\n\n"
+        f"results: {workdir.path / 'results.md'}\n"
+        f"figures in {workdir}: {drawn}\n"
+        "next, under other conditions:\n"
+        f"  python -m mamlpp_jax.main --mode=evaluate --workdir={workdir} --way=10 --shot=5",
+        flush=True,
+    )
 
 
 def dry_run(config: ConfigDict, workdir: Workdir | None = None) -> None:

@@ -1,4 +1,4 @@
-"""From an experiment to the plain arguments of the figures in `mamlpp_jax.reports`."""
+"""The figures of a finished run, drawn by `mamlpp_jax.reports` from plain arrays."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from mamlpp_jax.algorithms.metrics import Predictions
 from mamlpp_jax.artifacts.metric_writer import read_metrics
 from mamlpp_jax.artifacts.results import TestResult
 from mamlpp_jax.artifacts.workdir import Workdir
-from mamlpp_jax.reports import run_figures
+from mamlpp_jax.reports import episode_figure, plots
+from mamlpp_jax.reports.canvas import save_png
 from mamlpp_jax.training.experiment import Experiment
 from mamlpp_jax.types import MetaState
 
@@ -31,18 +32,31 @@ def draw_run(
         best: the state of the best epoch, whose inner rates are shown.
         test: the rows of `results.json`.
         predictions: on the test tasks; the first one is drawn.
+
+    Raises:
+        WorkdirError: a file cannot be written.
     """
-    rates = {
-        jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(leaf)
-        for path, leaf in jax.tree_util.tree_leaves_with_path(best.meta.inner)
-    }
     stream = experiment.tasks["test"]
-    run_figures.draw_run(
-        workdir.path,
-        metrics=read_metrics(workdir.path),
-        test=[result.to_row() for result in test],
-        inner_rates=rates,
-        episode=jax.tree.map(lambda leaf: leaf[0], stream.episodes(1)),
-        probabilities=np.asarray(jax.nn.softmax(predictions.logits[0, -1])),
-        class_names=stream.task_class_names(0),
-    )
+    figures = {
+        "learning_curves": plots.learning_curves(
+            read_metrics(workdir.path), way=experiment.config.task.way
+        ),
+        "accuracy_per_inner_step": plots.accuracy_per_inner_step(
+            [result.to_row() for result in test]
+        ),
+        "episode": episode_figure.draw(
+            jax.tree.map(lambda leaf: leaf[0], stream.episodes(1)),
+            np.asarray(jax.nn.softmax(predictions.logits[0, -1])),
+            stream.task_class_names(0),
+        ),
+    }
+    rates = jax.tree_util.tree_leaves_with_path(best.meta.inner)
+    if rates:
+        figures["inner_rates"] = plots.inner_rates(
+            {
+                jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(leaf)
+                for path, leaf in rates
+            }
+        )
+    for name, figure in figures.items():
+        save_png(figure, workdir.path / f"{name}.png")

@@ -11,7 +11,6 @@ from typing import Any, NoReturn
 import jax
 import numpy as np
 from absl import logging
-from ml_collections import ConfigDict
 
 from mamlpp_jax import config as config_lib
 from mamlpp_jax.algorithms.metrics import score
@@ -72,7 +71,13 @@ def train(
         state = checkpoints.restore(latest, like=experiment.state_shapes())
         logging.info("resuming after outer step %d from %s", latest, workdir)
     start, config = int(state.step), experiment.config
-    with _writer(workdir, start, config) as writer, _progress(start, config) as progress:
+    with contextlib.ExitStack() as stack:
+        writer: MetricsWriter | NullWriter = NullWriter()
+        progress: Progress | NullWriter = NullWriter()
+        if processes.is_first():
+            log, total = config.log, config_lib.total_steps(config)
+            writer = stack.enter_context(MetricsWriter(workdir.path, start, log.tensorboard))
+            progress = stack.enter_context(Progress(total, start, log.every_seconds))
         handler = preemption or PreemptionHandler()
         loop = _Loop(experiment, checkpoints, writer, progress, start, handler)
         try:
@@ -80,18 +85,6 @@ def train(
         except TrainingDivergedError:
             checkpoints.save()  # the good epochs that were still in memory
             raise
-
-
-def _writer(workdir: Workdir, start: int, config: ConfigDict) -> MetricsWriter | NullWriter:
-    if not processes.is_first():
-        return NullWriter()
-    return MetricsWriter(workdir.path, start, config.log.tensorboard)
-
-
-def _progress(start: int, config: ConfigDict) -> Progress | NullWriter:
-    if not processes.is_first():
-        return NullWriter()
-    return Progress(config_lib.total_steps(config), start, config.log.every_seconds)
 
 
 class _Loop:
