@@ -5,22 +5,7 @@ import dataclasses
 import pytest
 
 from mamlpp_jax.artifacts.results import TestResult, to_json
-
-ROW = {
-    "model": "best",
-    "train_statistics": "batch",
-    "eval_statistics": "support",
-    "way": 3,
-    "shot": 1,
-    "query": 2,
-    "inner_steps": 2,
-    "tasks": 4,
-    "accuracy": 0.5,
-    "ci95": 0.1,
-    "loss": 1.5,
-    "accuracy_per_step": [0.2, 0.3, 0.5],
-}
-RESULT = TestResult(**ROW)
+from tests.helpers.sample_results import RESULT, ROW
 
 
 def test_a_result_is_one_row_with_these_keys():
@@ -38,7 +23,12 @@ def test_only_a_test_on_other_data_names_them():
 def test_tests_are_the_same_when_their_conditions_are():
     again = dataclasses.replace(RESULT, accuracy=0.6, ci95=0.2, loss=0.1, accuracy_per_step=[1.0])
     assert again.conditions == RESULT.conditions
-    for change in ({"model": "ensemble"}, {"eval_statistics": "batch"}, {"way": 5}, {"data": "x"}):
+    for change in (
+        {"model": "ensemble"},
+        {"eval_statistics": "support"},
+        {"way": 5},
+        {"data": "x"},
+    ):
         assert dataclasses.replace(RESULT, **change).conditions != RESULT.conditions
 
 

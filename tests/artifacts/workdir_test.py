@@ -7,8 +7,8 @@ import os
 import pytest
 
 from mamlpp_jax.artifacts.workdir import Workdir
-from tests.artifacts.results_test import RESULT, ROW
 from tests.helpers.refusals import refused
+from tests.helpers.sample_results import RESULT, ROW
 from tests.helpers.small_runs import small_config
 
 

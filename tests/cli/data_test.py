@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mamlpp_jax.cli.data import describe, draw_contact_sheet
+from mamlpp_jax.cli.data import describe
 from mamlpp_jax.data.dataset import Dataset
 from mamlpp_jax.errors import ConfigError
-from mamlpp_jax.training.experiment import build
+from mamlpp_jax.reports import contact_sheet
+from mamlpp_jax.training.experiment import build_experiment
 from tests.helpers import small_sources
 from tests.helpers.small_runs import patterns, small_config
 
@@ -75,7 +76,7 @@ def test_a_mistake_is_one_paragraph_and_exit_code_2(tmp_path, arguments, said):
     assert "Traceback" not in done.stderr
 
 
-def test_turned_uneven_and_unused_classes_are_told():
+def test_rotated_uneven_and_unused_classes_are_counted():
     sizes = np.array([5, 9, 7, 6, 8, 5, 9], np.int32)
     images = np.zeros((sizes.sum(), 16, 16, 1), np.uint8)
     data = Dataset("glyphs", images, tuple("abcdefg"), sizes, ())
@@ -83,7 +84,7 @@ def test_turned_uneven_and_unused_classes_are_told():
     config = small_config(**counts, **{"data.rotations": True, "task.way": 2})
     lines = describe(config, data).splitlines()
     assert lines[1].startswith("train:     3 classes,")
-    assert lines[1].endswith("with quarter turns 12 classes")
+    assert lines[1].endswith("with rotations 12 classes")
     assert " to " in lines[1]
     assert lines[-1] == "unused: 1 classes"
     config.task.way = 13
@@ -91,32 +92,41 @@ def test_turned_uneven_and_unused_classes_are_told():
         describe(config, data)
 
 
-def drawn(program, data):
+def drawn(monkeypatch, experiment, data):
     """The images of a contact sheet in the order they are drawn, and the names beside them."""
-    (axes,) = draw_contact_sheet(program, data).axes
+    figures = []
+    monkeypatch.setattr(contact_sheet, "save_png", lambda figure, path: figures.append(figure))
+    contact_sheet.draw(experiment, data, pathlib.Path("sheet.png"))
+    (axes,) = figures[0].axes
     names = [text.get_text() for text in axes.texts if text.get_ha() == "right"]
     return [np.asarray(image.get_array()) for image in axes.images], names
 
 
+def pixels(images):
+    """Images in 0..1, [H, W] or [H, W, C], in an order of their own."""
+    return sorted(np.rint(255 * np.asarray(image)).astype(np.uint8).tobytes() for image in images)
+
+
 @pytest.mark.parametrize(("channels", "normalize"), [(1, "none"), (3, "imagenet")])
-def test_the_sheet_shows_classes_and_the_episodes_the_model_gets(channels, normalize):
+def test_the_sheet_shows_classes_and_the_episodes_the_model_gets(monkeypatch, channels, normalize):
     grey = patterns()
     images = np.repeat(grey.images, channels, -1)
     data = Dataset("glyphs", images, grey.class_names, grey.class_sizes)
-    program = build(small_config(**{"task.shot": 2, "data.normalize": normalize}), data)
+    experiment = build_experiment(
+        small_config(**{"task.shot": 2, "data.normalize": normalize}), data
+    )
     by_class = dict(zip(data.class_names, np.split(images / 255.0, 16), strict=True))
-    drawn_images, drawn_names = map(iter, drawn(program, data))
+    drawn_images, drawn_names = map(iter, drawn(monkeypatch, experiment, data))
     for split in ("train", "val", "test"):
-        for name in sorted(program.class_names[split]):
+        for name in sorted(experiment.class_names[split]):
             assert next(drawn_names) == name
             for image in by_class[name]:
                 np.testing.assert_allclose(next(drawn_images), np.squeeze(image))
-        for task in range(2):
-            classes = program.drawn_classes(split, task)
-            assert list(itertools.islice(drawn_names, 3)) == classes
-            for label in (0, 0, 1, 1, 2, 2, 0, 1, 2):  # two support images each, then query
-                difference = np.squeeze(by_class[classes[label]]) - next(drawn_images)
-                assert np.abs(difference).reshape(6, -1).max(axis=1).min() < 1e-6
+        stream = experiment.tasks[split]
+        sampled = stream.host.batch(range(1), range(2)).images[0] / 255.0
+        for task, episode in enumerate(sampled):  # [K, shot + query, H, W, C]
+            assert list(itertools.islice(drawn_names, 3)) == stream.task_class_names(task)
+            assert pixels(itertools.islice(drawn_images, 9)) == pixels(np.concatenate(episode))
     assert list(drawn_images) == []
 
 

@@ -6,7 +6,6 @@ import jax
 import numpy as np
 import pytest
 
-from mamlpp_jax.artifacts.results import TestResult
 from mamlpp_jax.errors import WorkdirError
 from mamlpp_jax.training.checkpoints import CheckpointReader, Checkpoints
 from mamlpp_jax.training.final_evaluation import (
@@ -17,23 +16,9 @@ from mamlpp_jax.training.final_evaluation import (
 )
 from mamlpp_jax.training.preemption import StoppedError
 from tests.helpers.damage import flip_a_bit
+from tests.helpers.sample_results import RESULT
 from tests.helpers.saved_states import at, save_all
 from tests.helpers.small_runs import small_config, small_experiment
-
-RESULT = TestResult(
-    model="best",
-    train_statistics="batch",
-    eval_statistics="batch",
-    way=3,
-    shot=1,
-    query=1,
-    inner_steps=2,
-    tasks=4,
-    accuracy=0.5,
-    ci95=0.1,
-    loss=1.0,
-    accuracy_per_step=[0.2, 0.3, 0.5],
-)
 
 
 @pytest.fixture(scope="module")
