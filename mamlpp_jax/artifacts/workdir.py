@@ -29,10 +29,20 @@ class Workdir:
 
     Attributes:
         path: the folder, which need not exist.
+        config_file: the run's configuration.
+        data_file: what the run is trained and tested on.
+        results_file: the run's tests.
+        correct_file: how many query images of each test task were classified correctly.
+        checkpoints: the folder of its checkpoints.
     """
 
     def __init__(self, path: pathlib.Path | str) -> None:
         self.path = pathlib.Path(path)
+        self.config_file = self.path / "config.json"
+        self.data_file = self.path / "data.json"
+        self.results_file = self.path / "results.json"
+        self.correct_file = self.path / "correct_per_task.npz"
+        self.checkpoints = self.path / "checkpoints"
 
     @classmethod
     def default(cls, config: ConfigDict) -> Workdir:
@@ -43,31 +53,6 @@ class Workdir:
 
     def __str__(self) -> str:
         return str(self.path)
-
-    @property
-    def config_file(self) -> pathlib.Path:
-        """The run's configuration."""
-        return self.path / "config.json"
-
-    @property
-    def data_file(self) -> pathlib.Path:
-        """What the run is trained and tested on."""
-        return self.path / "data.json"
-
-    @property
-    def results_file(self) -> pathlib.Path:
-        """The run's tests."""
-        return self.path / "results.json"
-
-    @property
-    def correct_file(self) -> pathlib.Path:
-        """How many query images of each test task were classified correctly."""
-        return self.path / "correct_per_task.npz"
-
-    @property
-    def checkpoints(self) -> pathlib.Path:
-        """The folder of its checkpoints."""
-        return self.path / "checkpoints"
 
     def only_writer(self) -> contextlib.AbstractContextManager[None]:
         """Keeps other processes from writing into the folder; see `utils.locks.only_writer`."""

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from absl import app, flags, logging
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
 from mamlpp_jax import config as config_lib
-from mamlpp_jax.cli.flags import fail, parse_flags
+from mamlpp_jax.cli.flags import CONFIG, fail, parse_flags
 from mamlpp_jax.data.dataset import Dataset
 from mamlpp_jax.data.sources.registry import load_dataset
 from mamlpp_jax.errors import ConfigError, MamlppError
@@ -30,12 +30,6 @@ from mamlpp_jax.training.experiment import (
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_CONFIG = config_flags.DEFINE_config_file(
-    "config",
-    None,
-    "Configuration file, optionally with an argument after a colon.",
-    lock_config=True,
-)
 _CONTACT_SHEET = flags.DEFINE_string(
     "contact_sheet", None, "PNG file to draw classes and sample episodes into."
 )
@@ -89,9 +83,9 @@ def _main(argv: list[str]) -> None:
     del argv
     logging.set_verbosity(logging.INFO)
     try:
-        if _CONFIG.value is None:
+        if CONFIG.value is None:
             raise ConfigError("--config is missing, for example --config=configs/mini_imagenet.py.")
-        config = config_lib.with_default_compute(_CONFIG.value)
+        config = config_lib.with_default_compute(CONFIG.value)
         config.compute.devices = 1
         config_lib.validate(config)
         dataset = load_dataset(config.data)
@@ -106,4 +100,4 @@ def _main(argv: list[str]) -> None:
 
 def main() -> None:
     """Entry point of `mamlpp-data`."""
-    app.run(_main, flags_parser=partial(parse_flags, configs=(_CONFIG,)))
+    app.run(_main, flags_parser=partial(parse_flags, configs=(CONFIG,), module=__name__))
