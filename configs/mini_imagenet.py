@@ -55,7 +55,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
     # Memory goes with the images of a meta-batch: fewer tasks of more shots.
     config.train.tasks_per_step = 4 if chosen["shot"] == 1 else 2
     config.train.multi_step_epochs = 15
-    config.norm.eval_statistics = "batch,support,running"
+    config.norm.eval_statistics = "batch,support"
     apply_protocol(config, chosen["protocol"])
     apply_method(config, chosen["method"])
     return config

@@ -37,7 +37,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
     config.experiment = f"omniglot-{chosen['way']}way-{chosen['shot']}shot"
     config.task.way, config.task.shot = chosen["way"], chosen["shot"]
     config.seed = chosen["seed"]
-    config.norm.eval_statistics = "batch,support,running"
+    config.norm.eval_statistics = "batch,support"
     apply_protocol(config, chosen["protocol"])
     apply_method(config, chosen["method"])
     return config

@@ -25,7 +25,7 @@ from experiments.paper.runs import EPOCHS_FILE, FAILURE_FILE
 from mamlpp_jax.artifacts.metric_writer import TIMING_FILE, read_metrics
 from mamlpp_jax.artifacts.workdir import Workdir
 from mamlpp_jax.inference.trained_run import TrainedRun, load_run
-from mamlpp_jax.utils.files import naming, read_json, write_atomically, write_json
+from mamlpp_jax.utils.files import wrap_os_errors, read_json, write_atomically, write_json
 
 LIMIT_BYTES = 800_000  # of a run; figures that do not fit are left out
 WEIGHTS_FILE = "weights.safetensors"
@@ -45,7 +45,7 @@ def keep(workdir: Workdir, output: pathlib.Path, failure: str = "") -> None:
         WorkdirError: the run is not finished, or a file cannot be read or written.
     """
     config = workdir.config()
-    with naming(output, "make"):
+    with wrap_os_errors(output, "make"):
         output.mkdir(parents=True, exist_ok=True)
     write_json(output / "config.json", _without_folders(config.to_dict()))
     data = read_json(workdir.data_file)
@@ -79,7 +79,7 @@ def epoch_records(workdir: Workdir, steps_per_epoch: int) -> list[dict[str, Any]
     are what passed.
     """
     timing = workdir.path / TIMING_FILE
-    with naming(timing, "read"):
+    with wrap_os_errors(timing, "read"):
         times = [json.loads(line) for line in timing.read_text().splitlines()]
     metrics = read_metrics(workdir.path)
     epochs = sorted({row["epoch"] for row in metrics})

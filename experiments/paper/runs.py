@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from mamlpp_jax.config import parse_argument
 from mamlpp_jax.errors import ConfigError
-from mamlpp_jax.utils.files import naming
+from mamlpp_jax.utils.files import wrap_os_errors
 
 # The rows of Table 1: MAML, each component alone, all of them.
 METHODS = ("maml", "maml+msl", "maml+da", "maml+bnrs+bnwb", "maml+lslr", "maml+ca", "maml++")
@@ -163,7 +163,7 @@ def load_runs(name: str, protocol: str, seeds: Sequence[int] = ()) -> list[Run]:
         usual = "short" if name in ("first", "figure1") else "paper"
         runs = LISTS[name](protocol or usual)
     elif path.is_file():
-        with naming(path, "read"):
+        with wrap_os_errors(path, "read"):
             lines = path.read_text().splitlines()
         words = [line.partition("#")[0].split() for line in lines]
         runs = [_parse(line) for line in words if line]

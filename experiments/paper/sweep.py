@@ -28,7 +28,7 @@ from experiments.paper.runs import FAILURE_FILE, LISTS, Run, load_runs
 from mamlpp_jax.cli.flags import fail
 from mamlpp_jax.errors import ConfigError, MamlppError
 from mamlpp_jax.training.preemption import STOPPED_EXIT_CODE
-from mamlpp_jax.utils.files import naming, read_json
+from mamlpp_jax.utils.files import wrap_os_errors, read_json
 
 _LIST = flags.DEFINE_string("list", "first", f"{', '.join(LISTS)}, or a file.")
 _PROTOCOL = flags.DEFINE_string(
@@ -139,7 +139,7 @@ class Sweep:
         return FAILED_EXIT_CODE if failed else 0
 
     def _perform(self, run: Run) -> int:
-        with naming(self.workdirs, "make"):
+        with wrap_os_errors(self.workdirs, "make"):
             self.workdirs.mkdir(parents=True, exist_ok=True)
         workdir, log = self.workdirs / run.name, self._log(run)
         code = self.launch(self.train_command(run), log)

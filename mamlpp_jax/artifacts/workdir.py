@@ -14,11 +14,11 @@ from mamlpp_jax import config as config_lib
 from mamlpp_jax.artifacts.results import TestResult, to_json
 from mamlpp_jax.errors import ConfigError, WorkdirError
 from mamlpp_jax.utils.files import (
+    atomic_open,
     exists,
-    naming,
     read_json,
     remove_unfinished,
-    replacing,
+    wrap_os_errors,
     write_json,
 )
 from mamlpp_jax.utils.locks import only_writer
@@ -29,10 +29,20 @@ class Workdir:
 
     Attributes:
         path: the folder, which need not exist.
+        config_file: the run's configuration.
+        data_file: what the run is trained and tested on.
+        results_file: the run's tests.
+        correct_file: how many query images of each test task were classified correctly.
+        checkpoints: the folder of its checkpoints.
     """
 
     def __init__(self, path: pathlib.Path | str) -> None:
         self.path = pathlib.Path(path)
+        self.config_file = self.path / "config.json"
+        self.data_file = self.path / "data.json"
+        self.results_file = self.path / "results.json"
+        self.correct_file = self.path / "correct_per_task.npz"
+        self.checkpoints = self.path / "checkpoints"
 
     @classmethod
     def default(cls, config: ConfigDict) -> Workdir:
@@ -44,31 +54,6 @@ class Workdir:
     def __str__(self) -> str:
         return str(self.path)
 
-    @property
-    def config_file(self) -> pathlib.Path:
-        """The run's configuration."""
-        return self.path / "config.json"
-
-    @property
-    def data_file(self) -> pathlib.Path:
-        """What the run is trained and tested on."""
-        return self.path / "data.json"
-
-    @property
-    def results_file(self) -> pathlib.Path:
-        """The run's tests."""
-        return self.path / "results.json"
-
-    @property
-    def correct_file(self) -> pathlib.Path:
-        """How many query images of each test task were classified correctly."""
-        return self.path / "correct_per_task.npz"
-
-    @property
-    def checkpoints(self) -> pathlib.Path:
-        """The folder of its checkpoints."""
-        return self.path / "checkpoints"
-
     def only_writer(self) -> contextlib.AbstractContextManager[None]:
         """Keeps other processes from writing into the folder; see `utils.locks.only_writer`."""
         return only_writer(self.path)
@@ -79,7 +64,7 @@ class Workdir:
         Raises:
             WorkdirError: it is a file, cannot be read, or belongs to a run that differs; names the fields.
         """
-        with naming(self.path, "look at the workdir"):
+        with wrap_os_errors(self.path, "look at the workdir"):
             is_file = self.path.exists() and not self.path.is_dir()
         if is_file:
             raise WorkdirError(
@@ -109,7 +94,7 @@ class Workdir:
         Raises:
             WorkdirError: it cannot be written, or became another run's since it was last looked at.
         """
-        with naming(self.path, "make the workdir"):
+        with wrap_os_errors(self.path, "make the workdir"):
             self.path.mkdir(parents=True, exist_ok=True)
         self.check_owner(config)
         remove_unfinished(self.path)
@@ -228,7 +213,7 @@ class Workdir:
         """
         known = self.correct_per_task() | dict(correct)
         kept: Any = {test.key: known[test.key] for test in results["test"] if test.key in known}
-        with naming(self.correct_file, "write"), replacing(self.correct_file) as file:
+        with wrap_os_errors(self.correct_file, "write"), atomic_open(self.correct_file) as file:
             np.savez_compressed(file, **kept)
         write_json(self.results_file, to_json(results))
 

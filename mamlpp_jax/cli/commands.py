@@ -15,8 +15,7 @@ from mamlpp_jax import config as config_lib
 from mamlpp_jax.artifacts.results import to_json
 from mamlpp_jax.artifacts.workdir import Workdir
 from mamlpp_jax.cli import figures
-from mamlpp_jax.data.dataset import Dataset
-from mamlpp_jax.data.fingerprint import fingerprint
+from mamlpp_jax.data.dataset import Dataset, fingerprint
 from mamlpp_jax.data.sources.registry import known_channels, load_dataset
 from mamlpp_jax.distributed import processes
 from mamlpp_jax.distributed.mesh import replicated
@@ -159,7 +158,7 @@ def _test_and_report(
         devices=experiment.mesh.size,
     )
     if processes.is_first():
-        figures.draw_run(workdir, experiment, states[0], to_json(results), predictions)
+        figures.draw_run(workdir, experiment, states[0], results["test"], predictions)
     # Last, since a run with results counts as finished.
     _report(results, correct, workdir)
 
@@ -303,9 +302,17 @@ def _report(
 
 
 def _print_results(results: Mapping[str, Any] | None, workdir: Workdir) -> None:
-    if results is not None and processes.is_first():
-        page = workdir.path / "results.md"
-        print(f"\n{results_table(to_json(results))}\n\nresults: {page}", flush=True)
+    if results is None or not processes.is_first():
+        return
+    drawn = ", ".join(sorted(path.name for path in workdir.path.glob("*.png"))) or "none"
+    print(
+        f"\n{results_table(to_json(results))}\n\n"
+        f"results: {workdir.path / 'results.md'}\n"
+        f"figures in {workdir}: {drawn}\n"
+        "next, under other conditions:\n"
+        f"  python -m mamlpp_jax.main --mode=evaluate --workdir={workdir} --way=10 --shot=5",
+        flush=True,
+    )
 
 
 def dry_run(config: ConfigDict, workdir: Workdir | None = None) -> None:

@@ -1,5 +1,5 @@
-"""Data sets, class splits and the sources they are read from.
+"""Data sets: the sources they are read from, their cache, class splits and episodes.
 
-``load.load_dataset`` is the way in. Nothing is imported here: a machine that trains from a cached
-file needs neither TFDS nor Pillow nor matplotlib.
+`sources.registry.load_dataset` is the way in. Nothing is imported here: training from a cached file
+needs neither TFDS nor Pillow nor matplotlib.
 """

@@ -1,8 +1,9 @@
-"""The form every data set takes before episodes are drawn from it, and its file on disk."""
+"""The form that every data set takes, its ``.npz`` file and its fingerprint."""
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import itertools
 import os
 import zipfile
@@ -11,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from mamlpp_jax.errors import DataError
-from mamlpp_jax.utils.files import replacing
+from mamlpp_jax.utils.files import atomic_open
 
 SPLITS = ("train", "val", "test")
 _FORMAT = 1
@@ -19,21 +20,21 @@ _FORMAT = 1
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:
-    """Pictures grouped by class.
+    """Images grouped by class.
 
-    The pictures of class c are rows ``sum(class_sizes[:c])`` to ``sum(class_sizes[:c + 1])``.
+    The images of class c are rows ``sum(class_sizes[:c])`` to ``sum(class_sizes[:c + 1])``.
 
     Attributes:
-        name: what the data set is called in configurations and reports.
-        images: uint8 [T, H, W, C], all pictures in the order of ``class_names``. Grey pictures of
-            writing are inverted: ink 255, paper 0.
-        class_names: the names, unique and sorted, so that every source gives the same split.
-        class_sizes: int32 [num_classes], pictures per class; classes may differ.
-        class_splits: of each class the split it was published for, one of ``SPLITS``; empty when
-            the classes have none and are dealt out by the configuration.
+        name: as in ``data.name``; part of reports.
+        images: uint8 [T, H, W, C], in the order of ``class_names``. Written characters (Omniglot,
+            glyphs) are inverted: ink 255, paper 0.
+        class_names: unique and sorted, so that every source gives the same split.
+        class_sizes: int32 [num_classes], images per class; they may differ.
+        class_splits: the published split of each class, one of ``SPLITS``; empty for a data set
+            without published splits, whose classes the configuration splits.
 
     Raises:
-        DataError: the parts do not fit together.
+        DataError: the parts are inconsistent.
     """
 
     name: str
@@ -43,49 +44,39 @@ class Dataset:
     class_splits: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for problem, allowed in self._problems():
-            raise DataError(f"Data set {self.name!r}: {problem}; {allowed}.")
+        if problem := self._problem():
+            raise DataError(f"Data set {self.name!r}: {problem}.")
 
     @property
     def num_classes(self) -> int:
         """Number of classes."""
         return len(self.class_names)
 
-    def _problems(self) -> list[tuple[str, str]]:
-        """Returns (what is wrong, what is allowed), the most basic first."""
+    def _problem(self) -> str | None:
+        """What is wrong and what is allowed; None when all parts are consistent."""
         images, sizes, names = self.images, self.class_sizes, self.class_names
         if not isinstance(images, np.ndarray) or images.dtype != np.uint8 or images.ndim != 4:
-            return [(f"images are {_kind(images)}", "they must be a uint8 array [T, H, W, C]")]
+            return f"images are {_kind(images)}; they must be a uint8 array [T, H, W, C]"
         if not isinstance(sizes, np.ndarray) or sizes.dtype != np.int32 or sizes.ndim != 1:
-            return [(f"class_sizes are {_kind(sizes)}", "they must be int32 [num_classes]")]
-        found = []
+            return f"class_sizes are {_kind(sizes)}; they must be int32 [num_classes]"
         if images.shape[3] not in (1, 3) or 0 in images.shape:
-            found.append((f"images have the shape {images.shape}", "C must be 1 or 3, none empty"))
+            return f"images have the shape {images.shape}; C must be 1 or 3, none empty"
         if not isinstance(names, tuple) or not all(isinstance(name, str) for name in names):
-            found.append(("class_names are no tuple of strings", "they must be one"))
-        elif any(a >= b for a, b in itertools.pairwise(names)):
-            found.append(
-                ("class_names are out of order or repeated", "they must be sorted, unique")
-            )
+            return "class_names are no tuple of strings; they must be one"
+        if any(a >= b for a, b in itertools.pairwise(names)):
+            return "class_names are out of order or repeated; they must be sorted, unique"
         if len(names) != len(sizes):
-            found.append(
-                (f"{len(names)} class_names but {len(sizes)} class_sizes", "they must be as many")
-            )
+            return f"{len(names)} class_names but {len(sizes)} class_sizes; they must be as many"
         if self.class_splits and (
             len(self.class_splits) != len(names) or not set(self.class_splits) <= set(SPLITS)
         ):
-            found.append(
-                ("class_splits do not fit", f"each class needs one of {', '.join(SPLITS)}, or none")
-            )
+            return f"class_splits do not fit; each class needs one of {', '.join(SPLITS)}, or none"
         if (sizes < 1).any() or int(sizes.sum(dtype=np.int64)) != len(images):
-            found.append(
-                (
-                    f"class_sizes (smallest {sizes.min(initial=0)}, sum {sizes.sum()}) do not fit "
-                    f"{len(images)} images",
-                    "each must be at least 1 and their sum the number of images",
-                )
+            return (
+                f"class_sizes (smallest {sizes.min(initial=0)}, sum {sizes.sum()}) do not fit "
+                f"{len(images)} images; each must be at least 1 and their sum the number of images"
             )
-        return found
+        return None
 
 
 def _kind(value: object) -> str:
@@ -95,17 +86,29 @@ def _kind(value: object) -> str:
     return f"of type {type(value).__name__}"
 
 
+def fingerprint(dataset: Dataset) -> str:
+    """SHA-256, in hexadecimal, of every image and of its class and published split.
+
+    Data sets with the same fingerprint are the same to train on, wherever they came from; the name
+    does not count.
+    """
+    digest = hashlib.sha256(repr((dataset.class_names, dataset.class_splits)).encode())
+    digest.update(repr((dataset.images.shape, dataset.class_sizes.tolist())).encode())
+    digest.update(dataset.images.data)
+    return digest.hexdigest()
+
+
 def save(dataset: Dataset, path: str | os.PathLike[str]) -> None:
-    """Writes a data set to one ``.npz`` file, which appears complete or not at all.
+    """Writes a data set to one ``.npz`` file, atomically.
 
     Args:
-        dataset: what to write.
-        path: the file; its folder must exist. An existing file is replaced.
+        dataset: the data set.
+        path: the file, in a folder that exists; an existing file is replaced.
 
     Raises:
         OSError: the folder cannot be written.
     """
-    with replacing(Path(path)) as file:
+    with atomic_open(Path(path)) as file:
         np.savez(
             file,
             format=np.int32(_FORMAT),
@@ -118,7 +121,7 @@ def save(dataset: Dataset, path: str | os.PathLike[str]) -> None:
 
 
 def load(path: str | os.PathLike[str]) -> Dataset:
-    """Reads a data set written by ``save``.
+    """Reads a data set written by `save`.
 
     Args:
         path: the ``.npz`` file.
@@ -133,7 +136,7 @@ def load(path: str | os.PathLike[str]) -> Dataset:
         return _read(Path(path))
     except FileNotFoundError as error:
         raise DataError(f"Data set file {path} does not exist.") from error
-    except Exception as error:  # NumPy's reading of a broken header fails in any way
+    except Exception as error:  # A damaged header can make NumPy raise anything.
         raise DataError(
             f"Data set file {path} is broken ({error}); it must be a complete .npz written by this "
             "version of the project. Delete it to have it made again."
@@ -142,7 +145,7 @@ def load(path: str | os.PathLike[str]) -> Dataset:
 
 def _read(path: Path) -> Dataset:
     with path.open("rb") as file:
-        # np.load also accepts a single array; only an archive has named members (and checksums).
+        # np.load also accepts a single array, which has no checksum.
         if not zipfile.is_zipfile(file):
             raise ValueError("not a complete zip archive")
         file.seek(0)
@@ -154,6 +157,5 @@ def _read(path: Path) -> Dataset:
                 images=archive["images"],
                 class_names=tuple(archive["class_names"].tolist()),
                 class_sizes=archive["class_sizes"],
-                # Files of data sets without splits were written before splits could be kept.
-                class_splits=tuple(archive.get("class_splits", np.array([])).tolist()),
+                class_splits=tuple(archive["class_splits"].tolist()),
             )

@@ -10,7 +10,7 @@ import shutil
 from absl import logging
 
 from mamlpp_jax.errors import WorkdirError
-from mamlpp_jax.utils.files import naming, read_json, write_json
+from mamlpp_jax.utils.files import read_json, wrap_os_errors, write_json
 
 MANIFEST = "sha256.json"
 TEMPORARY = ".orbax-checkpoint-tmp"
@@ -68,7 +68,7 @@ def remove_half_written(folder: pathlib.Path) -> None:
             "checkpoint %s was only half written and is removed; the one before it is used.",
             temporary,
         )
-        with naming(temporary, "remove"):
+        with wrap_os_errors(temporary, "remove"):
             if temporary.is_dir():
                 shutil.rmtree(temporary)
             else:
@@ -85,7 +85,7 @@ def quarantine_damaged(folder: pathlib.Path, quarantine: pathlib.Path) -> None:
     Raises:
         WorkdirError: the checkpoints cannot be read or moved.
     """
-    with naming(folder, "read the checkpoints in"):
+    with wrap_os_errors(folder, "read the checkpoints in"):
         damage = {
             checkpoint: find_damage(checkpoint) for checkpoint in complete_checkpoints(folder)
         }

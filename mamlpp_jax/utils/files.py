@@ -20,7 +20,7 @@ _DEEPEST = 32  # levels of nesting
 
 
 @contextlib.contextmanager
-def naming(path: pathlib.Path, action: str) -> Iterator[None]:
+def wrap_os_errors(path: pathlib.Path, action: str) -> Iterator[None]:
     """Turns an operating-system error inside the block into one that names the file.
 
     Args:
@@ -42,12 +42,12 @@ def exists(path: pathlib.Path) -> bool:
     Raises:
         WorkdirError: that cannot be told: a name too long, a folder that may not be searched, a lost disk.
     """
-    with naming(path, "look for"):
+    with wrap_os_errors(path, "look for"):
         return path.exists()
 
 
 @contextlib.contextmanager
-def replacing(path: pathlib.Path) -> Iterator[BinaryIO]:
+def atomic_open(path: pathlib.Path) -> Iterator[BinaryIO]:
     """Opens a file for writing that takes its place only when the block ends without an error.
 
     Args:
@@ -74,7 +74,7 @@ def replacing(path: pathlib.Path) -> Iterator[BinaryIO]:
 
 
 def remove_unfinished(folder: pathlib.Path, name: str | None = None) -> None:
-    """Removes what writers that were killed inside `replacing` left behind.
+    """Removes what writers that were killed inside `atomic_open` left behind.
 
     Args:
         folder: nobody else may be writing in it, or only other files than `name`.
@@ -83,7 +83,7 @@ def remove_unfinished(folder: pathlib.Path, name: str | None = None) -> None:
     Raises:
         WorkdirError: a file cannot be removed.
     """
-    with naming(folder, "remove unfinished files from"):
+    with wrap_os_errors(folder, "remove unfinished files from"):
         for path in folder.glob(".*.tmp"):
             found = _TEMPORARY_NAME.fullmatch(path.name)
             if found and name in (None, found["name"]):
@@ -101,7 +101,7 @@ def write_atomically(path: pathlib.Path, content: bytes) -> None:
         WorkdirError: the file cannot be written; the old one is untouched.
     """
     path = pathlib.Path(path)
-    with naming(path, "write"), replacing(path) as file:
+    with wrap_os_errors(path, "write"), atomic_open(path) as file:
         file.write(content)
 
 
@@ -125,7 +125,7 @@ def read_json(path: pathlib.Path) -> Any:
     Raises:
         WorkdirError: the file is missing, unreadable or not JSON; the message names it.
     """
-    with naming(path, "read"):
+    with wrap_os_errors(path, "read"):
         content = pathlib.Path(path).read_bytes()
     try:
         value = json.loads(content)

@@ -14,7 +14,7 @@ from typing import BinaryIO
 from absl import logging
 
 from mamlpp_jax.errors import WorkdirError
-from mamlpp_jax.utils.files import naming
+from mamlpp_jax.utils.files import wrap_os_errors
 
 LOCK_FILE = "lock"
 
@@ -30,9 +30,9 @@ def only_writer(workdir: pathlib.Path) -> Iterator[None]:
         WorkdirError: another process holds it (names its host and pid), or it cannot be made or written.
     """
     path = workdir / LOCK_FILE
-    with naming(workdir, "make the workdir"):
+    with wrap_os_errors(workdir, "make the workdir"):
         workdir.mkdir(parents=True, exist_ok=True)
-    with naming(path, "open"), contextlib.ExitStack() as stack:
+    with wrap_os_errors(path, "open"), contextlib.ExitStack() as stack:
         file = stack.enter_context(path.open("a+b"))
         _acquire(file, path)
         stack.pop_all()

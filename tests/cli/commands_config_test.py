@@ -4,14 +4,10 @@ import jax
 import pytest
 
 from mamlpp_jax import config as config_lib
+from mamlpp_jax.artifacts.workdir import Workdir
 from mamlpp_jax.cli import commands
 from tests.helpers.refusals import compilations, refused
-from tests.helpers.small_runs import patterns, small_config
-
-
-@pytest.fixture
-def use_patterns(monkeypatch):
-    monkeypatch.setattr(commands, "load_dataset", lambda data: patterns())
+from tests.helpers.small_runs import small_config
 
 
 @pytest.mark.usefixtures("use_patterns")
@@ -48,15 +44,17 @@ def test_what_data_or_devices_cannot_give_is_refused(tmp_path, fields, parts):
     config = small_config(**fields)
     config_lib.validate(config)
     with refused(tmp_path, *parts):
-        commands.train(config, tmp_path / "run")
+        commands.train(config, Workdir(tmp_path / "run"))
     with refused(tmp_path, *parts):
-        commands.dry_run(config, tmp_path / "run")
+        commands.dry_run(config, Workdir(tmp_path / "run"))
 
 
 @pytest.mark.usefixtures("use_patterns")
 def test_rotated_classes_count(tmp_path):
     with refused(tmp_path, "task.way is 17, but the val split of glyphs has 16 classes"):
-        commands.train(small_config(**{"task.way": 17, "data.rotations": True}), tmp_path / "run")
+        commands.train(
+            small_config(**{"task.way": 17, "data.rotations": True}), Workdir(tmp_path / "run")
+        )
 
 
 def test_unknown_data_set_lists_the_known(tmp_path):
@@ -67,7 +65,7 @@ def test_unknown_data_set_lists_the_known(tmp_path):
         "data.name is 'omniglott'",
         "glyphs, image_folder, mini_imagenet, omniglot, tfds:<name>",
     ):
-        commands.train(config, tmp_path / "run")
+        commands.train(config, Workdir(tmp_path / "run"))
 
 
 def test_refusals_would_notice_compilation():

@@ -1,5 +1,6 @@
 """`python -m mamlpp_jax.data` as a user meets it, and the contact sheet it draws."""
 
+import itertools
 import os
 import pathlib
 import subprocess
@@ -11,9 +12,9 @@ from PIL import Image
 
 from mamlpp_jax.cli.data import describe
 from mamlpp_jax.data.dataset import Dataset
-from mamlpp_jax.errors import ConfigError, WorkdirError
+from mamlpp_jax.errors import ConfigError
 from mamlpp_jax.reports import contact_sheet
-from mamlpp_jax.training.experiment import build
+from mamlpp_jax.training.experiment import build_experiment
 from tests.helpers import small_sources
 from tests.helpers.small_runs import patterns, small_config
 
@@ -75,7 +76,7 @@ def test_a_mistake_is_one_paragraph_and_exit_code_2(tmp_path, arguments, said):
     assert "Traceback" not in done.stderr
 
 
-def test_turned_uneven_and_unused_classes_are_told():
+def test_rotated_uneven_and_unused_classes_are_counted():
     sizes = np.array([5, 9, 7, 6, 8, 5, 9], np.int32)
     images = np.zeros((sizes.sum(), 16, 16, 1), np.uint8)
     data = Dataset("glyphs", images, tuple("abcdefg"), sizes, ())
@@ -83,7 +84,7 @@ def test_turned_uneven_and_unused_classes_are_told():
     config = small_config(**counts, **{"data.rotations": True, "task.way": 2})
     lines = describe(config, data).splitlines()
     assert lines[1].startswith("train:     3 classes,")
-    assert lines[1].endswith("with quarter turns 12 classes")
+    assert lines[1].endswith("with rotations 12 classes")
     assert " to " in lines[1]
     assert lines[-1] == "unused: 1 classes"
     config.task.way = 13
@@ -91,56 +92,51 @@ def test_turned_uneven_and_unused_classes_are_told():
         describe(config, data)
 
 
-def drawn_images(monkeypatch, program, dataset, path):
-    """The images a sheet consists of, in the order they are drawn, and the texts beside them."""
-    images, names = [], []
-    monkeypatch.setattr(contact_sheet._Sheet, "image", lambda self, x, y, i: images.append(i))
-    monkeypatch.setattr(contact_sheet._Sheet, "name", lambda self, x, y, name: names.append(name))
-    contact_sheet.draw(program, dataset, path)
-    return images, names
+def drawn(monkeypatch, experiment, data):
+    """The images of a contact sheet in the order they are drawn, and the names beside them."""
+    figures = []
+    monkeypatch.setattr(contact_sheet, "save_png", lambda figure, path: figures.append(figure))
+    contact_sheet.draw(experiment, data, pathlib.Path("sheet.png"))
+    (axes,) = figures[0].axes
+    names = [text.get_text() for text in axes.texts if text.get_ha() == "right"]
+    return [np.asarray(image.get_array()) for image in axes.images], names
 
 
-def test_the_sheet_shows_classes_and_the_episodes_the_model_gets(tmp_path, monkeypatch):
-    data = patterns()
-    program = build(small_config(**{"task.shot": 2}), data)
-    images, names = drawn_images(monkeypatch, program, data, tmp_path / "x.png")
-    classes = program.class_names
-    start = 0
-    for split in ("train", "val", "test"):
-        members = sorted(classes[split])
-        assert names[: len(members)] == members
-        for name in members:
-            first = 6 * data.class_names.index(name)
-            for image in data.images[first : first + 6]:
-                np.testing.assert_allclose(images[start], image / 255.0)
-                start += 1
-        names = names[len(members) :]
-        for task in range(2):
-            assert names[:3] == program.drawn_classes(split, task)
-            episodes = program.episodes(split, 2)
-            for row, name in enumerate(names[:3]):
-                own = data.images.reshape(16, 6, 16, 16, 1)[data.class_names.index(name)] / 255.0
-                for image in images[start : start + 3]:
-                    assert np.abs(own - image).max(axis=(1, 2, 3)).min() < 1e-6
-                np.testing.assert_allclose(
-                    images[start], episodes.support_images[task, 2 * row], atol=1e-6
-                )
-                start += 3
-            names = names[3:]
-    assert start == len(images)
+def pixels(images):
+    """Images in 0..1, [H, W] or [H, W, C], in an order of their own."""
+    return sorted(np.rint(255 * np.asarray(image)).astype(np.uint8).tobytes() for image in images)
 
 
-def test_a_sheet_in_colour_has_its_normalisation_taken_back(tmp_path, monkeypatch):
+@pytest.mark.parametrize(("channels", "normalize"), [(1, "none"), (3, "imagenet")])
+def test_the_sheet_shows_classes_and_the_episodes_the_model_gets(monkeypatch, channels, normalize):
     grey = patterns()
-    data = Dataset("glyphs", np.repeat(grey.images, 3, -1), grey.class_names, grey.class_sizes)
-    program = build(small_config(**{"data.normalize": "imagenet"}), data)
-    images, _ = drawn_images(monkeypatch, program, data, tmp_path / "x.png")
-    assert all(image.min() >= 0 and image.max() <= 1 for image in images)
-    # Equal channels before and after.
-    assert max(np.ptp(image, axis=-1).max() for image in images) < 1e-5
+    images = np.repeat(grey.images, channels, -1)
+    data = Dataset("glyphs", images, grey.class_names, grey.class_sizes)
+    experiment = build_experiment(
+        small_config(**{"task.shot": 2, "data.normalize": normalize}), data
+    )
+    by_class = dict(zip(data.class_names, np.split(images / 255.0, 16), strict=True))
+    drawn_images, drawn_names = map(iter, drawn(monkeypatch, experiment, data))
+    for split in ("train", "val", "test"):
+        for name in sorted(experiment.class_names[split]):
+            assert next(drawn_names) == name
+            for image in by_class[name]:
+                np.testing.assert_allclose(next(drawn_images), np.squeeze(image))
+        stream = experiment.tasks[split]
+        sampled = stream.host.batch(range(1), range(2)).images[0] / 255.0
+        for task, episode in enumerate(sampled):  # [K, shot + query, H, W, C]
+            assert list(itertools.islice(drawn_names, 3)) == stream.task_class_names(task)
+            assert pixels(itertools.islice(drawn_images, 9)) == pixels(np.concatenate(episode))
+    assert list(drawn_images) == []
 
 
 def test_a_sheet_that_cannot_be_written_is_named(tmp_path):
-    data = patterns()
-    with pytest.raises(WorkdirError, match=r"cannot write .*none/sheet\.png"):
-        contact_sheet.draw(build(small_config(), data), data, tmp_path / "none" / "sheet.png")
+    small_sources.own_images(tmp_path / "own", classes=12)
+    done = command(
+        "--config=configs/image_folder.py:way=2,shot=1,query=2",
+        f"--config.data.manual_dir={tmp_path / 'own'}",
+        f"--config.data.cache_dir={tmp_path / 'cache'}",
+        f"--contact_sheet={tmp_path / 'none' / 'sheet.png'}",
+    )
+    assert done.returncode == 2
+    assert f"cannot write {tmp_path / 'none' / 'sheet.png'}" in done.stderr

@@ -1,4 +1,4 @@
-"""Drawing tasks: what an episode contains, and that it depends on key, step and index alone."""
+"""Sampling tasks: what an episode contains, and that it depends on key, step and index alone."""
 
 import jax
 import jax.numpy as jnp
@@ -6,14 +6,16 @@ import numpy as np
 import pytest
 
 from mamlpp_jax.data.dataset import Dataset
-from mamlpp_jax.data.episodes import TaskShape, assemble, draw_indices, make_draw, make_source
+from mamlpp_jax.data.episodes import TaskShape, assemble, sample_indices
+from mamlpp_jax.data.pipeline import make_task_stream
+from mamlpp_jax.distributed.mesh import make_mesh
 
 SIZES = np.array([5, 3, 8, 4, 6], np.int32)
 
 
 @pytest.fixture
 def dataset():
-    """Image i is filled with the value i, so that a picture can be recognised."""
+    """Image i is filled with the value i, so that it can be recognised."""
     total = int(SIZES.sum())
     images = np.broadcast_to(
         np.arange(total, dtype=np.uint8)[:, None, None, None], (total, 4, 4, 1)
@@ -21,15 +23,15 @@ def dataset():
     return Dataset("numbers", images.copy(), tuple("abcde"), SIZES)
 
 
-def draw_many(dataset, shape, tasks=200, classes=(0, 1, 2, 3, 4), step=3, seed=0):
-    source = make_source(
-        dataset, np.array(classes), jnp.asarray(dataset.images), jax.random.key(seed)
-    )
-    draw = make_draw(shape, int(dataset.class_sizes.max()))
-    return jax.device_get(draw(source, jnp.int32(step), jnp.arange(tasks)))
+def sample_many(dataset, shape, tasks=200, classes=(0, 1, 2, 3, 4), step=3, seed=0):
+    images = jnp.asarray(dataset.images)
+    mesh = make_mesh(1)
+    stream = make_task_stream(dataset, np.array(classes), jax.random.key(seed), shape, mesh, images)
+    source = stream.window(range(step, step + 1), range(tasks))
+    return jax.device_get(stream.sample_tasks(source, jnp.int32(step), jnp.arange(tasks)))
 
 
-def pictures(images):
+def values(images):
     return np.round(images[..., 0, 0, 0] * 255).astype(int)
 
 
@@ -39,14 +41,14 @@ def classes_of(indices):
 
 def test_support_and_query_are_disjoint_and_of_the_labelled_class(dataset):
     shape = TaskShape(way=3, shot=2, query=1)
-    episodes = draw_many(dataset, shape)
+    episodes = sample_many(dataset, shape)
     assert episodes.support_images.shape == (200, 6, 4, 4, 1)
     assert episodes.query_images.shape == (200, 3, 4, 4, 1)
     np.testing.assert_array_equal(episodes.support_labels[0], [0, 0, 1, 1, 2, 2])
     np.testing.assert_array_equal(episodes.query_labels[0], [0, 1, 2])
     assert episodes.support_images.dtype == np.float32
     assert episodes.support_labels.dtype == np.int32
-    support, query = pictures(episodes.support_images), pictures(episodes.query_images)
+    support, query = values(episodes.support_images), values(episodes.query_images)
     for s, q in zip(support, query, strict=True):
         assert len({*s, *q}) == 9
         by_label = classes_of(np.concatenate([s.reshape(3, 2), q.reshape(3, 1)], axis=1))
@@ -54,44 +56,44 @@ def test_support_and_query_are_disjoint_and_of_the_labelled_class(dataset):
         assert len(set(by_label[:, 0])) == 3
 
 
-def test_every_picture_and_class_is_drawn_about_equally_often(dataset):
-    episodes = draw_many(dataset, TaskShape(way=2, shot=1, query=1), tasks=4000)
-    drawn = pictures(episodes.support_images).ravel()
-    class_counts = np.bincount(classes_of(drawn), minlength=5)
-    np.testing.assert_allclose(class_counts / len(drawn), 0.2, atol=0.03)
-    largest = np.bincount(drawn, minlength=SIZES.sum())[8:16]
+def test_every_image_and_class_is_sampled_about_equally_often(dataset):
+    episodes = sample_many(dataset, TaskShape(way=2, shot=1, query=1), tasks=4000)
+    sampled = values(episodes.support_images).ravel()
+    class_counts = np.bincount(classes_of(sampled), minlength=5)
+    np.testing.assert_allclose(class_counts / len(sampled), 0.2, atol=0.03)
+    largest = np.bincount(sampled, minlength=SIZES.sum())[8:16]
     np.testing.assert_allclose(largest / largest.sum(), 1 / 8, atol=0.03)
 
 
-def test_only_classes_of_the_split_are_drawn(dataset):
-    episodes = draw_many(dataset, TaskShape(way=2, shot=1, query=2), classes=(1, 4))
-    assert set(classes_of(pictures(episodes.query_images).ravel())) == {1, 4}
+def test_only_classes_of_the_split_are_sampled(dataset):
+    episodes = sample_many(dataset, TaskShape(way=2, shot=1, query=2), classes=(1, 4))
+    assert set(classes_of(values(episodes.query_images).ravel())) == {1, 4}
 
 
 def test_a_task_depends_on_key_step_and_index_alone(dataset):
     shape = TaskShape(way=3, shot=1, query=1)
-    whole = draw_many(dataset, shape, tasks=8)
-    again = draw_many(dataset, shape, tasks=5)
+    whole = sample_many(dataset, shape, tasks=8)
+    again = sample_many(dataset, shape, tasks=5)
     np.testing.assert_array_equal(whole.support_images[:5], again.support_images)
     for change in ({"step": 4}, {"seed": 1}):
-        other = draw_many(dataset, shape, tasks=8, **change)
+        other = sample_many(dataset, shape, tasks=8, **change)
         assert not np.array_equal(whole.support_images, other.support_images)
     assert not np.array_equal(whole.support_images[0], whole.support_images[1])
 
 
-def test_quarter_turns_are_classes_of_their_own():
+def test_rotations_are_classes_of_their_own():
     images = np.zeros((4, 2, 2, 1), np.uint8)
     images[:, 0, 0] = 255  # a mark in the upper left corner
     dataset = Dataset("marks", images, ("a",), np.array([4], np.int32))
     shape = TaskShape(way=4, shot=1, query=1, rotations=4)
-    episodes = draw_many(dataset, shape, tasks=6, classes=(0,))
+    episodes = sample_many(dataset, shape, tasks=6, classes=(0,))
     for support, query in zip(episodes.support_images, episodes.query_images, strict=True):
         corners = [tuple(np.argwhere(image[..., 0] == 1)[0]) for image in support]
         assert len(set(corners)) == 4
         np.testing.assert_array_equal(support, query)
 
 
-def test_turns_are_those_of_numpy():
+def test_rotations_are_those_of_numpy():
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, size=(4, 2, 5, 5, 1), dtype=np.uint8)
     episode = assemble(
@@ -109,15 +111,15 @@ def test_pixels_are_normalised_per_channel():
     np.testing.assert_allclose(episode.query_images[0, 0, 0], [0.1, 0.0, -0.4], atol=1e-6)
 
 
-def test_a_draw_is_the_sorting_of_random_bits(dataset):
-    """What a host-side sampler has to do to draw the same tasks."""
+def test_sampling_is_the_sorting_of_random_bits(dataset):
+    """What a host-side sampler has to do to sample the same tasks."""
     key = jax.random.key(7)
     starts = np.concatenate([[0], np.cumsum(SIZES)[:-1]]).astype(np.int32)
     shape = TaskShape(way=3, shot=2, query=1)
-    drawn, _ = draw_indices(key, jnp.asarray(starts), jnp.asarray(SIZES), shape, 8)
+    sampled, _ = sample_indices(key, jnp.asarray(starts), jnp.asarray(SIZES), shape, 8)
     class_key, image_key = jax.random.split(key)
     chosen = np.argsort(np.asarray(jax.random.bits(class_key, (5,))), kind="stable")[:3]
     bits = np.asarray(jax.random.bits(image_key, (3, 8))) >> 1
     for row, c in enumerate(chosen):
         order = np.argsort(bits[row, : SIZES[c]], kind="stable")[:3]
-        np.testing.assert_array_equal(drawn[row], starts[c] + order)
+        np.testing.assert_array_equal(sampled[row], starts[c] + order)

@@ -27,8 +27,7 @@ from PIL import Image
 
 from mamlpp_jax import config as config_lib
 from mamlpp_jax.artifacts import workdir
-from mamlpp_jax.cli import commands
-from mamlpp_jax.cli import flags as cli_flags
+from mamlpp_jax.cli import commands, flags as cli_flags
 from mamlpp_jax.data import dataset as dataset_lib
 from mamlpp_jax.data.readers import images
 from mamlpp_jax.data.readers.archives import open_zip, read_member
@@ -282,8 +281,9 @@ def read_layout(folder):
     """All of a mini-ImageNet folder."""
     layout = mini_imagenet_files.find_layout(folder)
     for split in mini_imagenet_files.CLASSES:
-        for picture in layout.pictures(split):
-            images.decode_colour(picture.encoded, picture.origin)
+        for _, loaders in layout.read(split):
+            for loader in loaders:
+                loader()
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
@@ -325,11 +325,11 @@ def test_lists_of_class_splits(count, sandbox):
     fuzz(sandbox, count, damaged(sound) | st.binary(max_size=60), check)
 
 
-# ---- pictures ----
+# ---- images ----
 
 
-def _pictures():
-    """Small pictures of every mode that the formats take."""
+def _images():
+    """Small images of every mode that the formats take."""
     rng = np.random.default_rng(0)
     colour = Image.fromarray(rng.integers(0, 256, (12, 9, 3), dtype=np.uint8))
     deep = Image.fromarray(rng.integers(0, 2**16, (12, 9), dtype=np.uint16))
@@ -337,20 +337,20 @@ def _pictures():
         mode: colour.convert(mode) for mode in ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "F")
     }
     found = []
-    for picture in (*modes.values(), deep):
+    for image in (*modes.values(), deep):
         for kind in ("png", "jpeg", "gif", "bmp", "tiff", "webp", "ppm"):
-            for options in ({}, {"save_all": True, "append_images": [picture]}):
+            for options in ({}, {"save_all": True, "append_images": [image]}):
                 file = io.BytesIO()
                 with contextlib.suppress(
                     OSError, ValueError, KeyError
                 ):  # no such mode in this format
-                    picture.save(file, format=kind, **options)
+                    image.save(file, format=kind, **options)
                     found.append(file.getvalue())
-    turned = Image.Exif()
-    turned[0x0112] = 6
+    rotated = Image.Exif()
+    rotated[0x0112] = 6
     for kind, options in (
-        ("png", {"exif": turned, "transparency": 3}),
-        ("jpeg", {"exif": turned, "progressive": True}),
+        ("png", {"exif": rotated, "transparency": 3}),
+        ("jpeg", {"exif": rotated, "progressive": True}),
         ("tiff", {"compression": "tiff_lzw"}),
         ("tiff", {"compression": "jpeg"}),
         ("tiff", {"compression": "tiff_adobe_deflate"}),
@@ -407,21 +407,21 @@ BOMBS = (
 
 
 @cases()
-def test_pictures(count, sandbox, monkeypatch):
+def test_images(count, sandbox, monkeypatch):
     # Pillow hands PostScript to another program.
     monkeypatch.setattr(subprocess, "Popen", _never)
     contents = st.one_of(
-        damaged(_pictures()), damaged(_pictures()), pngs(), damaged(BOMBS), st.binary(max_size=60)
+        damaged(_images()), damaged(_images()), pngs(), damaged(BOMBS), st.binary(max_size=60)
     )
 
     def check(content):
         with sandbox.reads("my.png"):
-            picture = images.decode_colour(content, "my.png")
-            assert picture.mode == "RGB"
-            assert images.to_square(picture, 8).shape == (8, 8, 3)
+            image = images.decode_rgb(content, "my.png")
+            assert image.mode == "RGB"
+            assert images.square_rgb(image, 8).shape == (8, 8, 3)
         with sandbox.reads("my.png"):
-            picture = images.decode_grey(content, "my.png")
-            assert images.resized_ink(picture, 8).shape == (8, 8)
+            image = images.decode_grey(content, "my.png")
+            assert images.square_ink(image, 8).shape == (8, 8)
 
     fuzz(sandbox, count, contents, check)
 

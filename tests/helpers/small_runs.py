@@ -4,6 +4,7 @@ import numpy as np
 
 from mamlpp_jax.config import apply_method, default_config
 from mamlpp_jax.data.dataset import Dataset
+from mamlpp_jax.training.experiment import build_experiment
 
 CLASSES, PER_CLASS, SIZE = 16, 6, 16
 
@@ -39,3 +40,8 @@ def small_config(method="maml++", **fields):
     with config.unlocked():
         config.update_from_flattened_dict(fields)
     return config
+
+
+def small_experiment(method="maml++", **fields):
+    """The parts of a small run on the patterns."""
+    return build_experiment(small_config(method, **fields), patterns())

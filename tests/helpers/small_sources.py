@@ -9,14 +9,15 @@ import zipfile
 import numpy as np
 from PIL import Image
 
-from mamlpp_jax.data.sources import mini_imagenet_files
+from mamlpp_jax.data.dataset import Dataset, fingerprint
+from mamlpp_jax.data.sources import mini_imagenet_files, omniglot
 
 MINI_CLASSES = {"train": 4, "val": 2, "test": 3}
 MINI_IMAGES = 6
 
 
 def shrink_mini_imagenet(monkeypatch):
-    """Lets mini-ImageNet have nine classes of six pictures."""
+    """Lets mini-ImageNet have nine classes of six images."""
     monkeypatch.setattr(mini_imagenet_files, "CLASSES", MINI_CLASSES)
     monkeypatch.setattr(mini_imagenet_files, "IMAGES_PER_CLASS", MINI_IMAGES)
 
@@ -44,7 +45,7 @@ def data_config(tmp_path, name, **changes):
 
 
 def mini_pixels(split, label, number, size=16):
-    """One picture of the small mini-ImageNet."""
+    """One image of the small mini-ImageNet."""
     seed = [("train", "val", "test").index(split), label, number]
     return np.random.default_rng(seed).integers(0, 256, (size, size, 3), dtype=np.uint8)
 
@@ -53,7 +54,7 @@ def mini_class(split, label):
     return f"n{('train', 'val', 'test').index(split)}{label:07d}"
 
 
-def mini_pictures():
+def mini_examples():
     """Yields (split, class, file name, pixels)."""
     for split, count in MINI_CLASSES.items():
         for label in range(count):
@@ -75,7 +76,7 @@ def write_csvs(folder):
         with (folder / f"{split}.csv").open("w", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(["filename", "label"])
-            writer.writerows([name, label] for s, label, name, _ in mini_pictures() if s == split)
+            writer.writerows([name, label] for s, label, name, _ in mini_examples() if s == split)
 
 
 def mini_zips(folder):
@@ -86,7 +87,7 @@ def mini_zips(folder):
         zipfile.ZipFile(folder / "images_a.zip", "w") as first,
         zipfile.ZipFile(folder / "images_b.zip", "w") as second,
     ):
-        for number, (_, _, name, pixels) in enumerate(mini_pictures()):
+        for number, (_, _, name, pixels) in enumerate(mini_examples()):
             (first, second)[number % 2].writestr(f"images/{name}", png(pixels))
     return folder
 
@@ -95,14 +96,14 @@ def mini_images(folder):
     """Form (a) with a folder."""
     (folder / "images").mkdir(parents=True)
     write_csvs(folder)
-    for _, _, name, pixels in mini_pictures():
+    for _, _, name, pixels in mini_examples():
         (folder / "images" / name).write_bytes(png(pixels))
     return folder
 
 
 def mini_folders(folder):
     """Form (b)."""
-    for split, label, name, pixels in mini_pictures():
+    for split, label, name, pixels in mini_examples():
         (folder / split / label).mkdir(parents=True, exist_ok=True)
         (folder / split / label / name).write_bytes(png(pixels))
     return folder
@@ -112,7 +113,7 @@ def mini_pickles(folder, protocol=2):
     """Form (c)."""
     folder.mkdir(parents=True)
     for split in MINI_CLASSES:
-        mine = [(label, pixels) for s, label, _, pixels in mini_pictures() if s == split]
+        mine = [(label, pixels) for s, label, _, pixels in mini_examples() if s == split]
         rows = {}
         for row, (label, _) in enumerate(mine):
             rows.setdefault(label, []).append(row)
@@ -143,32 +144,23 @@ def own_images(folder, classes=8, splits=None, mode="RGB", size=(20, 16)):
     return folder
 
 
-def small_tfds(root, name="small_shapes", classes=8, small=False):
-    """Prepares a TFDS data set with a builder of the test's own, without TensorFlow; returns its root."""
+def prepare_tfds(root, name, features, splits, supervised=None):
+    """Prepares a TFDS data set with a builder made for it, without TensorFlow; returns its root.
+
+    Args:
+        root: TFDS root.
+        name: of the data set, in snake case.
+        features: from `tfds.features` to a dictionary of features.
+        splits: examples by split.
+        supervised: names of image and label, or None.
+    """
     import tensorflow_datasets as tfds
 
-    rng = np.random.default_rng(2)
-    names = [f"shape{label}" for label in reversed(range(classes))]
-
     def info(self):
-        return tfds.core.DatasetInfo(
-            builder=self,
-            features=tfds.features.FeaturesDict(
-                {
-                    "picture": tfds.features.Image(shape=(None, None, 3)),
-                    "kind": tfds.features.ClassLabel(names=names),
-                }
-            ),
-            supervised_keys=("picture", "kind"),
-        )
+        dictionary = tfds.features.FeaturesDict(features(tfds.features))
+        return tfds.core.DatasetInfo(builder=self, features=dictionary, supervised_keys=supervised)
 
-    def examples(count):
-        for label, kind in enumerate(names):
-            for number in range(count + label):
-                pixels = rng.integers(0, 256, (18, 16, 3), dtype=np.uint8)
-                yield f"{kind}-{number}", {"picture": png(pixels), "kind": kind}
-
-    # The name may come up in several tests.
+    # Several tests may prepare a data set of the same name.
     with tfds.core.registered.skip_registration():
         builder = type(
             "".join(part.capitalize() for part in name.split("_")),
@@ -178,9 +170,7 @@ def small_tfds(root, name="small_shapes", classes=8, small=False):
                 "VERSION": tfds.core.Version("1.0.0"),
                 "_info": info,
                 "_split_generators": lambda self, _: {
-                    "train": examples(3),
-                    "test": examples(1),
-                    **({"small": examples(1)} if small else {}),
+                    split: enumerate(examples) for split, examples in splits.items()
                 },
                 "_generate_examples": lambda self: iter(()),
             },
@@ -188,3 +178,150 @@ def small_tfds(root, name="small_shapes", classes=8, small=False):
     tfds.disable_progress_bar()
     builder(data_dir=root).download_and_prepare(file_format="array_record")
     return root
+
+
+def small_tfds(root, name="small_shapes", classes=8, small=False):
+    """Prepares a data set of random images: label l has 3 + l in train and 1 + l in test."""
+    rng = np.random.default_rng(2)
+    names = [f"shape{label}" for label in reversed(range(classes))]
+
+    def features(tfds_features):
+        return {
+            "photo": tfds_features.Image(shape=(None, None, 3)),
+            "kind": tfds_features.ClassLabel(names=names),
+        }
+
+    def examples(count):
+        for label, kind in enumerate(names):
+            for _ in range(count + label):
+                pixels = rng.integers(0, 256, (18, 16, 3), dtype=np.uint8)
+                yield {"photo": png(pixels), "kind": kind}
+
+    splits = {"train": examples(3), "test": examples(1)}
+    if small:
+        splits["small"] = examples(1)
+    return prepare_tfds(root, name, features, splits, supervised=("photo", "kind"))
+
+
+# In the first archive the alphabets are not in the order of the drawings' numbers, as in Omniglot.
+OMNIGLOT_CLASSES = {
+    "images_background.zip": ["Zeta_(old)/character01", "Alpha_of_the/character02"],
+    "images_evaluation.zip": ["Greek/character10"],
+}
+
+
+def shrink_omniglot(monkeypatch):
+    """Lets Omniglot have three characters."""
+    small = [a._replace(num_classes=len(OMNIGLOT_CLASSES[a.file])) for a in omniglot.ARCHIVES]
+    monkeypatch.setattr(omniglot, "NUM_CLASSES", 3)
+    monkeypatch.setattr(omniglot, "ARCHIVES", tuple(small))
+
+
+def omniglot_drawing(number, side=105):
+    """A 1-bit PNG with a few black pixels that depend on the number."""
+    pixels = np.random.Generator(np.random.PCG64(number)).integers(0, 12, (side, side)) > 0
+    return png(pixels)
+
+
+def omniglot_members(file):
+    """The members of one small archive: encoded drawings by name."""
+    members = {}
+    first = 1 if file == "images_background.zip" else 3
+    for number, class_name in enumerate(OMNIGLOT_CLASSES[file], start=first):
+        for person in range(1, 21):
+            name = f"{file[:-4]}/{class_name}/{number:04d}_{person:02d}.png"
+            members[name] = omniglot_drawing(100 * number + person)
+    return members
+
+
+def omniglot_archive(folder, file, members=None):
+    """Writes one small archive, with entries that are no drawings."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(folder / file, "w") as archive:
+        archive.writestr("__MACOSX/images/x/character01/._0001_01.png", b"")
+        archive.writestr(f"{file[:-4]}/", b"")
+        for name, encoded in (omniglot_members(file) if members is None else members).items():
+            archive.writestr(name, encoded)
+
+
+def omniglot_archives(folder):
+    """Writes both small archives."""
+    for file in OMNIGLOT_CLASSES:
+        omniglot_archive(folder, file)
+    return folder
+
+
+def omniglot_tfds(root, replaced=None):
+    """Prepares the small Omniglot under TFDS's name and labels; `replaced` drawings by member name."""
+    labels = {}
+    for classes in OMNIGLOT_CLASSES.values():
+        for class_name in classes:
+            alphabet, number = class_name.split("/character")
+            labels[class_name] = f"{alphabet}_{int(number) - 1}"  # TFDS counts from 0
+
+    def features(tfds_features):
+        return {
+            "image": tfds_features.Image(shape=(105, 105, 3), encoding_format="png"),
+            "label": tfds_features.ClassLabel(names=list(labels.values())),
+        }
+
+    splits = {
+        split: [
+            {"image": encoded, "label": labels["/".join(name.split("/")[1:3])]}
+            for name, encoded in (omniglot_members(file) | (replaced or {})).items()
+            if name.startswith(file[:-4])
+        ]
+        for split, file in zip(("train", "test"), OMNIGLOT_CLASSES, strict=True)
+    }
+    return prepare_tfds(root, "omniglot", features, splits)
+
+
+def toy_dataset(name="toy", sizes=(2, 3), side=4, fill=0):
+    """A data set of consecutive pixel values."""
+    pixels = np.arange(sum(sizes) * side * side, dtype=np.int64) + fill
+    return Dataset(
+        name=name,
+        images=(pixels % 256).astype(np.uint8).reshape(-1, side, side, 1),
+        class_names=tuple(f"class{i:03d}" for i in range(len(sizes))),
+        class_sizes=np.array(sizes, np.int32),
+    )
+
+
+def same(a, b):
+    """Whether two data sets are equal, their names included."""
+    return a.name == b.name and fingerprint(a) == fingerprint(b)
+
+
+DATASET_DAMAGES = ("truncated", "empty", "flipped", "text", "array", "other", "future", "pickled")
+
+
+def damage_dataset_file(path, kind):
+    """Damages the file of `toy_dataset(side=8)`; "folder" puts a folder in its place."""
+    content = path.read_bytes()
+    if kind == "truncated":
+        path.write_bytes(content[: len(content) // 2])
+    elif kind == "empty":
+        path.write_bytes(b"")
+    elif kind == "flipped":
+        # Inside the pixels, where only the checksum can tell.
+        position = content.index(toy_dataset(side=8).images.tobytes()) + 5
+        path.write_bytes(content[:position] + b"\xaa" + content[position + 1 :])
+    elif kind == "text":
+        path.write_text("not a data set")
+    elif kind == "array":
+        with path.open("wb") as file:
+            np.save(file, np.zeros(3))
+    elif kind == "other":
+        with path.open("wb") as file:
+            np.savez(file, images=toy_dataset().images)
+    elif kind == "future":
+        with np.load(path) as archive:
+            arrays = dict(archive)
+        with path.open("wb") as file:
+            np.savez(file, **(arrays | {"format": np.int32(99)}))
+    elif kind == "pickled":
+        with path.open("wb") as file:
+            np.savez(file, format=np.array([{}], dtype=object))
+    elif kind == "folder":
+        path.unlink()
+        path.mkdir()

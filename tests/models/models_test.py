@@ -78,7 +78,7 @@ def apply_norm(x, offset, **statistics):
     variables = {"norm": {"scale": jnp.full(2, 2.0), "bias": jnp.full(2, 0.5)}}
     if statistics:
         variables["batch_stats"] = statistics
-    y, left = PerStepBatchNorm().apply(variables, x, offset, bool(statistics), mutable=["moments"])
+    y, left = PerStepBatchNorm().apply(variables, x, offset, mutable=["moments"])
     return np.asarray(y), left["moments"]
 
 
@@ -124,12 +124,12 @@ def test_scale_and_bias_are_not_parameters():
     assert isinstance(Conv4(ways=5), nn.Module)
 
 
-def test_bfloat16_operands_change_logits_a_little():
-    module = Conv4(ways=3, filters=4, operands="bfloat16")
+def test_bfloat16_compute_dtype_change_logits_a_little():
+    module = Conv4(ways=3, filters=4, compute_dtype="bfloat16")
     variables = init_model(module, jax.random.key(0), (16, 16, 1))
     images = jnp.asarray(np.random.default_rng(0).normal(size=(6, 16, 16, 1)), jnp.float32)
     logits, moments = make_forward(module)(variables.params, variables.norm, images)
     assert {leaf.dtype for leaf in jax.tree.leaves((logits, moments))} == {jnp.dtype("float32")}
-    full, _ = make_forward(module.clone(operands=""))(variables.params, variables.norm, images)
+    full, _ = make_forward(module.clone(compute_dtype=""))(variables.params, variables.norm, images)
     assert not np.array_equal(logits, full)
     np.testing.assert_allclose(logits, full, atol=0.1)

@@ -8,15 +8,16 @@ import jax.numpy as jnp
 import pytest
 
 from configs import omniglot
-from mamlpp_jax.algorithms.outer_loop import meta_gradient
+from mamlpp_jax.algorithms.outer_loop import mean_over_chunks, meta_gradient
 from mamlpp_jax.data.sources.registry import load_dataset
-from mamlpp_jax.training.experiment import build
-from mamlpp_jax.training.trainer import compiled_train_steps
+from mamlpp_jax.training.compiled import compiled_train_steps
+from mamlpp_jax.training.experiment import build_experiment
+from mamlpp_jax.types import StepPlan
 
 TASKS, STEPS = 16, 400
 
 
-def programs(tmp_path):
+def experiments(tmp_path):
     """The same run with float32 and with bfloat16 products."""
     for dtype in ("float32", "bfloat16"):
         config = omniglot.get_config("way=5,shot=1,method=maml++")
@@ -24,23 +25,26 @@ def programs(tmp_path):
         config.data.cache_dir = str(tmp_path)
         config.compute.devices = 1
         config.model.dtype = dtype
-        yield build(config, load_dataset(config.data), ["train"])
+        yield build_experiment(config, load_dataset(config.data), ["train"])
 
 
-def gradient_of(program, state, order):
+def plan(order):
+    return StepPlan(jnp.full(5, 0.2), order, multi_step=True)
+
+
+def gradient_of(experiment, state, order):
+    stream = experiment.tasks["train"]
+
     def gradient(state, source):
-        return meta_gradient(
-            program.learner,
-            state.meta,
-            state.batch_stats,
-            lambda indices: program.draw(source, state.step, indices),
-            jnp.arange(TASKS).reshape(TASKS, 1),
-            jnp.full(5, 0.2),
-            order=order,
-            multi_step=True,
-        ).gradient
+        def chunk(indices):
+            episodes = stream.sample_tasks(source, state.step, indices)
+            return meta_gradient(
+                experiment.learner, state.meta, state.batch_stats, episodes, plan(order)
+            )
 
-    leaves = jax.tree.leaves(jax.jit(gradient)(state, program.sources["train"]))
+        return mean_over_chunks(chunk, jnp.arange(TASKS).reshape(TASKS, 1)).gradient
+
+    leaves = jax.tree.leaves(jax.jit(gradient)(state, stream.window(range(1), range(TASKS))))
     return jnp.concatenate([leaf.ravel() for leaf in leaves])
 
 
@@ -52,12 +56,11 @@ def test_bfloat16_meta_gradients_point_the_same_way(tmp_path):
     """
     if not os.environ.get("MAMLPP_DATA_DIR"):
         pytest.skip("set MAMLPP_DATA_DIR to a folder with tfds/omniglot")
-    full, half = programs(tmp_path)
-    state, train_step = full.init_state(), compiled_train_steps(full, 10)
+    full, half = experiments(tmp_path)
+    state, train_step = full.first_state(), compiled_train_steps(full, 10)
+    source = full.tasks["train"].window(range(1), range(TASKS))
     for _ in range(STEPS // 10):
-        state, _ = train_step(
-            state, full.sources["train"], jnp.full(5, 0.2), order=1, multi_step=True
-        )
+        state, _ = train_step(state, source, plan(order=1))
     for order in (1, 2):
         a, b = gradient_of(full, state, order), gradient_of(half, state, order)
         cosine = a @ b / jnp.linalg.norm(a) / jnp.linalg.norm(b)

@@ -125,7 +125,7 @@ def test_bfloat16_operands_change_little_and_no_dtype(kind):
     x, w = x.astype(jnp.float32), w.astype(jnp.float32)
 
     def loss(x, w, operands):
-        return jnp.sum(conv2d(x, w, kind=kind, operands=operands, **options) ** 2)
+        return jnp.sum(conv2d(x, w, kind=kind, compute_dtype=operands, **options) ** 2)
 
     exact = jax.value_and_grad(loss, (0, 1))(x, w, "")
     rounded = jax.value_and_grad(loss, (0, 1))(x, w, "bfloat16")
@@ -138,7 +138,7 @@ def test_bfloat16_operands_change_little_and_no_dtype(kind):
 def test_sums_of_bfloat16_products_are_float32():
     """4,608 exact products, whose sum bfloat16 cannot hold."""
     x, w = jnp.full((1, 3, 3, 512), 1.0), jnp.full((3, 3, 512, 1), 1 + 2**-7)
-    y = conv2d(x, w, padding=0, operands="bfloat16")
+    y = conv2d(x, w, padding=0, compute_dtype="bfloat16")
     assert float(y[0, 0, 0, 0]) == 9 * 512 * (1 + 2**-7)
 
 

@@ -13,38 +13,25 @@ import numpy as np
 import pytest
 
 from mamlpp_jax.errors import WorkdirError
-from mamlpp_jax.training import checkpoints as checkpoints_module
-from mamlpp_jax.training import final_evaluation
-from mamlpp_jax.training.checkpoints import Checkpoints
-from mamlpp_jax.training.experiment import build
-from tests.helpers.small_runs import patterns, small_config
+from mamlpp_jax.training import checkpoint_integrity
+from mamlpp_jax.training.checkpoints import CheckpointReader, Checkpoints, quiet_orbax
+from tests.helpers.damage import DAMAGES, contents, flip_a_bit
+from tests.helpers.saved_states import at, kept, save_all
+from tests.helpers.small_runs import small_config, small_experiment
 
 
 @pytest.fixture(scope="module")
-def program():
-    return build(small_config(), patterns())
+def state():
+    return small_experiment().first_state()
 
 
 @pytest.fixture(scope="module")
-def state(program):
-    return program.init_state()
+def shapes():
+    return small_experiment().state_shapes()
 
 
-def at(state, step):
-    """A state that can be told from those of other steps."""
-    bias = {**state.params["linear"], "bias": state.params["linear"]["bias"] + step}
-    return state._replace(step=state.step + step, params={**state.params, "linear": bias})
-
-
-def kept(workdir):
-    return sorted(int(path.name) for path in (workdir / "checkpoints").iterdir())
-
-
-def save_all(checkpoints, state, accuracies):
-    for step, accuracy in accuracies.items():
-        if accuracy is not None:
-            checkpoints.hold(at(state, step), accuracy)
-        checkpoints.save(at(state, step))
+def assert_same(a, b):
+    jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
 @pytest.mark.parametrize(
@@ -64,7 +51,12 @@ def test_best_first_and_ties_to_the_later(tmp_path, state, accuracies, best):
     with Checkpoints(tmp_path, keep_best=3) as checkpoints:
         assert checkpoints.best_steps() == best
         assert checkpoints.latest_step() == max(accuracies)
-    assert kept(tmp_path) == sorted({*best, *sorted(accuracies)[-2:]})
+    expected = sorted({*best, *sorted(accuracies)[-2:]})
+    assert kept(tmp_path) == expected
+    with CheckpointReader(tmp_path) as checkpoints:
+        assert checkpoints.best_steps(3) == best
+        assert checkpoints.best_steps(1) == best[:1]
+        assert (checkpoints.steps(), checkpoints.latest_step()) == (expected, max(accuracies))
 
 
 def test_a_save_inside_an_epoch_is_the_latest_and_replaced_by_the_next(tmp_path, state):
@@ -79,92 +71,60 @@ def test_a_save_inside_an_epoch_is_the_latest_and_replaced_by_the_next(tmp_path,
     assert kept(tmp_path) == [4, 8, 10]
 
 
-def test_a_save_before_the_first_epoch_ends_ranks_nothing(tmp_path, program, state):
+def test_a_save_before_the_first_epoch_ends_ranks_nothing(tmp_path, state):
     with Checkpoints(tmp_path, keep_best=3) as checkpoints:
         assert (checkpoints.latest_step(), checkpoints.best_steps()) == (None, [])
         checkpoints.save(at(state, 1))
         assert (checkpoints.latest_step(), checkpoints.best_steps()) == (1, [])
-        with pytest.raises(WorkdirError, match="no epoch of this run has been finished"):
-            final_evaluation.best_states(program, checkpoints)
 
 
-def test_what_is_restored_is_what_was_saved(tmp_path, program, state):
+@pytest.mark.parametrize("like", ["state", "shapes"])
+def test_what_is_restored_is_what_was_saved(tmp_path, state, like, request):
+    like = request.getfixturevalue(like)
     with Checkpoints(tmp_path, keep_best=2) as checkpoints:
         save_all(checkpoints, state, {4: 0.2, 8: 0.1})
         for step in (4, 8):
-            restored = checkpoints.restore(step, like=state)
-            jax.tree.map(np.testing.assert_array_equal, restored, at(state, step))
+            restored = checkpoints.restore(step, like=like)
+            assert_same(restored, at(state, step))
             assert jax.tree.map(lambda leaf: leaf.sharding, restored) == jax.tree.map(
                 lambda leaf: leaf.sharding, state
             )
-        best = final_evaluation.best_states(program, checkpoints)
-        assert [int(state.step) for state in best] == [4, 8]
 
 
 def test_a_run_moves_to_more_devices(tmp_path, state):
     with Checkpoints(tmp_path, keep_best=1) as checkpoints:
         save_all(checkpoints, state, {4: 0.5})
-    other = build(small_config(**{"compute.devices": 2}), patterns()).init_state()
+    two = small_experiment(**{"compute.devices": 2})
     with Checkpoints(tmp_path, keep_best=1) as checkpoints:
-        restored = checkpoints.restore(4, like=other)
+        restored = checkpoints.restore(4, like=two.state_shapes())
     assert len(restored.step.sharding.device_set) == 2
-    jax.tree.map(np.testing.assert_array_equal, restored, at(state, 4))
+    assert_same(restored, at(state, 4))
 
 
 def test_a_state_of_another_shape_is_refused_by_name(tmp_path, state):
     with Checkpoints(tmp_path, keep_best=1) as checkpoints:
         save_all(checkpoints, state, {4: 0.5})
-    norm = jax.tree.map(lambda leaf: jnp.zeros([size + 1 for size in leaf.shape]), state.norm)
+    norm = jax.tree.map(lambda leaf: jnp.zeros([size + 1 for size in leaf.shape]), state.meta.norm)
+    like = state._replace(meta=state.meta._replace(norm=norm))
     with (
         Checkpoints(tmp_path, keep_best=1) as checkpoints,
         pytest.raises(
             WorkdirError, match=r"checkpoints/4 cannot be restored .*another configuration"
         ),
     ):
-        checkpoints.restore(4, like=state._replace(norm=norm))
-
-
-def largest_file(folder):
-    return max(folder.rglob("d/*"), key=lambda path: path.stat().st_size)
-
-
-def flip_a_bit(folder):
-    path = largest_file(folder)
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
-
-
-def truncate(folder):
-    path = largest_file(folder)
-    path.write_bytes(path.read_bytes()[:-7])
-
-
-DAMAGES = {
-    "bit": flip_a_bit,
-    "truncated": truncate,
-    "file missing": lambda folder: largest_file(folder).unlink(),
-    "item missing": lambda folder: shutil.rmtree(folder / "state"),
-    "metadata": lambda folder: (folder / "state" / "_METADATA").write_text("{"),
-    "accuracy": lambda folder: (folder / "metrics" / "metrics").write_text('{"val_accuracy": 1}'),
-    "no seal": lambda folder: (folder / "sha256.json").unlink(),
-    "seal is no JSON": lambda folder: (folder / "sha256.json").write_text("{"),
-    "seal is a list": lambda folder: (folder / "sha256.json").write_text("[]"),
-}
+        checkpoints.restore(4, like=like)
 
 
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
-def test_a_damaged_checkpoint_is_set_aside_by_name_and_the_one_before_is_used(
-    tmp_path, state, damage, caplog
+def test_a_damaged_checkpoint_is_quarantined_by_name_and_the_one_before_is_used(
+    tmp_path, state, shapes, damage, caplog
 ):
     with Checkpoints(tmp_path, keep_best=1) as checkpoints:
         save_all(checkpoints, state, {4: 0.5, 8: 0.4})
     damage(tmp_path / "checkpoints" / "8")
     with caplog.at_level("WARNING", "absl"), Checkpoints(tmp_path, keep_best=1) as checkpoints:
         assert checkpoints.latest_step() == 4
-        jax.tree.map(
-            np.testing.assert_array_equal, checkpoints.restore(4, like=state), at(state, 4)
-        )
+        assert_same(checkpoints.restore(4, like=shapes), at(state, 4))
         save_all(checkpoints, state, {8: 0.6})  # The run comes by again.
         assert checkpoints.best_steps() == [8]
     assert "checkpoints/8 is skipped" in caplog.text
@@ -186,7 +146,7 @@ def test_a_half_written_checkpoint_is_removed_by_name(tmp_path, state, caplog):
 
 
 @pytest.mark.parametrize("stray", ["²", "notes.txt", "-4", "009", "9" * 60])
-def test_what_is_no_checkpoint_is_left_alone_or_set_aside(tmp_path, state, stray):
+def test_what_is_no_checkpoint_is_left_alone_or_quarantined(tmp_path, state, stray):
     with Checkpoints(tmp_path, keep_best=1) as checkpoints:
         save_all(checkpoints, state, {4: 0.5})
     (tmp_path / "checkpoints" / stray).mkdir()
@@ -196,7 +156,7 @@ def test_what_is_no_checkpoint_is_left_alone_or_set_aside(tmp_path, state, stray
         assert checkpoints.best_steps() == [8]
 
 
-def test_a_renamed_checkpoint_is_refused_by_name(tmp_path, state):
+def test_a_renamed_checkpoint_is_refused_by_name(tmp_path, state, shapes):
     with Checkpoints(tmp_path, keep_best=1) as checkpoints:
         save_all(checkpoints, state, {4: 0.5})
     (tmp_path / "checkpoints" / "4").rename(tmp_path / "checkpoints" / "6")
@@ -204,7 +164,7 @@ def test_a_renamed_checkpoint_is_refused_by_name(tmp_path, state):
         Checkpoints(tmp_path, keep_best=1) as checkpoints,
         pytest.raises(WorkdirError, match=r"checkpoints/6 holds the state after outer step 4"),
     ):
-        checkpoints.restore(6, like=state)
+        checkpoints.restore(6, like=shapes)
 
 
 def test_a_folder_that_vanished_is_named_and_not_made_again(tmp_path, state):
@@ -217,35 +177,31 @@ def test_a_folder_that_vanished_is_named_and_not_made_again(tmp_path, state):
     assert not (tmp_path / "run").exists()
 
 
-def test_epochs_held_in_memory_are_written_with_the_next_save(tmp_path, state):
+def test_buffered_epochs_are_written_with_the_next_save(tmp_path, state, shapes):
     with Checkpoints(tmp_path, keep_best=2) as checkpoints:
         for step, accuracy in {4: 0.5, 8: 0.1, 12: 0.4, 16: 0.2}.items():
-            checkpoints.hold(at(state, step), accuracy)
-        assert checkpoints.holds
+            checkpoints.buffer(at(state, step), accuracy)
+        assert checkpoints.has_buffered
         assert checkpoints.latest_step() is None
         checkpoints.save(at(state, 18))
-        assert not checkpoints.holds
+        assert not checkpoints.has_buffered
         assert checkpoints.best_steps() == [4, 12]
     assert kept(tmp_path) == [4, 12, 16, 18]
     with Checkpoints(tmp_path, keep_best=2) as checkpoints:
-        jax.tree.map(
-            np.testing.assert_array_equal, checkpoints.restore(12, like=state), at(state, 12)
-        )
+        assert_same(checkpoints.restore(12, like=shapes), at(state, 12))
         assert [row["step"] for row in checkpoints.history] == [4, 8, 12]
-        checkpoints.restore(18, like=state)
+        checkpoints.restore(18, like=shapes)
         assert [row["step"] for row in checkpoints.history] == [4, 8, 12, 16]
 
 
-def test_what_is_held_may_be_donated(tmp_path, state):
+def test_what_is_buffered_may_be_donated(tmp_path, state, shapes):
     given = jax.tree.map(jnp.copy, at(state, 4))
     with Checkpoints(tmp_path, keep_best=1) as checkpoints:
-        checkpoints.hold(given, 0.5)
+        checkpoints.buffer(given, 0.5)
         for leaf in jax.tree.leaves(given):
             leaf.delete()
         checkpoints.save()
-        jax.tree.map(
-            np.testing.assert_array_equal, checkpoints.restore(4, like=state), at(state, 4)
-        )
+        assert_same(checkpoints.restore(4, like=shapes), at(state, 4))
 
 
 def test_a_save_during_which_the_clock_jumps_is_made_again(tmp_path, state, monkeypatch, caplog):
@@ -269,39 +225,32 @@ def test_a_damaged_epoch_that_is_not_the_latest_is_missing_by_name(tmp_path, sta
     assert "missing among the best epochs" in caplog.text
 
 
-def test_what_goes_bad_during_a_run_is_left_out_of_the_ensemble(tmp_path, program, state):
-    with Checkpoints(tmp_path, keep_best=2) as checkpoints:
-        save_all(checkpoints, state, {4: 0.5, 8: 0.4})
-        checkpoints.wait()
-        flip_a_bit(tmp_path / "checkpoints" / "4")
-        assert [int(s.step) for s in final_evaluation.best_states(program, checkpoints)] == [8]
-
-
-def test_a_checkpoint_holds_configuration_versions_and_history(tmp_path, state):
+def test_a_checkpoint_holds_configuration_versions_and_history(tmp_path, state, shapes):
     config = small_config().to_dict()
     with Checkpoints(tmp_path, keep_best=1, config=config) as checkpoints:
         save_all(checkpoints, state, {4: 0.5, 8: 0.4})
-    with Checkpoints(tmp_path, keep_best=1, config=config) as checkpoints:
-        assert checkpoints.history == []
-        checkpoints.restore(8, like=state)
-        assert checkpoints.history == [
-            {"step": 4, "val_accuracy": 0.5},
-            {"step": 8, "val_accuracy": 0.4},
-        ]
+    for opened in (Checkpoints(tmp_path, keep_best=1, config=config), CheckpointReader(tmp_path)):
+        with opened as checkpoints:
+            assert checkpoints.history == []
+            checkpoints.restore(8, like=shapes)
+            assert checkpoints.history == [
+                {"step": 4, "val_accuracy": 0.5},
+                {"step": 8, "val_accuracy": 0.4},
+            ]
     about = json.loads((tmp_path / "checkpoints" / "8" / "run" / "metadata").read_text())
     assert about["config"] == config
     assert about["versions"]["jax"] == jax.__version__
 
 
 def test_a_save_that_fails_names_the_folder_and_keeps_what_was_there(tmp_path, state, monkeypatch):
-    def full(*_):
+    def full(checkpoint):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with Checkpoints(tmp_path, keep_best=1) as checkpoints:
         save_all(checkpoints, state, {4: 0.5})
         checkpoints.wait()
         with monkeypatch.context() as patch:
-            patch.setattr(checkpoints_module, "write_json", full)
+            patch.setattr(checkpoint_integrity, "write_manifest", full)
             save_all(checkpoints, state, {8: 0.6})
             with pytest.raises(WorkdirError, match=r"checkpoints cannot be saved .*No space left"):
                 checkpoints.wait()
@@ -309,10 +258,33 @@ def test_a_save_that_fails_names_the_folder_and_keeps_what_was_there(tmp_path, s
         assert checkpoints.latest_step() == 4
 
 
+def test_a_reader_changes_nothing_and_leaves_damaged_checkpoints_out(tmp_path, state, caplog):
+    with Checkpoints(tmp_path, keep_best=2) as checkpoints:
+        save_all(checkpoints, state, {4: 0.5, 8: 0.4})
+    flip_a_bit(tmp_path / "checkpoints" / "8")
+    unfinished = tmp_path / "checkpoints" / "12.orbax-checkpoint-tmp" / "state"
+    unfinished.mkdir(parents=True)
+    (unfinished / "part").write_text("of another process")
+    before = contents(tmp_path)
+    with caplog.at_level("WARNING", "absl"), CheckpointReader(tmp_path) as checkpoints:
+        assert checkpoints.steps() == [4, 8]
+        assert [checkpoints.is_sound(step) for step in (4, 8)] == [True, False]
+        assert_same(checkpoints.restore(4, like=state), at(state, 4))
+    assert "checkpoints/8 is left out" in caplog.text
+    assert contents(tmp_path) == before
+
+
+def test_a_reader_of_nothing_is_refused_and_makes_nothing(tmp_path):
+    with pytest.raises(WorkdirError, match="has no checkpoint; train it first"):
+        CheckpointReader(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_only_what_follows_from_a_failed_save_is_kept_quiet(monkeypatch):
-    told = []
-    monkeypatch.setattr(sys, "unraisablehook", lambda raised: told.append(str(raised.exc_value)))
-    checkpoints_module.quiet_orbax()
-    for error in (RuntimeError("Event loop is closed"), RuntimeError("bad"), OSError("full")):
+    reported = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda raised: reported.append(raised.exc_value))
+    quiet_orbax()
+    errors = [RuntimeError("Event loop is closed"), RuntimeError("bad"), OSError("full")]
+    for error in errors:
         sys.unraisablehook(types.SimpleNamespace(exc_type=type(error), exc_value=error))
-    assert told == ["bad", "full"]
+    assert reported == errors[1:]

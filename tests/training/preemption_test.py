@@ -9,7 +9,7 @@ import pytest
 
 from mamlpp_jax.errors import ConfigError
 from mamlpp_jax.training import preemption
-from mamlpp_jax.training.preemption import StoppedError, Stopper
+from mamlpp_jax.training.preemption import PreemptionHandler, StoppedError
 
 
 @pytest.fixture
@@ -21,53 +21,53 @@ def clock(monkeypatch):
 
 
 def test_no_limit_and_no_signal_go_on(clock):
-    stopper = Stopper()
+    handler = PreemptionHandler()
     clock[0] = 1e9
-    assert stopper.reason() == ""
-    stopper.check()
+    assert handler.reason() == ""
+    handler.check()
 
 
 def test_the_limit_leaves_time_for_another_round(clock):
-    stopper = Stopper(max_minutes=1)
+    handler = PreemptionHandler(max_minutes=1)
     answers = []
     for second in (0, 10, 20, 45, 55):
         clock[0] = second
-        answers.append(bool(stopper.reason()))
+        answers.append(bool(handler.reason()))
     # After 45 s the longest wait was 25 s: another would end after the minute.
     assert answers == [False, False, False, True, True]
     with pytest.raises(StoppedError, match="max_minutes=1 is used up"):
-        stopper.check()
+        handler.check()
 
 
 def test_a_wall_clock_that_jumps_changes_nothing(monkeypatch):
-    stopper = Stopper(max_minutes=1)
+    handler = PreemptionHandler(max_minutes=1)
     monkeypatch.setattr(preemption.time, "time", lambda: 1e12)
-    assert stopper.reason() == ""
+    assert handler.reason() == ""
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_is_a_request(number):
     before = signal.getsignal(number)
-    with Stopper().listening() as stopper:
-        assert stopper.reason() == ""
+    with PreemptionHandler().listening() as handler:
+        assert handler.reason() == ""
         os.kill(os.getpid(), number)
-        assert stopper.reason() == f"received {signal.Signals(number).name}"
+        assert handler.reason() == f"received {signal.Signals(number).name}"
     assert signal.getsignal(number) is before
 
 
 @pytest.mark.parametrize("minutes", [-1.0, float("nan"), float("inf")])
 def test_a_limit_that_is_none_is_refused(minutes):
     with pytest.raises(ConfigError, match="--max_minutes is "):
-        Stopper(minutes)
+        PreemptionHandler(minutes)
 
 
 def test_a_second_signal_ends_a_process_that_is_stuck_outside_python():
     """As in a long compilation: a Python handler would not run before it is through."""
     code = (
         "import ctypes, signal\n"
-        "from mamlpp_jax.training.preemption import Stopper\n"
+        "from mamlpp_jax.training.preemption import PreemptionHandler\n"
         "mutex, libc = ctypes.create_string_buffer(128), ctypes.CDLL(None)\n"
-        "with Stopper().listening():\n"
+        "with PreemptionHandler().listening():\n"
         "    libc.pthread_mutex_lock(mutex)\n"
         "    print('stuck', flush=True)\n"
         "    libc.pthread_mutex_lock(mutex)\n"
@@ -89,17 +89,17 @@ def test_a_second_signal_ends_a_process_that_is_stuck_outside_python():
 
 def test_handlers_can_be_installed_again():
     for _ in range(2):
-        with Stopper().listening() as stopper:
+        with PreemptionHandler().listening() as handler:
             os.kill(os.getpid(), signal.SIGINT)
-            assert stopper.reason() == "received SIGINT"
+            assert handler.reason() == "received SIGINT"
     assert signal.set_wakeup_fd(-1) == -1
 
 
 def test_a_second_signal_leaves_at_once():
     code = (
         "import os, signal, time\n"
-        "from mamlpp_jax.training.preemption import Stopper\n"
-        "with Stopper().listening():\n"
+        "from mamlpp_jax.training.preemption import PreemptionHandler\n"
+        "with PreemptionHandler().listening():\n"
         "    os.kill(os.getpid(), signal.SIGTERM)\n"
         "    print('still here', flush=True)\n"
         "    os.kill(os.getpid(), signal.SIGTERM)\n"

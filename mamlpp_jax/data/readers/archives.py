@@ -1,4 +1,4 @@
-"""Reading of zip archives, with every kind of damage turned into a ``DataError``."""
+"""Zip archives; every kind of damage is reported as a `DataError`."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from mamlpp_jax.errors import DataError
 
-# All that zipfile and its decompressors were seen to raise for damaged files.
+# What zipfile and its decompressors raise for damaged files.
 _DAMAGE = (
     OSError,
     EOFError,
-    ValueError,  # names that are no text, positions before the beginning
+    ValueError,  # undecodable names, negative positions
     KeyError,
-    RuntimeError,  # encrypted; NotImplementedError (unknown compression) is one too
+    RuntimeError,  # encrypted members; unknown compression (NotImplementedError)
     OverflowError,
     struct.error,
     zipfile.BadZipFile,
     zlib.error,
     lzma.LZMAError,
 )
-# A picture is far smaller; a few kilobytes that unpack to gigabytes are refused.
-_LARGEST_MEMBER = 2**28
+# Far more than an image needs. A small archive could unpack to gigabytes.
+_MAX_MEMBER_BYTES = 2**28
 
 
 @contextmanager
@@ -63,7 +63,7 @@ def open_zip(path: Path) -> Iterator[zipfile.ZipFile]:
 
 def is_safe(name: str) -> bool:
     """Tells whether a member name stays inside the folder an archive is unpacked to."""
-    # Windows' rules are checked everywhere: they add drives and backslashes.
+    # Windows' rules are checked on every system: they add drives and backslashes.
     for path in (PurePosixPath(name), PureWindowsPath(name)):
         if path.anchor or ".." in path.parts:
             return False
@@ -85,8 +85,8 @@ def read_member(archive: zipfile.ZipFile, name: str) -> bytes:
     """
     try:
         size = archive.getinfo(name).file_size
-        if size > _LARGEST_MEMBER:
-            raise ValueError(f"it claims {size} bytes, at most {_LARGEST_MEMBER} are read")
+        if size > _MAX_MEMBER_BYTES:
+            raise ValueError(f"it claims {size} bytes, at most {_MAX_MEMBER_BYTES} are read")
         return archive.read(name)
     except _DAMAGE as error:
         raise DataError(

@@ -1,4 +1,4 @@
-"""Folders of pictures, a folder per class."""
+"""Folders of images, a folder per class."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from absl import logging
+from PIL import Image
 
-from mamlpp_jax.data.readers.images import SUFFIXES
+from mamlpp_jax.data.readers.images import SUFFIXES, decode_rgb
 from mamlpp_jax.errors import DataError
 
 
@@ -22,16 +23,16 @@ def subfolders(folder: Path) -> list[Path]:
 
 
 def scan_classes(folder: Path) -> dict[str, list[Path]]:
-    """Lists the pictures of each class.
+    """Lists the image files of each class.
 
     Args:
         folder: has a folder per class.
 
     Returns:
-        Sorted picture files by class name, classes sorted.
+        Sorted image files by class name, classes sorted.
 
     Raises:
-        DataError: the folder cannot be read, has no class, or a class has no picture.
+        DataError: the folder cannot be read, has no class folder, or a class has no image.
     """
     classes: dict[str, list[Path]] = {}
     strays = [path.name for path in _entries(folder) if not path.is_dir()]
@@ -41,18 +42,18 @@ def scan_classes(folder: Path) -> dict[str, list[Path]]:
                 f"The class folder {str(path)!r} has a name with unprintable characters; rename it."
             )
         entries = _entries(path)
-        pictures = [p for p in entries if p.suffix.lower() in SUFFIXES and p.is_file()]
-        if not pictures:
+        images = [p for p in entries if p.suffix.lower() in SUFFIXES and p.is_file()]
+        if not images:
             raise DataError(
-                f"The class folder {path} has no picture; each needs some ({_suffixes()}). "
+                f"The class folder {path} has no image; each needs some ({' '.join(sorted(SUFFIXES))}). "
                 "Remove it if it is not a class."
             )
-        classes[path.name] = pictures
-        taken = set(pictures)
-        strays += [f"{path.name}/{p.name}" for p in entries if p not in taken]
+        classes[path.name] = images
+        used = set(images)
+        strays += [f"{path.name}/{p.name}" for p in entries if p not in used]
     if not classes:
         raise DataError(
-            f"{folder} has no class folders; it must have one for each class of pictures."
+            f"{folder} has no class folders; it must have one for each class of images."
         )
     report_strays(folder, strays)
     return classes
@@ -64,16 +65,17 @@ def report_strays(folder: Path, strays: Sequence[str]) -> None:
         logging.warning("%s: %d entries are not used, such as %s.", folder, len(strays), strays[0])
 
 
-def read_bytes(path: Path) -> bytes:
-    """Reads a file.
+def read_rgb(path: Path) -> Image.Image:
+    """Reads and decodes an image file, see `decode_rgb`.
 
     Raises:
-        DataError: it cannot be read.
+        DataError: it cannot be read or decoded.
     """
     try:
-        return path.read_bytes()
+        encoded = path.read_bytes()
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror or error}).") from error
+    return decode_rgb(encoded, str(path))
 
 
 def _entries(folder: Path) -> list[Path]:
@@ -83,7 +85,3 @@ def _entries(folder: Path) -> list[Path]:
         raise DataError(
             f"The folder {folder} cannot be read ({error.strerror or error})."
         ) from error
-
-
-def _suffixes() -> str:
-    return " ".join(sorted(SUFFIXES))

@@ -1,4 +1,4 @@
-"""Decoding and resizing of pictures with Pillow."""
+"""Decoding and resizing of images with Pillow."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ from PIL import Image, ImageOps
 
 from mamlpp_jax.errors import DataError
 
-# All that Pillow's decoders were seen to raise for damaged files; SyntaxError is how its PNG reader
-# reports a broken chunk.
+# What Pillow's decoders raise for damaged files; SyntaxError stands for a broken PNG chunk.
 _DECODE_ERRORS = (
     OSError,
     SyntaxError,
@@ -32,76 +31,63 @@ _DECODE_ERRORS = (
     Warning,  # of damage or size, where warnings are made errors
     Image.DecompressionBombError,
 )
-# What Pillow reads and people keep photographs in.
+# Formats of photographs that Pillow reads.
 SUFFIXES = frozenset(
     [".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"]
 )
-# No others are tried, whatever a file is called: Pillow would have PostScript drawn by another program.
+# No other format is tried, whatever the suffix: Pillow hands PostScript to another program.
 _FORMATS = ("PNG", "JPEG", "GIF", "BMP", "PPM", "TIFF", "WEBP")
-_DEEPEST = 65535  # the largest value of a 16-bit channel
+_MAX_UINT16 = 65535
+
+ImageLoader = Callable[[], Image.Image]  # reads and decodes one image to mode "RGB"
 
 
-def decode_grey(encoded: bytes, what: str) -> Image.Image:
-    """Decodes a picture to 8-bit grey.
+def decode_grey(encoded: bytes, origin: str) -> Image.Image:
+    """Decodes an image to 8-bit grey.
 
     Args:
-        encoded: the contents of a PNG, JPEG ... file.
-        what: how to name the picture in an error.
+        encoded: contents of an image file (PNG, JPEG ...).
+        origin: names the image in an error.
 
     Returns:
-        A Pillow image of mode "L"; a 1-bit picture becomes 0 and 255.
+        A Pillow image of mode "L"; a 1-bit image becomes 0 and 255.
 
     Raises:
-        DataError: the bytes are not a picture.
+        DataError: the bytes are not an image.
     """
-    try:
-        with Image.open(io.BytesIO(encoded), formats=_FORMATS) as image:
-            return image.convert("L")
-    except _DECODE_ERRORS as error:
-        raise DataError(
-            f"Cannot decode {what}: {error}. It must be a complete picture file."
-        ) from error
+    return _decode(encoded, origin, lambda image: image.convert("L"))
 
 
-def resized_ink(image: Image.Image, size: int) -> np.ndarray:
-    """Resizes dark writing on white paper and inverts it.
+def decode_rgb(encoded: bytes, origin: str) -> Image.Image:
+    """Decodes an image of any kind to 8-bit colour, upright.
+
+    Palettes and CMYK become RGB, 16-bit grey is scaled to 8 bits, transparent parts become white,
+    the orientation in the EXIF data is applied, and of an animation the first frame is taken.
 
     Args:
-        image: Pillow image of mode "L".
-        size: side of the result in pixels.
+        encoded: contents of an image file (PNG, JPEG ...).
+        origin: names the image in an error.
 
     Returns:
-        uint8 [size, size], ink 255 and paper 0.
-    """
-    # LANCZOS widens its filter when it shrinks, so thin strokes turn grey instead of breaking up.
-    small = image.resize((size, size), Image.Resampling.LANCZOS)
-    return 255 - np.asarray(small, dtype=np.uint8)
-
-
-def decode_colour(encoded: bytes, what: str) -> Image.Image:
-    """Decodes a picture of any kind to 8-bit colour, upright.
-
-    Palettes and CMYK become RGB, 16-bit grey is scaled to 8 bits, transparent parts lie on white,
-    the camera's orientation is applied, and of an animation the first frame is taken.
-
-    Args:
-        encoded: the contents of a PNG, JPEG ... file.
-        what: how to name the picture in an error.
-
-    Returns:
-        A Pillow image of mode "RGB"; a grey picture has three equal channels.
+        A Pillow image of mode "RGB"; a grey image has three equal channels.
 
     Raises:
-        DataError: the bytes are not a picture, or one without a known way to 8 bits.
+        DataError: the bytes are not an image, or its pixels have no known conversion to 8 bits.
     """
     if not encoded:
-        raise DataError(f"Cannot decode {what}: it is empty (0 bytes).")
+        raise DataError(f"Cannot decode {origin}: it is empty (0 bytes).")
+    return _decode(encoded, origin, lambda image: _to_rgb(ImageOps.exif_transpose(image)))
+
+
+def _decode(
+    encoded: bytes, origin: str, convert: Callable[[Image.Image], Image.Image]
+) -> Image.Image:
     try:
         with Image.open(io.BytesIO(encoded), formats=_FORMATS) as image:
-            return _to_rgb(ImageOps.exif_transpose(image))
+            return convert(image)
     except _DECODE_ERRORS as error:
         raise DataError(
-            f"Cannot decode {what}: {error}. It must be a complete picture file."
+            f"Cannot decode {origin}: {error}. It must be a complete image file."
         ) from error
 
 
@@ -112,76 +98,91 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         raise ValueError("its pixels are floating-point numbers, whose range is unknown")
     if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
-        paper = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(paper, image)
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image)
     return image.convert("RGB")
 
 
 def _from_deep_grey(image: Image.Image) -> Image.Image:
-    """16-bit grey as 8-bit grey; Pillow's own conversion would clip at 255."""
+    """Scales 16-bit grey to 8 bits; Pillow's own conversion would clip at 255."""
     values = np.asarray(image).astype(np.int64)
-    if values.min() < 0 or values.max() > _DEEPEST:
+    if values.min() < 0 or values.max() > _MAX_UINT16:
         raise ValueError("its grey values exceed 16 bits")
-    return Image.fromarray(np.round(values / (_DEEPEST / 255)).astype(np.uint8))
+    return Image.fromarray(np.round(values / (_MAX_UINT16 / 255)).astype(np.uint8))
 
 
-def to_square(image: Image.Image, size: int) -> np.ndarray:
-    """The pixels of a picture, resized to a square unless it has that size already.
+def square_rgb(image: Image.Image, size: int) -> np.ndarray:
+    """Resizes an image to a square, unless it has that size already.
 
     Args:
         image: Pillow image of mode "RGB".
-        size: side of the result in pixels.
+        size: height and width of the result in pixels.
 
     Returns:
-        uint8 [size, size, 3]; a picture that was not square is squeezed, nothing is cut off.
+        uint8 [size, size, 3]; an image that was not square is squeezed, nothing is cut off.
     """
     if image.size != (size, size):
         image = image.resize((size, size), Image.Resampling.LANCZOS)
     return np.asarray(image, dtype=np.uint8)
 
 
-def is_grey(pixels: np.ndarray) -> bool:
-    """Tells whether colour pictures [..., 3] have equal channels everywhere."""
-    red = pixels[..., 0]
-    return bool((red == pixels[..., 1]).all() and (red == pixels[..., 2]).all())
-
-
-def to_channels(pixels: np.ndarray, channels: int) -> np.ndarray:
-    """One colour picture with the wanted number of channels.
+def square_ink(image: Image.Image, size: int) -> np.ndarray:
+    """Resizes dark writing on white paper to a square and inverts it.
 
     Args:
-        pixels: uint8 [H, W, 3].
-        channels: 1 for grey by Pillow's weights, 3 for colour.
+        image: Pillow image of mode "L".
+        size: height and width of the result in pixels.
 
     Returns:
-        uint8 [H, W, channels].
+        uint8 [size, size], ink 255 and paper 0.
     """
-    if channels == 3:
-        return pixels
-    return np.asarray(Image.fromarray(pixels).convert("L"), dtype=np.uint8)[..., None]
+    # LANCZOS widens its filter when it shrinks, so thin strokes turn grey instead of breaking up.
+    small = image.resize((size, size), Image.Resampling.LANCZOS)
+    return 255 - np.asarray(small, dtype=np.uint8)
 
 
-def read_squares(pictures: Sequence[tuple[str, Callable[[], bytes]]], size: int) -> np.ndarray:
-    """Reads, decodes and resizes many pictures, on all cores.
+def load_squares(loaders: Sequence[ImageLoader], size: int) -> np.ndarray:
+    """Loads and resizes many images, on all cores.
 
     Args:
-        pictures: for each what names it in errors, and what returns its file's contents.
-        size: side of the results in pixels.
+        loaders: one per image.
+        size: height and width of the results in pixels.
 
     Returns:
         uint8 [n, size, size, 3].
 
     Raises:
-        DataError: a picture cannot be read or decoded; the first one is named.
+        DataError: an image cannot be read or decoded; the first one is named.
     """
-    squares = np.empty((len(pictures), size, size, 3), np.uint8)
+    squares = np.empty((len(loaders), size, size, 3), np.uint8)
 
-    def read(row: int) -> None:
-        what, encoded = pictures[row]
-        squares[row] = to_square(decode_colour(encoded(), what), size)
+    def load(row: int) -> None:
+        squares[row] = square_rgb(loaders[row](), size)
 
     # Pillow decodes without holding the interpreter's lock.
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for _ in pool.map(read, range(len(pictures))):
+        for _ in pool.map(load, range(len(loaders))):
             pass
     return squares
+
+
+def with_channels(images: np.ndarray, channels: int) -> np.ndarray:
+    """Converts colour images to the wanted number of channels.
+
+    Args:
+        images: uint8 [n, H, W, 3].
+        channels: 1 for grey by Pillow's weights, 3 for colour, 0 for grey when all channels are
+            equal in every image and colour otherwise.
+
+    Returns:
+        uint8 [n, H, W, 1] or [n, H, W, 3].
+    """
+    if channels == 0:
+        # Image by image: a comparison of all at once takes as much memory as they do.
+        channels = 1 if all((image == image[..., :1]).all() for image in images) else 3
+    if channels == 3:
+        return images
+    grey = np.empty((*images.shape[:3], 1), np.uint8)
+    for row, image in enumerate(images):
+        grey[row, ..., 0] = np.asarray(Image.fromarray(image).convert("L"))
+    return grey

@@ -1,6 +1,6 @@
-"""Reading of pickles that hold arrays, without running anything they ask for.
+"""Pickles of arrays, read without running code from the file.
 
-A pickle is a program: the standard reader imports and calls whatever it names. This one knows NumPy's
+A pickle is a program: the standard reader imports and calls whatever it names. This one allows NumPy's
 array constructors and plain containers, and refuses every other name before it is imported.
 """
 
@@ -55,13 +55,13 @@ def load_arrays(path: Path) -> Any:
 
 
 def _check_memo(file: BinaryIO) -> None:
-    """Refuses places in the pickle's memory that no pickler would use.
+    """Refuses memo indices that no pickler would write.
 
-    The reader makes room up to the place that is named: a file of ten bytes could ask for 64 GiB.
+    The reader allocates the memo up to the largest index: a file of ten bytes could ask for 64 GiB.
     """
-    for opcode, place, position in pickletools.genops(file):
-        if opcode.name in _PUTS and isinstance(place, int) and place > (position or 0):
-            raise ValueError(f"it remembers an object at place {place}")
+    for opcode, index, position in pickletools.genops(file):
+        if opcode.name in _PUTS and isinstance(index, int) and index > (position or 0):
+            raise ValueError(f"it stores an object at memo index {index}")
 
 
 class _ForbiddenError(Exception):
@@ -69,14 +69,14 @@ class _ForbiddenError(Exception):
 
 
 def _encode(text: str, encoding: str) -> bytes:
-    """`codecs.encode` for the one codec that pickled bytes use; others unpack archives."""
+    """`codecs.encode` for the codec of pickled bytes only; other codecs decompress."""
     if encoding != "latin1":
         raise _ForbiddenError(f"codecs.encode to {encoding!r}")
     return text.encode("latin1")
 
 
-def _sized(kind: type[bytes] | type[bytearray]) -> Callable[..., Any]:
-    """A constructor of bytes that takes contents only: a number would ask for so many zeros."""
+def _bytes_constructor(kind: type[bytes] | type[bytearray]) -> Callable[..., Any]:
+    """A constructor of bytes that refuses a size, which could ask for gigabytes of zeros."""
 
     def construct(*arguments: Any) -> bytes | bytearray:
         if arguments and isinstance(arguments[0], int):
@@ -98,7 +98,7 @@ _ALLOWED: dict[tuple[str, str], Callable[..., Any]] = {
         for kind in (list, dict, set, frozenset, tuple, int)
     },
     **{
-        (module, kind.__name__): _sized(kind)
+        (module, kind.__name__): _bytes_constructor(kind)
         for module in ("builtins", "__builtin__")
         for kind in (bytes, bytearray)
     },

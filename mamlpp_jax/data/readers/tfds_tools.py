@@ -1,11 +1,9 @@
-"""What the sources that read through TFDS share; TFDS is imported only when one of them is used."""
+"""Prepared TFDS directories, read without TensorFlow. TFDS is imported only where one is read."""
 
 from __future__ import annotations
 
-import contextlib
-import shutil
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -33,46 +31,22 @@ def import_tfds(what: str) -> Any:
     return tensorflow_datasets
 
 
-def prepare(
-    make_builder: Callable[[], Any], version: Path, manual_dir: Path | None, what: str
-) -> None:
-    """Lets a builder of ours prepare a data set, without TensorFlow.
-
-    Args:
-        make_builder: makes the builder.
-        version: the folder it prepares into, which no other process may use; an earlier preparation
-            there is replaced.
-        manual_dir: folder of the raw files; only read.
-        what: the data set's name, for messages.
-
-    Raises:
-        DataError: the raw files are broken, or the preparation cannot be written.
-    """
-    tfds = import_tfds(what)
-    # Removed first: TFDS would read a broken earlier preparation before replacing it; and what a preparation
-    # that was killed left behind.
-    for earlier in (version, *version.parent.glob(f"incomplete.*_{version.name}")):
-        shutil.rmtree(earlier, ignore_errors=True)
-    tfds.disable_progress_bar()
+@contextmanager
+def wrap_tfds_errors(folder: Path) -> Iterator[None]:
+    """Reports any error inside the block as a `DataError` that names the folder of a prepared version."""
     try:
-        # TFDS prints what it does; standard output belongs to the command line's results.
-        with contextlib.redirect_stdout(sys.stderr):
-            make_builder().download_and_prepare(
-                file_format="array_record",
-                download_config=tfds.download.DownloadConfig(
-                    manual_dir=manual_dir, try_download_gcs=False
-                ),
-            )
+        yield
     except DataError:
         raise
-    except Exception as error:  # TFDS, array_record and protobuf share no base class
+    except Exception as error:  # TFDS, array_record and protobuf have no common base class.
         raise DataError(
-            f"TFDS cannot prepare {what} from {manual_dir} in {version}: {error}"
+            f"{folder} cannot be read by TFDS ({type(error).__name__}: {error}); it must be complete and in the "
+            "file format array_record."
         ) from error
 
 
 def latest_version(folder: Path) -> Path | None:
-    """Returns the newest complete version below a builder's folder, or None."""
+    """Returns the newest complete version in a data set's folder, or None."""
 
     def numbers(path: Path) -> list[tuple[int, str]]:
         return [(int(part) if part.isdigit() else -1, part) for part in path.parent.name.split(".")]
@@ -84,9 +58,17 @@ def latest_version(folder: Path) -> Path | None:
 def encoded_examples(
     builder: Any, image_key: str, splits: Sequence[str]
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yields where each example lies and the example, its picture still encoded.
+    """Reads examples without decoding their image.
 
     TFDS would decode with whichever library is installed, and their pixels differ.
+
+    Args:
+        builder: of the prepared data set.
+        image_key: the feature that is left encoded.
+        splits: TFDS splits to read.
+
+    Yields:
+        The position of the example, for errors, and the example.
     """
     tfds = import_tfds(builder.name)
     decoders = {image_key: tfds.decode.SkipDecoding()}

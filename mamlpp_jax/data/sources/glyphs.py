@@ -1,8 +1,8 @@
-"""A data set drawn on the spot: letters of many scripts in the faces that matplotlib ships.
+"""A synthetic data set: letters of many scripts, rendered in the typefaces that matplotlib ships.
 
-It needs no download, so that training can be tried at once. One class per letter; the pictures of a
-class go through the faces that have the letter, each a little turned, slanted, stretched, moved and
-thickened or thinned. Letters that look alike (Latin A, Greek Alpha, Cyrillic A) are one class.
+It needs no download, so that training can be tried at once. There is one class per letter. Its images
+use all typefaces that have the letter in turn, each image a little rotated, sheared, stretched, shifted
+and thickened or thinned. Letters that look alike (Latin A, Greek Alpha, Cyrillic A) are one class.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageFilter, ImageFont
@@ -20,7 +20,7 @@ from mamlpp_jax.errors import DataError
 
 INSTANCES_PER_CLASS = 20
 MIN_FACES = 4
-# In the order in which a class goes through them; the first that has a letter is its reference.
+# In the order of the images of a class. The first one that has a letter decides what it looks like.
 FACES = (
     "DejaVuSans",
     "DejaVuSerif",
@@ -37,54 +37,54 @@ FACES = (
 )
 
 _SEED = 20190506
-_FONT_PIXELS = 96  # a letter is drawn once per face at this size, ...
-_LETTER_SIDE = 64  # ... brought to this longest side, ...
-_OVERSAMPLING = 3  # ... and deformed on a canvas this many times as fine as the picture.
-_LETTER_SHARE = 0.68  # longest side of an undeformed letter, as a share of the picture
+_FONT_PIXELS = 96  # a letter is rendered once per face at this size, ...
+_LETTER_SIDE = 64  # ... resized to this longest side, ...
+_OVERSAMPLING = 3  # ... and deformed on a canvas with this many times the image's resolution.
+_LETTER_SHARE = 0.68  # longest side of an undeformed letter, as a share of the image
 _MAX_ROTATION = np.deg2rad(7.0)
 _MAX_SHEAR = 0.1
 _MAX_LOG_SCALE = 0.11  # of width and height separately
-_MAX_SHIFT = 0.05  # share of the picture
-_NUM_CHANCES = 8  # random numbers one picture takes
+_MAX_SHIFT = 0.05  # share of the image
+_NUM_RANDOM = 8  # random numbers per image
 _SIGNATURE_SIDE = 16
 _ALIKE = 0.08  # relative squared distance of two signatures below which letters look alike
 
 
 class _Face(NamedTuple):
-    """A font and the code points it has a drawing for."""
+    """A font and the code points it has glyphs for."""
 
     font: ImageFont.FreeTypeFont
     code_points: frozenset[int]
 
 
-def build(image_size: int = 28) -> Dataset:
-    """Draws the whole set.
+def build(data_config: Any) -> Dataset:
+    """Renders the whole set.
 
     Args:
-        image_size: side of the pictures in pixels.
+        data_config: has ``image_size`` (pixels).
 
     Returns:
-        One class per letter, 20 pictures each, uint8 [T, image_size, image_size, 1], ink 255.
+        One class per letter, 20 images each, uint8 [T, image_size, image_size, 1], ink 255.
 
     Raises:
         DataError: matplotlib's fonts are missing or broken.
     """
-    return draw(None, image_size)
+    return render(None, int(data_config.image_size))
 
 
-def draw(code_points: Iterable[int] | None, image_size: int = 28) -> Dataset:
-    """Draws the letters of some code points.
+def render(code_points: Iterable[int] | None, image_size: int = 28) -> Dataset:
+    """Renders the letters of some code points.
 
-    A class depends on its letter alone, not on which others are drawn; only which of several
-    letters that look alike is kept (the smallest code point) depends on them.
+    The images of a class depend on its letter alone. Of several letters that look alike, the one with
+    the smallest code point is kept.
 
     Args:
-        code_points: candidates; those that are no letter or in too few faces are left out. None
-            means every letter there is.
-        image_size: side of the pictures in pixels.
+        code_points: candidates; those that are no letters or in too few typefaces are left out. None
+            for all letters.
+        image_size: height and width of the images in pixels.
 
     Returns:
-        One class per remaining letter, called like ``U+0041 LATIN CAPITAL LETTER A``.
+        One class per remaining letter, named like ``U+0041 LATIN CAPITAL LETTER A``.
 
     Raises:
         DataError: matplotlib's fonts are missing or broken, or no letter remains.
@@ -99,7 +99,7 @@ def draw(code_points: Iterable[int] | None, image_size: int = 28) -> Dataset:
     names = tuple(sorted(classes))
     images = np.empty((len(names), INSTANCES_PER_CLASS, image_size, image_size, 1), np.uint8)
     for row, name in enumerate(names):
-        images[row, ..., 0] = _draw_class(faces, classes[name], image_size)
+        images[row, ..., 0] = _render_class(faces, classes[name], image_size)
     return Dataset(
         name="glyphs",
         images=images.reshape(-1, image_size, image_size, 1),
@@ -122,10 +122,10 @@ def _load_faces(folder: Path) -> list[_Face]:
     for name in FACES:
         path = folder / f"{name}.ttf"
         try:
-            # Glyph 0 is the box that stands for a missing letter.
+            # Glyph 0 is the placeholder for a missing letter.
             charmap = ft2font.FT2Font(str(path)).get_charmap()
             points = frozenset(point for point, glyph in charmap.items() if glyph != 0)
-            # The basic layout draws a code point's own glyph, whatever shaping library is there.
+            # The basic layout does not depend on the shaping library that is installed.
             font = ImageFont.truetype(str(path), _FONT_PIXELS, layout_engine=ImageFont.Layout.BASIC)
         except (OSError, RuntimeError) as error:
             raise DataError(
@@ -148,7 +148,7 @@ def _letters(faces: list[_Face], code_points: Iterable[int] | None) -> list[int]
 
 
 def _is_letter(character: str) -> bool:
-    """Tells letters from other characters and from raised or lowered copies of letters."""
+    """Whether a character is a letter, and no superscript or subscript form of one."""
     if unicodedata.category(character) not in ("Lu", "Ll", "Lt", "Lo"):
         return False
     return not unicodedata.decomposition(character).startswith(("<super>", "<sub>"))
@@ -159,12 +159,12 @@ def _class_name(point: int) -> str:
 
 
 def _reference(faces: list[_Face], point: int) -> Image.Image | None:
-    """Draws a letter in the first face that has it; None when it is blank."""
+    """Renders a letter in the first face that has it; None when it is blank."""
     return next(_letter(face, point) for face in faces if point in face.code_points)
 
 
 def _letter(face: _Face, point: int) -> Image.Image | None:
-    """Draws a letter, cropped to its ink and brought to a common size; None when it is blank."""
+    """Renders a letter, cropped to its ink and resized to a common size; None when it is blank."""
     mask = face.font.getmask(chr(point), mode="L")
     if 0 in mask.size:
         return None
@@ -192,22 +192,22 @@ def _without_look_alikes(references: Mapping[int, Image.Image]) -> list[int]:
 
 
 def _signature(letter: Image.Image) -> np.ndarray:
-    """Returns a coarse picture of a letter, centred in a square: float32 [side * side]."""
+    """Returns a coarse image of a letter, centred in a square: float32 [side * side]."""
     square = Image.new("L", (_LETTER_SIDE, _LETTER_SIDE))
     square.paste(letter, ((_LETTER_SIDE - letter.width) // 2, (_LETTER_SIDE - letter.height) // 2))
     small = square.resize((_SIGNATURE_SIDE, _SIGNATURE_SIDE), Image.Resampling.BOX)
     return np.asarray(small, np.float32).ravel()
 
 
-def _draw_class(faces: list[_Face], point: int, image_size: int) -> np.ndarray:
-    """Draws all pictures of one letter: uint8 [INSTANCES_PER_CLASS, image_size, image_size]."""
+def _render_class(faces: list[_Face], point: int, image_size: int) -> np.ndarray:
+    """Renders all images of one letter: uint8 [INSTANCES_PER_CLASS, image_size, image_size]."""
     letters = [_letter(face, point) for face in faces if point in face.code_points]
-    drawn = [letter for letter in letters if letter is not None]
-    chance = _uniform(point, INSTANCES_PER_CLASS * _NUM_CHANCES)
+    rendered = [letter for letter in letters if letter is not None]
+    random = _uniform(point, INSTANCES_PER_CLASS * _NUM_RANDOM)
     return np.stack(
         [
-            _deformed(drawn[instance % len(drawn)], numbers, image_size)
-            for instance, numbers in enumerate(chance.reshape(INSTANCES_PER_CLASS, _NUM_CHANCES))
+            _deform(rendered[instance % len(rendered)], numbers, image_size)
+            for instance, numbers in enumerate(random.reshape(INSTANCES_PER_CLASS, _NUM_RANDOM))
         ]
     )
 
@@ -215,22 +215,22 @@ def _draw_class(faces: list[_Face], point: int, image_size: int) -> np.ndarray:
 def _uniform(point: int, count: int) -> np.ndarray:
     """Returns numbers in [-1, 1) that depend on the code point only.
 
-    Made from raw bits, which NumPy promises never to change.
+    They are made from raw bits, which NumPy guarantees never to change.
     """
     bits = np.random.PCG64([_SEED, point]).random_raw(count)
     return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-52 - 1.0
 
 
-def _deformed(letter: Image.Image, chance: np.ndarray, image_size: int) -> np.ndarray:
-    """Draws one picture from a letter and ``_NUM_CHANCES`` numbers in [-1, 1)."""
-    turn, shear, width, height, right, down, weight, softness = chance.tolist()
+def _deform(letter: Image.Image, random: np.ndarray, image_size: int) -> np.ndarray:
+    """Makes one image of a letter with ``_NUM_RANDOM`` random numbers in [-1, 1)."""
+    angle, shear, width, height, right, down, weight, softness = random.tolist()
     canvas = image_size * _OVERSAMPLING
-    turn *= _MAX_ROTATION
-    rotation = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
+    angle *= _MAX_ROTATION
+    rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     slant = np.array([[1.0, shear * _MAX_SHEAR], [0.0, 1.0]])
     stretch = np.exp(np.array([width, height]) * _MAX_LOG_SCALE)
     forward = rotation @ slant @ np.diag(stretch * _LETTER_SHARE * canvas / _LETTER_SIDE)
-    # Pillow asks where in the letter each pixel of the canvas comes from.
+    # Pillow takes the inverse map, from the canvas to the letter.
     backward = np.linalg.inv(forward)
     centre = canvas * (0.5 + np.array([right, down]) * _MAX_SHIFT)
     offset = np.array(letter.size) / 2.0 - backward @ centre
@@ -240,7 +240,7 @@ def _deformed(letter: Image.Image, chance: np.ndarray, image_size: int) -> np.nd
         (*backward[0], offset[0], *backward[1], offset[1]),
         Image.Resampling.BICUBIC,
     )
-    # Blurring and sharpening around another grey than the middle one moves the edge of the stroke.
+    # Blurring, then sharpening around a grey other than the middle one, moves the edge of the stroke.
     image = image.filter(ImageFilter.GaussianBlur(canvas / 84.0 * (1.1 + 0.4 * softness)))
     image = image.point(_edge_table(95.0 + 45.0 * weight))
     return np.asarray(image.resize((image_size, image_size), Image.Resampling.LANCZOS))

@@ -14,19 +14,17 @@ from absl import logging
 
 from mamlpp_jax.data.dataset import SPLITS, Dataset
 from mamlpp_jax.data.readers.class_folders import (
-    read_bytes,
+    read_rgb,
     report_strays,
     scan_classes,
     subfolders,
 )
-from mamlpp_jax.data.readers.images import is_grey, read_squares, to_channels
+from mamlpp_jax.data.readers.images import load_squares, with_channels
 from mamlpp_jax.errors import ConfigError, DataError
-
-NAME = "image_folder"
 
 
 def identity(data_config: Any) -> str:
-    """What tells one folder's cached data from another's: its files' names, sizes and times of change.
+    """Identifies the contents of the folder: names, sizes and modification times of its files.
 
     A copy of the folder that keeps the times has the same identity, wherever it lies.
 
@@ -35,7 +33,7 @@ def identity(data_config: Any) -> str:
 
     Raises:
         ConfigError: no folder is configured.
-        DataError: the folder is not one of classes of pictures.
+        DataError: the folder has no class folders.
     """
     classes, splits = _classes(_root(data_config))
     digest = hashlib.sha256()
@@ -52,45 +50,33 @@ def identity(data_config: Any) -> str:
 
 
 def build(data_config: Any) -> Dataset:
-    """Reads, resizes and counts the pictures.
+    """Reads and resizes the images.
 
     Args:
         data_config: has ``manual_dir``, ``image_size`` (pixels) and ``channels``.
 
     Returns:
-        Classes in name order, pictures of a class in file name order; with the splits of
+        Classes in name order, images of a class in file name order; with the splits of
         ``<root>/{train,val,test}/<class>/``, else without.
 
     Raises:
         ConfigError: no folder is configured.
-        DataError: a folder or picture is missing, empty or broken; it is named.
+        DataError: a folder or image is missing, empty or broken; it is named.
     """
     root, size = _root(data_config), int(data_config.image_size)
     classes, splits = _classes(root)
     paths = [path for members in classes.values() for path in members]
-    squares = read_squares([(str(path), partial(read_bytes, path)) for path in paths], size)
+    squares = load_squares([partial(read_rgb, path) for path in paths], size)
     images = with_channels(squares, int(data_config.channels))
     sizes = np.array([len(members) for members in classes.values()], np.int32)
     _report(root, classes, splits, images)
     return Dataset(
-        name=NAME,
+        name="image_folder",
         images=images,
         class_names=tuple(classes),
         class_sizes=sizes,
         class_splits=tuple(splits[name] for name in classes) if splits else (),
     )
-
-
-def with_channels(squares: np.ndarray, channels: int) -> np.ndarray:
-    """Pictures [n, H, W, 3] with 1 or 3 channels; 0: 1 when every picture is grey, else 3."""
-    if channels == 0:
-        channels = 1 if is_grey(squares) else 3
-    if channels == 3:
-        return squares
-    grey = np.empty((*squares.shape[:3], 1), np.uint8)
-    for row, pixels in enumerate(squares):
-        grey[row] = to_channels(pixels, 1)
-    return grey
 
 
 def _root(data_config: Any) -> Path:
@@ -103,7 +89,7 @@ def _root(data_config: Any) -> Path:
 
 
 def _classes(root: Path) -> tuple[dict[str, list[Path]], dict[str, str]]:
-    """Picture files by class, sorted; and the split of each class, {} without splits."""
+    """Image files by class, sorted, and the split of each class, {} without splits."""
     if not root.is_dir():
         raise DataError(f"data.manual_dir: {root} is no folder; it must have a folder per class.")
     names = {path.name for path in subfolders(root)}

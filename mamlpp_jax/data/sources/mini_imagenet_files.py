@@ -1,4 +1,4 @@
-"""The three forms in which people have mini-ImageNet on disk, read as one.
+"""The three forms in which people have mini-ImageNet on disk, read alike.
 
 (a) ``images/`` (a folder, or zip archives holding it) and Ravi & Larochelle's ``train.csv``, ``val.csv``
 and ``test.csv``; (b) the folders ``train``, ``val`` and ``test`` with a folder per class;
@@ -7,11 +7,11 @@ and ``test.csv``; (b) the folders ``train``, ``val`` and ``test`` with a folder 
 
 from __future__ import annotations
 
-import abc
 import contextlib
 import csv
-import io
-from collections.abc import Iterator, Mapping, Sequence
+import functools
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -22,12 +22,12 @@ from PIL import Image
 from mamlpp_jax.data.dataset import SPLITS
 from mamlpp_jax.data.readers.archives import open_zip, read_member
 from mamlpp_jax.data.readers.class_folders import (
-    read_bytes,
+    read_rgb,
     report_strays,
     scan_classes,
     subfolders,
 )
-from mamlpp_jax.data.readers.images import SUFFIXES
+from mamlpp_jax.data.readers.images import SUFFIXES, ImageLoader, decode_rgb
 from mamlpp_jax.data.readers.pickles import load_arrays
 from mamlpp_jax.errors import DataError
 
@@ -38,192 +38,160 @@ FORMS = (
     "a folder per class; or mini-imagenet-cache-train.pkl, -val.pkl and -test.pkl"
 )
 _HEADER = ["filename", "label"]
+_Listing = dict[str, list[str]]  # names of the images by class
 
 
-class Picture(NamedTuple):
-    """One encoded picture.
+class Layout(NamedTuple):
+    """One form of the data set, found complete.
 
     Attributes:
-        class_name: such as "n01532829".
-        name: unique within its split.
-        origin: names it in errors.
-        encoded: the contents of a JPEG or PNG file.
+        listing: names of the images by split and class.
+        read: from a split to its classes in the order of `listing`, each with the loaders of its
+            images. A class is read when the one before has been used, so that memory holds one class,
+            or one pickle, at a time.
     """
 
-    class_name: str
-    name: str
-    origin: str
-    encoded: bytes
-
-
-# Pictures of a split by class: names in `Picture`, in the order they are read.
-Listing = dict[str, list[str]]
-
-
-class Layout(abc.ABC):
-    """One form of the data set; `listing` is checked when it is made."""
-
-    listing: dict[str, Listing]
-
-    @abc.abstractmethod
-    def pictures(self, split: str) -> Iterator[Picture]:
-        """Reads every picture of a split.
-
-        Raises:
-            DataError: one is missing or broken.
-        """
+    listing: dict[str, _Listing]
+    read: Callable[[str], Iterator[tuple[str, list[ImageLoader]]]]
 
 
 def find_layout(folder: Path) -> Layout:
     """Recognises the form a folder has.
 
+    Args:
+        folder: ``data.manual_dir``; only read.
+
+    Returns:
+        The layout; reading and loading from it may raise a `DataError` that names a broken image.
+
     Raises:
-        DataError: it has none, or counts differ from 64/16/20 classes of 600 pictures.
+        DataError: the folder has none of the forms, or not 64/16/20 classes of 600 images.
     """
     if not folder.is_dir():
         raise DataError(
             f"data.manual_dir: {folder} is no folder; it must hold mini-ImageNet: {FORMS}."
         )
     if any(_csv(folder, split).exists() for split in SPLITS):
-        return CsvLayout(folder)
+        return _csv_layout(folder)
     if any(_pickle(folder, split).exists() for split in SPLITS):
-        return PickleLayout(folder)
+        return _pickle_layout(folder)
     if any((folder / split).is_dir() for split in SPLITS):
-        return FolderLayout(folder)
+        return _folder_layout(folder)
     raise DataError(f"data.manual_dir: {folder} does not hold mini-ImageNet; it must be {FORMS}.")
 
 
-class CsvLayout(Layout):
+def _csv_layout(folder: Path) -> Layout:
     """Form (a)."""
+    listing = {split: _read_csv(_csv(folder, split)) for split in SPLITS}
+    _check_listing(listing, partial(_csv, folder))
+    locations = _find_images(folder)
+    _check_locations(folder, listing, locations)
 
-    def __init__(self, folder: Path) -> None:
-        listing = {split: _read_csv(_csv(folder, split)) for split in SPLITS}
-        check_listing(listing, {split: str(_csv(folder, split)) for split in SPLITS})
-        self.listing = listing
-        self._folder = folder
-        self._places = _find_images(folder)
-        self._check_places()
-
-    def pictures(self, split: str) -> Iterator[Picture]:
-        """See `Layout`."""
+    def read(split: str) -> Iterator[tuple[str, list[ImageLoader]]]:
         with contextlib.ExitStack() as stack:
-            archives: dict[Path, Any] = {}
-            for class_name, names in self.listing[split].items():
-                for name in names:
-                    place, member = self._places[name]
-                    if not member:
-                        yield Picture(class_name, name, str(place), read_bytes(place))
-                        continue
-                    if place not in archives:
-                        archives[place] = stack.enter_context(open_zip(place))
-                    encoded = read_member(archives[place], member)
-                    yield Picture(class_name, name, f"{place}:{member}", encoded)
+            open_once = functools.cache(lambda path: stack.enter_context(open_zip(path)))
 
-    def _check_places(self) -> None:
-        listed: set[str] = set()
-        for split, classes in self.listing.items():
-            for class_name, names in classes.items():
-                if again := listed.intersection(names):
-                    raise DataError(
-                        f"{_csv(self._folder, split)} lists {min(again)}, which another of the three files "
-                        "lists too; splits must not share pictures."
-                    )
-                listed.update(names)
-                missing = [name for name in names if name not in self._places]
-                if missing:
-                    raise DataError(
-                        f"{_csv(self._folder, split)} lists {missing[0]} of class {class_name}, which is neither "
-                        f"in {self._folder / 'images'} nor in a zip archive of {self._folder} "
-                        f"({len(missing)} of this class are missing)."
-                    )
-        report_strays(self._folder, [name for name in self._places if name not in listed])
+            def loader(path: Path, member: str) -> ImageLoader:
+                if not member:
+                    return partial(read_rgb, path)
+                encoded = read_member(open_once(path), member)
+                return partial(decode_rgb, encoded, f"{path}:{member}")
+
+            for class_name, names in listing[split].items():
+                yield class_name, [loader(*locations[name]) for name in names]
+
+    return Layout(listing, read)
 
 
-class FolderLayout(Layout):
-    """Form (b)."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._paths: dict[str, dict[str, list[Path]]] = {}
-        for split in SPLITS:
-            if not (folder / split).is_dir():
-                raise DataError(
-                    f"{folder} has no folder {split}; mini-ImageNet as class folders needs {', '.join(SPLITS)}."
-                )
-            self._paths[split] = scan_classes(folder / split)
-        report_strays(folder, [p.name for p in subfolders(folder) if p.name not in SPLITS])
-        self.listing = {
-            split: {name: [path.name for path in paths] for name, paths in classes.items()}
-            for split, classes in self._paths.items()
-        }
-        check_listing(self.listing, {split: str(folder / split) for split in SPLITS})
-
-    def pictures(self, split: str) -> Iterator[Picture]:
-        """See `Layout`."""
-        for class_name, paths in self._paths[split].items():
-            for path in paths:
-                yield Picture(class_name, f"{class_name}/{path.name}", str(path), read_bytes(path))
-
-
-class PickleLayout(Layout):
-    """Form (c); a file is read twice, so that one split's arrays are in memory at a time."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self.listing = {}
-        for split in SPLITS:
-            _, rows = _read_pickle(_pickle(folder, split))
-            self.listing[split] = {
-                name: [str(row) for row in found] for name, found in rows.items()
-            }
-        check_listing(self.listing, {split: str(_pickle(folder, split)) for split in SPLITS})
-
-    def pictures(self, split: str) -> Iterator[Picture]:
-        """See `Layout`."""
-        path = _pickle(self._folder, split)
-        images, rows = _read_pickle(path)
-        for class_name, found in rows.items():
-            for row in found:
-                yield Picture(class_name, str(row), f"{path}[{row}]", as_png(images[row]))
-
-
-def as_png(pixels: np.ndarray) -> bytes:
-    """Encodes uint8 [H, W, 3] pixels without loss, for speed and not for size."""
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, format="png", compress_level=1)
-    return file.getvalue()
-
-
-def check_listing(
-    listing: Mapping[str, Mapping[str, Sequence[Any]]], origins: Mapping[str, str]
+def _check_locations(
+    folder: Path, listing: dict[str, _Listing], locations: dict[str, tuple[Path, str]]
 ) -> None:
-    """Checks for 64/16/20 classes of 600 pictures, no class in two splits.
+    """Checks that every listed image exists and is in one split."""
+    listed: set[str] = set()
+    for split, classes in listing.items():
+        for class_name, names in classes.items():
+            if shared := listed.intersection(names):
+                raise DataError(
+                    f"{_csv(folder, split)} lists {min(shared)}, which another of the three files "
+                    "lists too; splits must not share images."
+                )
+            listed.update(names)
+            missing = [name for name in names if name not in locations]
+            if missing:
+                raise DataError(
+                    f"{_csv(folder, split)} lists {missing[0]} of class {class_name}, which is neither "
+                    f"in {folder / 'images'} nor in a zip archive of {folder} "
+                    f"({len(missing)} of this class are missing)."
+                )
+    report_strays(folder, [name for name in locations if name not in listed])
+
+
+def _folder_layout(folder: Path) -> Layout:
+    """Form (b)."""
+    paths = {}
+    for split in SPLITS:
+        if not (folder / split).is_dir():
+            raise DataError(
+                f"{folder} has no folder {split}; mini-ImageNet as class folders needs {', '.join(SPLITS)}."
+            )
+        paths[split] = scan_classes(folder / split)
+    report_strays(folder, [p.name for p in subfolders(folder) if p.name not in SPLITS])
+    listing = {
+        split: {name: [f"{name}/{path.name}" for path in found] for name, found in classes.items()}
+        for split, classes in paths.items()
+    }
+    _check_listing(listing, lambda split: folder / split)
+
+    def read(split: str) -> Iterator[tuple[str, list[ImageLoader]]]:
+        for class_name, found in paths[split].items():
+            yield class_name, [partial(read_rgb, path) for path in found]
+
+    return Layout(listing, read)
+
+
+def _pickle_layout(folder: Path) -> Layout:
+    """Form (c). A file is read twice, so that the arrays of one split are in memory at a time."""
+    listing = {}
+    for split in SPLITS:
+        _, rows = _read_pickle(_pickle(folder, split))
+        listing[split] = {name: [str(row) for row in found] for name, found in rows.items()}
+    _check_listing(listing, partial(_pickle, folder))
+
+    def read(split: str) -> Iterator[tuple[str, list[ImageLoader]]]:
+        images, rows = _read_pickle(_pickle(folder, split))
+        for class_name, found in rows.items():
+            yield class_name, [partial(Image.fromarray, images[row]) for row in found]
+
+    return Layout(listing, read)
+
+
+def _check_listing(listing: dict[str, _Listing], origin: Callable[[str], Path]) -> None:
+    """Checks for 64/16/20 classes of 600 images, no class in two splits.
 
     Args:
-        listing: by split and class.
-        origins: what each split was read from, for the message.
+        listing: names of the images by split and class.
+        origin: the file or folder of a split, for the message.
 
     Raises:
         DataError: names the origin and what differs.
     """
-    home: dict[str, str] = {}
+    split_of: dict[str, str] = {}
     for split, classes in listing.items():
-        origin = origins[split]
         if len(classes) != CLASSES[split]:
             raise DataError(
-                f"mini-ImageNet: {origin} has {len(classes)} classes; the {split} split must have "
-                f"{CLASSES[split]} classes of {IMAGES_PER_CLASS} pictures."
+                f"mini-ImageNet: {origin(split)} has {len(classes)} classes; the {split} split must have "
+                f"{CLASSES[split]} classes of {IMAGES_PER_CLASS} images."
             )
-        for name, pictures in classes.items():
-            if name in home:
+        for name, images in classes.items():
+            if name in split_of:
                 raise DataError(
-                    f"mini-ImageNet: class {name} is in {origins[home[name]]} and in {origin}; splits must "
-                    "have different classes."
+                    f"mini-ImageNet: class {name} is in {origin(split_of[name])} and in {origin(split)}; "
+                    "splits must have different classes."
                 )
-            home[name] = split
-            if len(pictures) != IMAGES_PER_CLASS:
+            split_of[name] = split
+            if len(images) != IMAGES_PER_CLASS:
                 raise DataError(
-                    f"mini-ImageNet: {origin} has {len(pictures)} pictures of class {name}; every class "
+                    f"mini-ImageNet: {origin(split)} has {len(images)} images of class {name}; every class "
                     f"must have {IMAGES_PER_CLASS}."
                 )
 
@@ -236,7 +204,7 @@ def _pickle(folder: Path, split: str) -> Path:
     return folder / f"mini-imagenet-cache-{split}.pkl"
 
 
-def _read_csv(path: Path) -> Listing:
+def _read_csv(path: Path) -> _Listing:
     """Reads ``filename,label`` lines; a repeated line counts once and is reported."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
@@ -251,7 +219,7 @@ def _read_csv(path: Path) -> Listing:
         raise DataError(
             f"{path} must begin with the line 'filename,label'; it is not the original file."
         )
-    listing: Listing = {}
+    listing: _Listing = {}
     label_of: dict[str, str] = {}
     repeated = []
     for number, row in enumerate(rows[1:], start=2):
@@ -271,12 +239,12 @@ def _read_csv(path: Path) -> Listing:
                 f"{path}, line {number}: {name} is listed as {label} and as {label_of[name]}."
             )
     if repeated:
-        logging.warning("%s lists %d pictures twice, such as %s.", path, len(repeated), repeated[0])
+        logging.warning("%s lists %d images twice, such as %s.", path, len(repeated), repeated[0])
     return dict(sorted(listing.items()))
 
 
 def _find_images(folder: Path) -> dict[str, tuple[Path, str]]:
-    """Where each picture lies, by file name: (file, "") or (archive, member)."""
+    """The location of each image by file name: (file, "") or (archive, member)."""
     images = folder / "images"
     if images.is_dir():
         return {
@@ -287,10 +255,10 @@ def _find_images(folder: Path) -> dict[str, tuple[Path, str]]:
     archives = sorted(folder.glob("*.zip"))
     if not archives:
         raise DataError(
-            f"{folder} has neither a folder images nor a zip archive; the pictures listed in train.csv, "
+            f"{folder} has neither a folder images nor a zip archive; the images listed in train.csv, "
             "val.csv and test.csv must lie in one of them."
         )
-    places: dict[str, tuple[Path, str]] = {}
+    locations: dict[str, tuple[Path, str]] = {}
     repeated = []
     for path in archives:
         with open_zip(path) as archive:
@@ -298,21 +266,21 @@ def _find_images(folder: Path) -> dict[str, tuple[Path, str]]:
                 inside = PurePosixPath(member)
                 if inside.suffix.lower() not in SUFFIXES or inside.parts[0] == "__MACOSX":
                     continue
-                if inside.name in places:
+                if inside.name in locations:
                     repeated.append(f"{path}:{member}")
                 else:
-                    places[inside.name] = (path, member)
+                    locations[inside.name] = (path, member)
     if repeated:
         logging.warning(
-            "%d pictures are in the archives twice, such as %s; the first one of each name is used.",
+            "%d images are in the archives twice, such as %s; the first one of each name is used.",
             len(repeated),
             repeated[0],
         )
-    return places
+    return locations
 
 
 def _read_pickle(path: Path) -> tuple[np.ndarray, dict[str, list[int]]]:
-    """The pictures uint8 [n, H, W, 3] and the rows of each class, sorted by class."""
+    """The images, uint8 [n, H, W, 3], and the rows of each class, sorted by class."""
     content = load_arrays(path)
     try:
         content = {_text(key): value for key, value in content.items()}
@@ -337,10 +305,10 @@ def _read_pickle(path: Path) -> tuple[np.ndarray, dict[str, list[int]]]:
     every = [row for found in rows.values() for row in found]
     if len(set(every)) != len(every) or any(not 0 <= row < len(images) for row in every):
         raise DataError(
-            f"{path}: class_dict names rows twice or beyond the {len(images)} pictures of image_data."
+            f"{path}: class_dict names rows twice or beyond the {len(images)} images of image_data."
         )
     if len(every) < len(images):
-        logging.warning("%s has %d pictures of no class.", path, len(images) - len(every))
+        logging.warning("%s has %d images of no class.", path, len(images) - len(every))
     return images, dict(sorted(rows.items()))
 
 

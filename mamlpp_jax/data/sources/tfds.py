@@ -1,9 +1,8 @@
 """Any prepared TFDS image classification data set: ``data.name = "tfds:<name>"``.
 
-TensorFlow is not needed to read one. The name may have a configuration and a version, as in TFDS:
-``tfds:<name>/<configuration>:<version>``. The TFDS splits train, validation and test are put together (all splits
-where it has none of these); classes are split by fraction, by number
-or by a list file.
+The name may have a configuration and a version, as in TFDS: ``tfds:<name>/<configuration>:<version>``. The
+examples of the TFDS splits train, validation and test are pooled (of all splits where it has none of these), and
+its classes are split by fraction, by number or by a list file. TensorFlow is not needed.
 """
 
 from __future__ import annotations
@@ -19,8 +18,7 @@ from absl import logging
 
 from mamlpp_jax.data.dataset import Dataset
 from mamlpp_jax.data.readers import tfds_tools
-from mamlpp_jax.data.readers.images import decode_colour, to_square
-from mamlpp_jax.data.sources.image_folder import with_channels
+from mamlpp_jax.data.readers.images import decode_rgb, square_rgb, with_channels
 from mamlpp_jax.errors import ConfigError, DataError
 
 PREFIX = "tfds:"
@@ -29,7 +27,7 @@ _NAME = re.compile(r"tfds:(?P<folder>\w+(/[\w+-][\w.+-]*)?)(:(?P<version>\d+\.\d
 
 
 def identity(data_config: Any) -> str:
-    """What tells one preparation's cached data from another's, wherever it lies.
+    """Identifies a prepared data set by its metadata, wherever it lies.
 
     Args:
         data_config: has ``name``, ``tfds_dir`` and ``channels``.
@@ -53,7 +51,7 @@ def build(data_config: Any) -> Dataset:
         data_config: has ``name``, ``tfds_dir`` ("" for TFDS's own default), ``image_size`` (pixels) and ``channels``.
 
     Returns:
-        The classes that have pictures, in name order; pictures of a class in the order of TFDS's splits.
+        The classes that have images, in name order; images of a class in the order of TFDS's splits.
 
     Raises:
         ConfigError: the name is malformed.
@@ -63,18 +61,11 @@ def build(data_config: Any) -> Dataset:
     what = data_config.name
     tfds = tfds_tools.import_tfds(what)
     logging.info("Reading %s as prepared in %s.", what, folder)
-    try:
+    with tfds_tools.wrap_tfds_errors(folder):
         builder = tfds.builder_from_directory(folder)
         image_key, label_key = _keys(tfds, builder, folder)
         by_class = _squares_by_class(builder, image_key, label_key, int(data_config.image_size))
         names = builder.info.features[label_key].names
-    except DataError:
-        raise
-    except Exception as error:  # TFDS, array_record and protobuf share no base class
-        raise DataError(
-            f"{folder} cannot be read by TFDS ({type(error).__name__}: {error}); it must be complete and in the "
-            "file format array_record."
-        ) from error
     return _assemble(
         what, folder, {names[label]: by_class[label] for label in by_class}, data_config
     )
@@ -94,7 +85,7 @@ def _assemble(
 def _squares_by_class(
     builder: Any, image_key: str, label_key: str, size: int
 ) -> dict[int, list[np.ndarray]]:
-    """Pictures [size, size, 3] by label; unlabelled ones, which TFDS marks with -1, are reported."""
+    """Images [size, size, 3] by label; TFDS marks an unlabelled one with -1."""
     result: dict[int, list[np.ndarray]] = {}
     unlabelled = 0
     for origin, example in tfds_tools.encoded_examples(builder, image_key, _splits(builder)):
@@ -102,8 +93,8 @@ def _squares_by_class(
         if label < 0:
             unlabelled += 1
             continue
-        picture = to_square(decode_colour(example[image_key], origin), size)
-        result.setdefault(label, []).append(picture)
+        image = square_rgb(decode_rgb(example[image_key], origin), size)
+        result.setdefault(label, []).append(image)
     if unlabelled:
         logging.warning(
             "%s has %d images without a label, which are not used.", builder.name, unlabelled
@@ -112,7 +103,7 @@ def _squares_by_class(
 
 
 def _splits(builder: Any) -> list[str]:
-    """The TFDS splits to read: the usual ones, since others may repeat their images; else all."""
+    """The TFDS splits to read: the usual ones, whose images others may repeat; else all."""
     names = sorted(builder.info.splits)
     usual = [name for name in names if name in _USUAL_SPLITS]
     skipped = sorted(set(names) - set(usual or names))
@@ -127,7 +118,7 @@ def _splits(builder: Any) -> list[str]:
 
 
 def _keys(tfds: Any, builder: Any, folder: Path) -> tuple[str, str]:
-    """Names of the image and of the label: the supervised pair, or the only ones of their kinds."""
+    """Names of the image and label features: the supervised pair, or the only ones of their types."""
     features = dict(builder.info.features.items())
     image, label = (*(builder.info.supervised_keys or ()), None, None)[:2]
     if _are_image_and_label(tfds, features, image, label):
@@ -149,7 +140,7 @@ def _are_image_and_label(tfds: Any, features: Any, image: Any, label: Any) -> bo
 
 
 def _version_folder(data_config: Any) -> Path:
-    """The folder of the newest prepared version, or of the one that is asked for."""
+    """The folder of the requested version, or of the newest one."""
     match = _NAME.fullmatch(data_config.name)
     if match is None:
         raise ConfigError(
@@ -170,7 +161,7 @@ def _version_folder(data_config: Any) -> Path:
 
 
 def _only_configuration(name: str, root: Path, base: Path) -> Path:
-    """The data set when it has one configuration, which then need not be named."""
+    """The newest version of the only configuration, which need not be named."""
     versions = {
         path.name: tfds_tools.latest_version(path) for path in base.glob("*") if path.is_dir()
     }

@@ -1,17 +1,19 @@
-"""Every kind of picture people have is read as 8-bit colour, or refused by name."""
+"""Every kind of image is read as 8-bit colour, or refused by name."""
 
 import io
+from functools import partial
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from mamlpp_jax.data.readers.images import (
-    decode_colour,
-    is_grey,
-    read_squares,
-    to_channels,
-    to_square,
+    decode_grey,
+    decode_rgb,
+    load_squares,
+    square_ink,
+    square_rgb,
+    with_channels,
 )
 from mamlpp_jax.errors import DataError
 
@@ -25,14 +27,12 @@ def encoded(image, kind="png", **options):
 
 
 def pixels(content):
-    return np.asarray(decode_colour(content, "x"))
+    return np.asarray(decode_rgb(content, "x"))
 
 
 def test_grey_becomes_three_equal_channels():
     read = pixels(encoded(Image.fromarray(GRADIENT)))
     np.testing.assert_array_equal(read, np.repeat(GRADIENT[..., None], 3, -1))
-    assert is_grey(read)
-    np.testing.assert_array_equal(to_channels(read, 1)[..., 0], GRADIENT)
 
 
 def test_sixteen_bits_are_scaled_not_clipped():
@@ -52,7 +52,7 @@ def test_palette_and_one_bit():
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA"])
-def test_what_is_transparent_lies_on_white(mode):
+def test_transparent_parts_become_white(mode):
     image = Image.new("RGBA", (16, 16), (0, 0, 0, 0))
     image.paste((0, 0, 0, 255), (0, 0, 8, 16))
     read = pixels(encoded(image.convert(mode)))
@@ -73,41 +73,74 @@ def test_cmyk():
     assert read[..., 1:].min() > 235
 
 
-def test_the_camera_may_be_held_sideways():
+def test_the_orientation_of_the_camera_is_applied():
     image = Image.fromarray(np.stack([GRADIENT[:8]] * 3, -1))
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned by 90 degrees clockwise
+    exif[0x0112] = 6  # rotate by 90 degrees clockwise
     content = encoded(image, exif=exif)
     np.testing.assert_array_equal(pixels(content), np.rot90(np.asarray(image), -1))
 
 
-def test_a_picture_is_squeezed_into_a_square_or_left_alone():
+def test_an_image_is_squeezed_into_a_square_or_left_alone():
     square = Image.fromarray(np.stack([GRADIENT] * 3, -1))
-    np.testing.assert_array_equal(to_square(square, 16), np.asarray(square))
-    assert to_square(square.resize((40, 10)), 16).shape == (16, 16, 3)
+    np.testing.assert_array_equal(square_rgb(square, 16), np.asarray(square))
+    assert square_rgb(square.resize((40, 10)), 16).shape == (16, 16, 3)
+
+
+def test_dark_writing_becomes_ink():
+    paper = np.full((30, 30), 255, np.uint8)
+    paper[10:20] = 0
+    image = decode_grey(encoded(Image.fromarray(paper)), "x")
+    np.testing.assert_array_equal(square_ink(image, 30), 255 - paper)
+    small = square_ink(image, 3)
+    assert small[1].min() > 200
+    assert small[[0, 2]].max() < 55
+
+
+@pytest.mark.parametrize(
+    ("colour", "channels", "found"), [(0, 0, 1), (1, 0, 3), (0, 3, 3), (1, 1, 1)]
+)
+def test_channels_are_as_wanted_or_as_in_the_images(colour, channels, found):
+    images = np.repeat(GRADIENT[None, ..., None], 3, 0).repeat(3, -1)
+    images[1, 2, 3, 0] += 20 * colour  # one pixel of one image
+    converted = with_channels(images, channels)
+    assert converted.shape == (3, 16, 16, found)
+    expected = [
+        np.asarray(Image.fromarray(i).convert("L" if found == 1 else "RGB")) for i in images
+    ]
+    np.testing.assert_array_equal(converted, np.reshape(expected, converted.shape))
 
 
 @pytest.mark.parametrize(
     ("content", "said"),
     [
         (b"", "it is empty"),
-        (b"no picture", "cannot identify"),
+        (b"no image", "cannot identify"),
         (encoded(Image.fromarray(GRADIENT))[:-30], "."),
         (encoded(Image.fromarray(GRADIENT), "jpeg")[:200], "[Tt]runcated"),
         (encoded(Image.fromarray(GRADIENT.astype(np.float32)), "tiff"), "floating-point"),
         (encoded(Image.fromarray(GRADIENT.astype(np.int32) - 9), "tiff"), "exceed 16 bits"),
     ],
 )
-def test_what_is_no_picture_is_named(content, said):
+def test_a_broken_image_is_named(content, said):
     with pytest.raises(DataError, match=rf"Cannot decode my\.png: .*{said}"):
-        decode_colour(content, "my.png")
+        decode_rgb(content, "my.png")
 
 
-def test_many_pictures_keep_their_order_and_the_first_broken_one_is_named():
+def test_a_broken_grey_image_is_named():
+    with pytest.raises(DataError, match=r"Cannot decode a/b\.png: cannot identify"):
+        decode_grey(b"not an image", "a/b.png")
+
+
+def test_images_keep_their_order_and_the_first_broken_one_is_named():
     contents = [encoded(Image.fromarray(np.full((4, 4), i, np.uint8))) for i in range(40)]
-    squares = read_squares([(str(i), lambda c=c: c) for i, c in enumerate(contents)], 4)
+    squares = load_squares(loaders(contents), 4)
     assert squares.shape == (40, 4, 4, 3)
     np.testing.assert_array_equal(squares[:, 0, 0, 0], np.arange(40))
     contents[7] = contents[20] = b"?"
     with pytest.raises(DataError, match="Cannot decode 7:"):
-        read_squares([(str(i), lambda c=c: c) for i, c in enumerate(contents)], 4)
+        load_squares(loaders(contents), 4)
+
+
+def loaders(contents):
+    return [partial(decode_rgb, content, str(i)) for i, content in enumerate(contents)]

@@ -1,4 +1,4 @@
-"""Pickles of arrays are read; whatever else they ask for is neither imported nor called."""
+"""Pickles of arrays are read; anything else in them is neither imported nor called."""
 
 import codecs
 import collections
@@ -90,7 +90,7 @@ def test_a_broken_pickle_is_named(tmp_path, content):
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"\x80\x02Nr\xff\xff\xff\xff.", "truncated or broken .*at place 4294967295"),
+        (b"\x80\x02Nr\xff\xff\xff\xff.", "truncated or broken .*at memo index 4294967295"),
         (b"\x80\x02cbuiltins\nbytearray\n\x8a\x05\0\0\0\0\2\x85R.", "bytearray of a mere size"),
     ],
 )

@@ -1,58 +1,54 @@
-"""The contract of every data source: what it gives can be trained on, and is the same every time."""
+"""Every data source gives a data set that can be trained on, and the same one every time."""
 
-import jax
-import jax.numpy as jnp
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
-from mamlpp_jax.data.dataset import SPLITS
-from mamlpp_jax.data.episodes import TaskShape, make_draw, make_source
-from mamlpp_jax.data.host_episodes import make_host_source
-from mamlpp_jax.data.sources import glyphs, omniglot, registry
+from mamlpp_jax.data import dataset as dataset_lib
+from mamlpp_jax.data.cache import CacheKey
+from mamlpp_jax.data.dataset import SPLITS, fingerprint
+from mamlpp_jax.data.sources import glyphs, registry
 from mamlpp_jax.data.splits import split_dataset
-from tests.data.sources import omniglot_test
+from mamlpp_jax.errors import ConfigError, MamlppError
 from tests.helpers import small_sources
-
-WAY, SHOT, QUERY = 2, 2, 1
+from tests.helpers.small_sources import data_config
 
 
 def _omniglot(tmp_path, monkeypatch):
-    monkeypatch.setattr(omniglot, "NUM_CLASSES", 3)
-    small = [a._replace(num_classes=len(omniglot_test.CLASSES[a.file])) for a in omniglot.ARCHIVES]
-    monkeypatch.setattr(omniglot, "ARCHIVES", tuple(small))
-    for file in omniglot_test.CLASSES:
-        omniglot_test.write_archive(tmp_path / "manual", file, omniglot_test.drawings(file))
-    return small_sources.data_config(
-        tmp_path,
-        "omniglot",
-        manual_dir=tmp_path / "manual",
-        train_classes=1,
-        val_classes=1,
-        test_classes=1,
-    )
+    small_sources.shrink_omniglot(monkeypatch)
+    folder = small_sources.omniglot_archives(tmp_path / "manual")
+    counts = {f"{split}_classes": 1 for split in SPLITS}
+    return data_config(tmp_path, "omniglot", manual_dir=folder, **counts)
 
 
 def _mini(form):
     def make(tmp_path, monkeypatch):
         small_sources.shrink_mini_imagenet(monkeypatch)
         folder = small_sources.MINI_FORMS[form](tmp_path / "manual")
-        return small_sources.data_config(tmp_path, "mini_imagenet", manual_dir=folder)
+        return data_config(tmp_path, "mini_imagenet", manual_dir=folder)
 
     return make
 
 
 def _own(**options):
-    def make(tmp_path, monkeypatch):
+    def make(tmp_path, _):
         folder = small_sources.own_images(tmp_path / "manual", **options)
-        return small_sources.data_config(tmp_path, "image_folder", manual_dir=folder)
+        return data_config(tmp_path, "image_folder", manual_dir=folder)
 
     return make
 
 
 def _glyphs(tmp_path, monkeypatch):
     letters = range(ord("A"), ord("I"))
-    monkeypatch.setattr(glyphs, "build", lambda size: glyphs.draw(letters, size))
-    return small_sources.data_config(tmp_path, "glyphs")
+    monkeypatch.setattr(glyphs, "build", lambda config: glyphs.render(letters, config.image_size))
+    return data_config(tmp_path, "glyphs")
+
+
+def _tfds(tmp_path, _):
+    root = small_sources.small_tfds(tmp_path / "tfds_root")
+    return data_config(tmp_path, "tfds:small_shapes", tfds_dir=root)
 
 
 SOURCES = {
@@ -62,9 +58,7 @@ SOURCES = {
     "image_folder": _own(),
     "image_folder, splits": _own(splits=("train", "train", "val", "test")),
     "image_folder, grey": _own(mode="L"),
-    "tfds": lambda tmp_path, _: small_sources.data_config(
-        tmp_path, "tfds:small_shapes", tfds_dir=small_sources.small_tfds(tmp_path / "tfds_root")
-    ),
+    "tfds": _tfds,
 }
 
 
@@ -73,68 +67,74 @@ def test_the_contract(name, tmp_path, monkeypatch):
     config = SOURCES[name](tmp_path, monkeypatch)
     dataset = registry.load_dataset(config)
 
-    # Dtype, shape, order.
-    assert dataset.images.dtype == np.uint8
-    assert dataset.images.shape[1:3] == (16, 16)
-    assert dataset.images.shape[3] == (
-        1 if name.split(",")[0] in ("glyphs", "omniglot") or "grey" in name else 3
-    )
-    assert list(dataset.class_names) == sorted(set(dataset.class_names))
-    if dataset.name.startswith(("image_folder", "tfds")):
+    assert dataset.name == config.name
+    grey = name.split(",")[0] in ("glyphs", "omniglot") or "grey" in name
+    assert dataset.images.shape[1:] == (16, 16, 1 if grey else 3)
+    assert registry.known_channels(config) in (0, dataset.images.shape[3])
+    if name.startswith(("image_folder", "tfds")):
         assert len(set(dataset.class_sizes.tolist())) > 1  # classes may differ in size
 
     # The cached copy is the data set; so is what the source gives when it is read again.
     again = registry.load_dataset(config)
     config.cache_dir = str(tmp_path / "other")
     for other in (again, registry.load_dataset(config)):
-        np.testing.assert_array_equal(other.images, dataset.images)
-        assert other.class_names == dataset.class_names
-        assert other.class_splits == dataset.class_splits
-        np.testing.assert_array_equal(other.class_sizes, dataset.class_sizes)
+        assert fingerprint(other) == fingerprint(dataset)
 
-    # Splits share no class, and a seed gives the same ones.
     splits = split_dataset(dataset, config)
-    for split, members in split_dataset(dataset, config).items():
-        np.testing.assert_array_equal(members, splits[split])
     everything = np.concatenate([splits[split] for split in SPLITS])
     assert len(set(everything.tolist())) == len(everything)
-
-    _check_episodes(dataset, splits["train"])
-
-
-def _check_episodes(dataset, classes):
-    """Host and device draw the same tasks, whose parts do not overlap."""
-    way = min(WAY, len(classes))
-    shape = TaskShape(way, SHOT, QUERY)
-    largest = int(dataset.class_sizes.max())
-    key = jax.random.key(0, impl="threefry2x32")
-    device = make_source(dataset, classes, jnp.asarray(dataset.images), key)
-    host = make_host_source(dataset, classes, key, shape)
-    draw, tasks = jax.jit(make_draw(shape, largest)), jnp.arange(3, dtype=jnp.int32)
-    batch = host.batch(range(1, 2), range(3))
-    episodes = draw(device, jnp.int32(1), tasks)
-    for other in (draw(device, jnp.int32(1), tasks), draw(batch, jnp.int32(1), tasks)):
-        jax.tree.map(np.testing.assert_array_equal, episodes, other)
-    for labels, each in ((episodes.support_labels, SHOT), (episodes.query_labels, QUERY)):
-        assert labels.dtype == jnp.int32
-        np.testing.assert_array_equal(labels, np.tile(np.repeat(np.arange(way), each), (3, 1)))
-    assert episodes.support_images.dtype == jnp.float32
-    rows = np.asarray(jax.vmap(lambda task: _rows(device, task, shape, largest))(tasks))
-    home = np.repeat(np.arange(dataset.num_classes), dataset.class_sizes)
-    for task in rows:
-        assert len(set(task.ravel().tolist())) == task.size  # none in both support and query
-        assert (home[task] == home[task[:, :1]]).all()  # a row is of one class
-        assert set(home[task[:, 0]]) <= set(classes.tolist())
-
-
-def _rows(source, task, shape, largest):
-    from mamlpp_jax.data.episodes import draw_indices, task_key
-
-    return draw_indices(
-        task_key(source.key, jnp.int32(1), task), source.starts, source.sizes, shape, largest
-    )[0]
 
 
 def test_every_source_is_tested():
     tested = {name.split(",")[0] for name in SOURCES}
     assert tested == {name.split(":")[0] for name in registry.known_names()}
+    assert list(registry.known_names()) == sorted(registry.known_names())
+
+
+def test_channels_are_known_before_the_data(tmp_path):
+    wanted = {"omniglot": 1, "glyphs": 1, "mini_imagenet": 3, "image_folder": 0, "tfds:mnist": 0}
+    for name, channels in wanted.items():
+        assert registry.known_channels(data_config(tmp_path, name)) == channels
+    assert registry.known_channels(data_config(tmp_path, "image_folder", channels=3)) == 3
+
+
+def test_an_unknown_data_set_is_refused_with_the_known_ones(tmp_path):
+    with pytest.raises(ConfigError, match=r"data\.name is 'omniglott'.*glyphs.*omniglot"):
+        registry.load_dataset(data_config(tmp_path, "omniglott"))
+    assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize("size", [0, -28, "28.0", "28"])
+def test_a_bad_size_is_refused(tmp_path, size):
+    with pytest.raises(ConfigError, match=r"data\.image_size is"):
+        registry.load_dataset(data_config(tmp_path, "glyphs", image_size=size))
+
+
+def test_reading_the_cache_takes_numpy_alone(tmp_path):
+    (tmp_path / "cache").mkdir()
+    file = tmp_path / "cache" / CacheKey("omniglot", "", 4, 1).file_name
+    dataset_lib.save(small_sources.toy_dataset(name="omniglot"), file)
+    script = f"""
+import sys, types
+for name in ("tensorflow_datasets", "tensorflow", "array_record", "pooch", "matplotlib", "PIL", "jax"):
+    sys.modules[name] = None  # importing it now fails
+from mamlpp_jax.data.sources.registry import load_dataset
+data = load_dataset(types.SimpleNamespace(
+    name="omniglot", image_size=4, tfds_dir="", manual_dir="", cache_dir={str(tmp_path / "cache")!r}
+))
+print(data.num_classes)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "2"
+
+
+@pytest.mark.parametrize("field", ["manual_dir", "tfds_dir", "cache_dir"])
+@pytest.mark.parametrize("name", ["omniglot", "mini_imagenet", "image_folder", "tfds:mnist"])
+def test_paths_that_cannot_be_are_named(tmp_path, name, field):
+    changes = {field: str(tmp_path / ("x" * 300))}
+    if (name, field) in {("image_folder", "tfds_dir"), ("tfds:mnist", "manual_dir")}:
+        changes["cache_dir"] = changes[field]  # the field is not theirs
+    with pytest.raises(MamlppError, match=r"xxx|manual_dir|tfds_dir"):
+        registry.load_dataset(data_config(tmp_path, name, **changes))

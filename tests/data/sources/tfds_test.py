@@ -24,7 +24,7 @@ def test_all_splits_are_put_together_by_label(tmp_path, root):
     data = read(tmp_path, root)
     assert data.name == "tfds:small_shapes"
     assert data.class_names == tuple(f"shape{i}" for i in range(8))
-    # Label l of the builder, shape(7 - l), has 3 + l pictures in one split and 1 + l in the other.
+    # Label l of the builder, shape(7 - l), has 3 + l images in one split and 1 + l in the other.
     assert data.class_sizes.tolist() == [4 + 2 * (7 - i) for i in range(8)]
     assert data.images.shape[1:] == (16, 16, 3)
     assert len(np.unique(data.images.reshape(len(data.images), -1), axis=0)) == len(data.images)
@@ -38,6 +38,34 @@ def test_a_version_may_be_named_and_the_cache_belongs_to_the_preparation(tmp_pat
     assert cached[0].startswith("tfds-small_shapes-1.0.0-")
     other = small_sources.small_tfds(tmp_path / "other", classes=3)
     assert read(tmp_path, other, "tfds:small_shapes:1.0.0").num_classes == 3
+
+
+def test_labels_need_not_be_the_supervised_pair_and_may_be_missing(tmp_path, caplog):
+    def features(tfds):
+        return {
+            "photo": tfds.Image(shape=(None, None, 3)),
+            "kind": tfds.ClassLabel(names=["a", "b"]),
+            "note": tfds.Text(),
+        }
+
+    image = small_sources.png(np.zeros((8, 8, 3), np.uint8))
+    labels = ("b", "a", -1, "b")
+    examples = [{"photo": image, "kind": kind, "note": "x"} for kind in labels]
+    root = small_sources.prepare_tfds(tmp_path / "tfds", "noted", features, {"full": examples})
+    assert read(tmp_path, root, "tfds:noted").class_sizes.tolist() == [1, 2]
+    assert "noted has 1 images without a label" in caplog.text
+
+
+def test_a_data_set_of_two_images_is_refused(tmp_path):
+    def features(tfds):
+        image = tfds.Image(shape=(None, None, 3))
+        return {"left": image, "right": image, "kind": tfds.ClassLabel(names=["a"])}
+
+    image = small_sources.png(np.zeros((8, 8, 3), np.uint8))
+    examples = [{"left": image, "right": image, "kind": "a"}]
+    root = small_sources.prepare_tfds(tmp_path / "tfds", "stereo", features, {"full": examples})
+    with pytest.raises(DataError, match=r"features .*left.*one image and one class label"):
+        read(tmp_path, root, "tfds:stereo")
 
 
 def test_grey_on_request(tmp_path, root):
@@ -56,7 +84,7 @@ def test_a_malformed_name_is_refused(tmp_path, root, name):
 
 
 @pytest.mark.parametrize("name", ["tfds:mnist", "tfds:small_shapes:2.0.0", "tfds:small_shapes/big"])
-def test_what_is_not_prepared_is_refused_with_the_way_to_prepare_it(tmp_path, root, name):
+def test_a_missing_preparation_is_refused_with_the_command_to_prepare_it(tmp_path, root, name):
     with pytest.raises(DataError, match=r"data\.tfds_dir: .*download_and_prepare"):
         read(tmp_path, root, name)
 

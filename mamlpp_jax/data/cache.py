@@ -1,0 +1,150 @@
+"""The cache of data sets: one ``.npz`` file each, made by one process while the others wait."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from absl import logging
+
+from mamlpp_jax.data import dataset as dataset_lib
+from mamlpp_jax.data.dataset import Dataset
+from mamlpp_jax.errors import ConfigError, DataError
+from mamlpp_jax.utils.files import remove_unfinished
+from mamlpp_jax.utils.locks import one_at_a_time
+
+
+class CacheKey(NamedTuple):
+    """Identifies a cached data set; the cache file is named after it.
+
+    Attributes:
+        name: ``data.name``.
+        identity: distinguishes data sets with the same name; "" where there is one only.
+        image_size: height and width in pixels.
+        version: raised when a source starts to give other arrays for the same settings.
+    """
+
+    name: str
+    identity: str
+    image_size: int
+    version: int
+
+    @property
+    def stem(self) -> str:
+        """The part of the file name that all sizes and versions share."""
+        name = self.name.replace(":", "-").replace("/", "-")
+        return f"{name}-{self.identity}" if self.identity else name
+
+    @property
+    def file_name(self) -> str:
+        """Name of the cache file."""
+        return f"{self.stem}-{self.image_size}px-v{self.version}.npz"
+
+
+def cache_folder(cache_dir: str) -> Path:
+    """Returns the folder of cached files.
+
+    Args:
+        cache_dir: ``data.cache_dir``; "" for ``mamlpp_jax`` in the user's cache folder.
+
+    Returns:
+        The folder, which need not exist.
+    """
+    if cache_dir:
+        return Path(cache_dir).expanduser()
+    user_cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(user_cache).expanduser() / "mamlpp_jax"
+
+
+def load_or_make(
+    folder: Path, key: CacheKey, make: Callable[[], Dataset], source_dir: str = ""
+) -> Dataset:
+    """Returns a data set from its cache file, which is made when it is missing or broken.
+
+    Args:
+        folder: the cache folder, made when missing.
+        key: the data set.
+        make: reads the data set from its source. Other processes that need a data set with the same
+            name and identity wait meanwhile.
+        source_dir: the folder `make` reads; when the cache is used instead, the log says so.
+
+    Returns:
+        The data set.
+
+    Raises:
+        ConfigError: the data set has to be made and the folder is not writable.
+        DataError: the cache file cannot be written, or whatever `make` raises.
+    """
+    path = folder / key.file_name
+    seen = _stamp(path)
+    dataset = _read(path, key)
+    if dataset is not None:
+        if source_dir:
+            logging.info(
+                "The cache is used; %s is not read (remove %s to read it).", source_dir, path
+            )
+        return dataset
+    _require_writable(folder)
+    with one_at_a_time(folder / f"{key.stem}.lock", f"making the data set {key.name}"):
+        if _stamp(path) != seen:  # Another process made it meanwhile.
+            dataset = _read(path, key)
+        if dataset is None:
+            logging.info("Making the data set %s at %d pixels.", key.name, key.image_size)
+            remove_unfinished(folder, path.name)
+            dataset = make()
+            _write(dataset, path)
+    return dataset
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    """Changes when a file is replaced; None when it is missing."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns
+
+
+def _read(path: Path, key: CacheKey) -> Dataset | None:
+    """Reads a cache file; None, with a warning, when it is broken or holds another data set."""
+    size = key.image_size
+    try:
+        if not path.exists():
+            return None
+        dataset = dataset_lib.load(path)
+        if dataset.name != key.name or dataset.images.shape[1:3] != (size, size):
+            raise DataError(
+                f"Data set file {path} holds {dataset.name!r} images of the shape "
+                f"{dataset.images.shape[1:]}; it must hold {key.name!r} at {size}x{size} pixels."
+            )
+    except (DataError, OSError) as error:
+        logging.warning("The cached data set is made again: %s", error)
+        return None
+    return dataset
+
+
+def _require_writable(folder: Path) -> None:
+    """Fails before a data set is made that could not be kept."""
+    problem = "it is not writable"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if os.access(folder, os.W_OK | os.X_OK):
+            return
+    except OSError as error:
+        problem = str(error)
+    raise ConfigError(
+        f"data.cache_dir: the cache folder {folder} cannot be used ({problem}); set data.cache_dir "
+        "to a folder that can be made and written."
+    )
+
+
+def _write(dataset: Dataset, path: Path) -> None:
+    try:
+        dataset_lib.save(dataset, path)
+    except OSError as error:
+        raise DataError(
+            f"data.cache_dir: {path} cannot be written ({error}); set data.cache_dir to a folder "
+            "with enough room."
+        ) from error

@@ -1,0 +1,209 @@
+"""Testing a finished run again: under other conditions, on other data, and when that is refused."""
+
+import copy
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from mamlpp_jax.artifacts.workdir import Workdir
+from mamlpp_jax.cli import commands
+from mamlpp_jax.data.dataset import Dataset, fingerprint
+from mamlpp_jax.training import final_evaluation
+from tests.helpers.damage import contents, flip_a_bit
+from tests.helpers.refusals import refused
+from tests.helpers.small_runs import SIZE, patterns, small_config
+
+pytestmark = [pytest.mark.xdist_group("commands"), pytest.mark.usefixtures("use_patterns")]
+
+
+def test_an_evaluation_keeps_where_the_run_was_trained(copied):
+    results = json.loads(copied.results_file.read_text())
+    results["commit"], results["hardware"] = "abc", {"device": "another machine"}
+    copied.results_file.write_text(json.dumps(results))
+    episode = (copied.path / "episode.png").read_bytes()
+    config = commands.resolve_config("evaluate", None, copied, {})
+    assert config.compute.devices == 0  # of this machine, not the stored 1
+    commands.evaluate(config, copied, {"shot": 2, "statistics": "batch"})
+    after = json.loads(copied.results_file.read_text())
+    for key in ("commit", "hardware", "config", "best_epochs"):
+        assert after[key] == results[key]
+    assert len(after["test"]) == len(results["test"]) + 2
+    assert (copied.path / "episode.png").read_bytes() == episode
+    commands.evaluate(config, copied, {"way": 4, "inner_steps": 3, "statistics": "batch"})
+    page = (copied.path / "results.md").read_text()
+    assert "Trained for 3 ways: more ways" in page
+    assert "Trained for 2 inner steps" in page
+
+
+def test_evaluation_under_other_conditions_adds_tests(copied):
+    config, before = copied.config(), copied.results()["test"]
+    fewer_ways = {"way": 2, "shot": 2, "statistics": "running"}
+    commands.evaluate(config, copied, fewer_ways)
+    commands.evaluate(config, copied, {"way": 4, "inner_steps": 4, "statistics": "support"})
+    tests = copied.results()["test"]
+    assert tests[: len(before)] == before
+    fewer, more = tests[len(before)], tests[len(before) + 2]
+    assert (fewer.way, fewer.shot, fewer.eval_statistics) == (2, 2, "running")
+    assert (more.way, more.inner_steps, len(more.accuracy_per_step)) == (4, 4, 5)
+    commands.evaluate(config, copied, fewer_ways)
+    assert len(copied.results()["test"]) == len(tests)
+
+
+def test_the_runs_own_conditions_give_the_same_numbers_again(copied):
+    before = copied.results()["test"]
+    commands.evaluate(copied.config(), copied, {})
+    assert copied.results()["test"] == before
+
+
+def test_an_evaluation_leaves_out_what_is_damaged_and_touches_no_checkpoint(copied, caplog):
+    """A save may be under way in another process."""
+    best_epochs = copied.results()["best_epochs"]
+    flip_a_bit(copied.checkpoints / str(2 * (best_epochs[0] + 1)))
+    unfinished = copied.checkpoints / "99.orbax-checkpoint-tmp" / "state"
+    unfinished.mkdir(parents=True)
+    (unfinished / "part").write_text("of another process")
+    before = contents(copied.checkpoints)
+    with caplog.at_level("WARNING", "absl"):
+        commands.evaluate(copied.config(), copied, {"statistics": "batch"})
+    assert f"checkpoints/{2 * (best_epochs[0] + 1)} is left out" in caplog.text
+    assert contents(copied.checkpoints) == before
+    assert not (copied.path / "damaged").exists()
+
+
+def test_a_run_that_another_process_writes_is_not_evaluated(copied):
+    with copied.only_writer(), refused(copied.path, f"{copied} is in use by process"):
+        commands.evaluate(copied.config(), copied, {})
+
+
+@pytest.mark.parametrize("what", ["pixel", "names"])
+def test_a_run_whose_data_changed_is_neither_continued_nor_evaluated(copied, monkeypatch, what):
+    copied.results_file.unlink()
+    config = copied.config()
+    monkeypatch.setattr(commands, "load_dataset", lambda data: changed_data(what))
+    for command in (
+        lambda: commands.train(config, copied),
+        lambda: commands.evaluate(config, copied, {}),
+        lambda: commands.dry_run(config, copied),
+    ):
+        with refused(copied.path, "belongs to a run on other images"):
+            command()
+
+
+def changed_data(what):
+    """The run's data, after something happened to them."""
+    data = patterns()
+    if what == "pixel":
+        data.images[0, 0, 0] ^= 1
+        return data
+    order = np.roll(np.arange(data.num_classes), 1)
+    names = tuple(f"{i}{data.class_names[c]}" for i, c in enumerate(order))
+    return dataclasses.replace(data, class_names=tuple(sorted(names)))
+
+
+# --- Other data -----------------------------------------------------------------------------------
+
+
+def other_data(channels=1):
+    """Uneven classes of another data set with the image shape of the run."""
+    sizes = np.array([5, 9, 7, 6, 8, 5, 9, 7, 6, 8], np.int32)
+    rng = np.random.default_rng(5)
+    images = rng.integers(0, 256, (sizes.sum(), SIZE, SIZE, channels), dtype=np.uint8)
+    return Dataset("image_folder", images, tuple(f"own{i}" for i in range(10)), sizes)
+
+
+def other_config(**fields):
+    config = small_config("maml")
+    config.data.name, config.data.manual_dir = "image_folder", "/somewhere/birds"
+    config.data.train_classes = config.data.val_classes = config.data.test_classes = 0
+    config.data.split_fractions = "0.2,0.2,0.6"
+    config.data.normalize = "imagenet"  # of no account: the run's own decides
+    config.update_from_flattened_dict(fields)
+    return config
+
+
+def test_a_run_is_tested_on_another_data_set(copied, monkeypatch):
+    loaded = []
+    monkeypatch.setattr(commands, "load_dataset", lambda data: loaded.append(data) or other_data())
+    before = copied.results()["test"]
+    elsewhere = other_config(**{"data.device_limit_mib": 0})
+    given = copy.deepcopy(elsewhere)
+    for _ in range(2):  # the second time replaces the tests
+        overrides = {"statistics": "batch", "shot": 2}
+        commands.evaluate(copied.config(), copied, overrides, elsewhere)
+    assert elsewhere == given
+    assert {data.name for data in loaded} == {"image_folder"}
+    results = copied.results()
+    assert results["test"][: len(before)] == before
+    new = results["test"][len(before) :]
+    label = f"image_folder:birds {fingerprint(other_data())[:8]}"
+    assert [(test.data, test.model, test.shot) for test in new] == [
+        (label, "ensemble", 2),
+        (label, "best", 2),
+    ]
+    assert results["config"]["data"]["name"] == "glyphs"
+    page = " ".join((copied.path / "results.md").read_text().split())
+    assert f"| {label} | ensemble |" in page
+    assert "| the run's | ensemble |" in page
+    assert "Trained on glyphs: tested also on the test classes of other data" in page
+    # Tests on other data do not make a run finished.
+    assert not final_evaluation.is_tested({**results, "test": new}, small_config())
+
+
+@pytest.mark.parametrize(
+    ("fields", "channels", "said"),
+    [
+        ({"data.image_size": 20}, 1, r"add --data_config\.data\.image_size=16"),
+        ({}, 3, r"have 3 channel\(s\), but the run was trained on images of 1"),
+        ({"task.way": 3, "data.split_fractions": "0.5,0.4,0.1"}, 1, r"has 1 classes"),
+    ],
+)
+def test_other_data_that_do_not_fit_are_refused(finished, monkeypatch, fields, channels, said):
+    monkeypatch.setattr(commands, "load_dataset", lambda data: other_data(channels=channels))
+    with refused(finished.path, said):
+        commands.evaluate(finished.config(), finished, {}, other_config(**fields))
+
+
+# --- What is refused before anything is loaded ----------------------------------------------------
+
+
+def test_evaluation_needs_a_trained_run(tmp_path):
+    missing, empty = Workdir(tmp_path / "none"), Workdir(tmp_path / "empty")
+    empty.claim(small_config())
+    for config in (None, small_config()):
+        with refused(tmp_path, "--mode=evaluate needs --workdir"):
+            commands.resolve_config("evaluate", config, None, {})
+    with refused(tmp_path, r"none/config\.json does not exist"):
+        commands.resolve_config("evaluate", None, missing, {})
+    with refused(tmp_path, r"none/config\.json does not exist"):
+        commands.evaluate(small_config(), missing, {})
+    with refused(tmp_path, "empty has no checkpoint; train it first"):
+        commands.evaluate(small_config(), empty, {})
+    assert not missing.path.exists()
+
+
+def test_more_classes_than_the_test_split_has_are_refused(finished):
+    with refused(finished.path, r"task\.way is 5, but the test split .* has 4 classes"):
+        commands.evaluate(finished.config(), finished, {"way": 5})
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        ({"statistics": "batch,none"}, "norm.eval_statistics is 'batch,none'; choose one or"),
+        ({"way": 1}, "task.way is 1"),
+        ({"inner_steps": 0}, "train.inner_steps is 0"),
+    ],
+)
+def test_conditions_that_cannot_be_are_refused(finished, overrides, said):
+    with refused(finished.path, said):
+        commands.evaluate(finished.config(), finished, overrides)
+
+
+def test_evaluation_flags_are_not_for_training(tmp_path):
+    with refused(tmp_path, "--way, --statistics change an evaluation only", "config.task.way=20"):
+        overrides = {"way": 3, "statistics": "batch"}
+        commands.resolve_config("train", small_config(), None, overrides)
+    with refused(tmp_path, "--data_config change an evaluation only"):
+        commands.resolve_config("train", small_config(), None, {}, other_config())

@@ -1,0 +1,139 @@
+"""The final test: which checkpoints it takes, what it reports, and how results add up over evaluations."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from mamlpp_jax.errors import WorkdirError
+from mamlpp_jax.training.checkpoints import CheckpointReader, Checkpoints
+from mamlpp_jax.training.final_evaluation import (
+    best_states,
+    collect_results,
+    is_tested,
+    run_test,
+)
+from mamlpp_jax.training.preemption import StoppedError
+from tests.helpers.damage import flip_a_bit
+from tests.helpers.sample_results import RESULT
+from tests.helpers.saved_states import at, save_all
+from tests.helpers.small_runs import small_config, small_experiment
+
+
+@pytest.fixture(scope="module")
+def experiment():
+    return small_experiment(**{"norm.eval_statistics": "batch,support"})
+
+
+@pytest.fixture(scope="module")
+def state(experiment):
+    return experiment.first_state()
+
+
+def steps_of(states):
+    return [int(state.step) for state in states]
+
+
+def test_the_best_states_come_best_first(tmp_path, experiment, state):
+    like = experiment.state_shapes()
+    with Checkpoints(tmp_path, keep_best=2) as checkpoints:
+        save_all(checkpoints, state, {4: 0.2, 8: 0.1, 12: 0.3})
+        best = best_states(checkpoints, 2, like)
+    assert steps_of(best) == [12, 4]
+    jax.tree.map(np.testing.assert_array_equal, best[0], at(state, 12))
+    with CheckpointReader(tmp_path) as checkpoints:
+        assert steps_of(best_states(checkpoints, 1, like)) == [12]
+        assert steps_of(best_states(checkpoints, 9, like)) == [12, 4, 8]
+
+
+def test_before_an_epoch_is_finished_there_is_nothing_to_test(tmp_path, experiment, state):
+    with Checkpoints(tmp_path, keep_best=3) as checkpoints:
+        checkpoints.save(at(state, 1))
+        checkpoints.wait()
+        with pytest.raises(WorkdirError, match="no epoch of this run has been finished"):
+            best_states(checkpoints, 3, experiment.state_shapes())
+
+
+def test_what_goes_bad_during_a_run_is_left_out_of_the_ensemble(tmp_path, experiment, state):
+    with Checkpoints(tmp_path, keep_best=2) as checkpoints:
+        save_all(checkpoints, state, {4: 0.5, 8: 0.4})
+        checkpoints.wait()
+        flip_a_bit(tmp_path / "checkpoints" / "4")
+        assert steps_of(best_states(checkpoints, 2, experiment.state_shapes())) == [8]
+
+
+def test_ensemble_and_best_are_tested_under_every_mode(experiment, state):
+    asked = []
+    states = [at(state, 4), at(state, 8)]
+    results, predictions = run_test(
+        experiment, states, data="other", before_each=lambda: asked.append(None)
+    )
+    assert [(result.eval_statistics, result.model) for result in results] == [
+        ("batch", "ensemble"),
+        ("batch", "best"),
+        ("support", "ensemble"),
+        ("support", "best"),
+    ]
+    for result in results:
+        assert (result.way, result.shot, result.query, result.tasks) == (3, 1, 1, 4)
+        assert (result.train_statistics, result.inner_steps, result.data) == ("batch", 2, "other")
+        assert len(result.accuracy_per_step) == 3
+        assert result.accuracy == result.accuracy_per_step[-1]
+    assert len(asked) == 4  # two models in two modes
+    assert predictions.logits.shape == (4, 3, 3, 3)
+    assert run_test(experiment, states[:1])[0][0].conditions == {
+        **results[0].conditions,
+        "data": "",
+    }
+
+
+def test_a_test_may_be_left(experiment, state):
+    def leave():
+        raise StoppedError
+
+    with pytest.raises(StoppedError):
+        run_test(experiment, [state], before_each=leave)
+
+
+class Results:
+    """The results of one run, as tests are added to them."""
+
+    def __init__(self, config):
+        self.config, self.stored = config, None
+
+    def collect(self, state, steps, *tests):
+        states = [at(state, step) for step in steps]
+        self.stored = collect_results(
+            self.config, self.stored, states, tests, steps=max(steps), devices=1
+        )
+        return self.stored
+
+
+def test_tests_under_other_conditions_are_kept_once_the_run_is_finished(state):
+    """An evaluation of an unfinished run tests another model than the finished run has."""
+    results = Results(small_config())
+    five = dataclasses.replace(RESULT, shot=5)
+    better, best = (dataclasses.replace(RESULT, accuracy=accuracy) for accuracy in (0.8, 0.9))
+    first = results.collect(state, [2], five)
+    assert (first["best_epochs"], first["finished"]) == ([0], False)
+    finished = results.collect(state, [6, 2], better)
+    assert (finished["best_epochs"], finished["steps"], finished["finished"]) == ([2, 0], 6, True)
+    assert finished["test"] == [better]
+    assert results.collect(state, [6, 2], five)["test"] == [better, five]
+    again = results.collect(state, [6, 2], best)
+    assert again["test"] == [five, best]
+    assert {**again, "test": None} == {**finished, "test": None}
+
+
+def test_a_run_is_tested_when_every_mode_it_asks_for_is(state):
+    config = small_config(**{"norm.eval_statistics": "batch,support"})
+    support = dataclasses.replace(RESULT, eval_statistics="support")
+    tested = Results(config).collect(state, [6], RESULT, support)
+    assert is_tested(tested, config)
+    assert is_tested(tested, small_config(**{"norm.eval_statistics": "support"}))
+    assert not is_tested(tested, small_config(**{"norm.eval_statistics": "running"}))
+    assert not is_tested({**tested, "finished": False}, config)
+    assert not is_tested(None, config)
+    elsewhere = [dataclasses.replace(test, data="birds") for test in tested["test"]]
+    assert not is_tested({**tested, "test": elsewhere}, config)

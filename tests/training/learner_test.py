@@ -1,0 +1,140 @@
+"""From a configuration alone to the learner, the optimizer, the first state and the plan of each epoch."""
+
+import jax
+import numpy as np
+import optax
+import pytest
+from jax.sharding import SingleDeviceSharding
+
+from mamlpp_jax.training import learner as learner_lib
+from mamlpp_jax.training.summary import count_parameters
+from tests.helpers.refusals import compilations
+from tests.helpers.small_runs import SIZE, small_config
+
+LAYERS, FILTERS, STEPS = 4, 4, 5
+IMAGE_SHAPE = (SIZE, SIZE, 1)
+
+
+def shapes_of(config):
+    sharding = SingleDeviceSharding(jax.devices()[0])
+    return learner_lib.state_shapes(config, IMAGE_SHAPE, sharding)
+
+
+def learned(method, **fields):
+    """How many numbers each part of what is learned has, and the shapes of the state."""
+    state = shapes_of(small_config(method, **{"train.inner_steps": STEPS, **fields}))
+    counts = {name: count_parameters(tree) for name, tree in state.meta._asdict().items()}
+    return counts, state
+
+
+def test_extra_parameters_are_as_many_as_the_paper_says():
+    """LSLR one per tensor per step; BNWB filters x layers x (steps - 1), for scale and for bias."""
+    maml, state = learned("maml")
+    tensors = len(jax.tree.leaves(state.meta.params))
+    assert tensors == 2 * LAYERS + 2
+    assert maml["inner"] == 0
+    assert maml["norm"] == 2 * FILTERS * LAYERS
+    assert count_parameters(state.batch_stats) == 2 * FILTERS * LAYERS
+    assert learned("maml+lslr")[0] == {**maml, "inner": tensors * STEPS}
+    extra = 2 * FILTERS * LAYERS * (STEPS - 1)
+    bn, bn_state = learned("maml+bnrs+bnwb")
+    assert bn == {**maml, "norm": maml["norm"] + extra}
+    assert count_parameters(bn_state.batch_stats) == 2 * FILTERS * LAYERS * STEPS
+    for method in ("maml+msl", "maml+da", "maml+ca"):
+        assert learned(method)[0] == maml
+    both = {**maml, "inner": tensors * STEPS, "norm": maml["norm"] + extra}
+    assert learned("maml++")[0] == both
+    assert learned("maml++", **{"model.filters": 8})[0]["norm"] == 2 * 8 * LAYERS * STEPS
+
+
+def test_shapes_are_those_of_the_first_state_and_make_no_weights():
+    config = small_config()
+    before = compilations()
+    shapes = shapes_of(config)
+    assert compilations() == before
+    assert all(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(shapes))
+    state = learner_lib.first_state(config, IMAGE_SHAPE)
+    jax.tree.map(
+        lambda shape, leaf: np.testing.assert_equal(
+            (shape.shape, shape.dtype), (leaf.shape, leaf.dtype)
+        ),
+        shapes,
+        state,
+    )
+
+
+def test_initial_weights_depend_on_the_seed_alone():
+    def weights(**fields):
+        state = learner_lib.first_state(small_config(**fields), IMAGE_SHAPE)
+        return np.asarray(state.meta.params["linear"]["kernel"])
+
+    np.testing.assert_array_equal(weights(), weights(**{"data.seed": 1, "train.epochs": 7}))
+    assert not np.array_equal(weights(), weights(seed=1))
+
+
+def test_the_uses_of_a_seed_have_keys_of_their_own():
+    keys = [
+        tuple(jax.random.key_data(learner_lib.stream_key(seed, stream)).tolist())
+        for seed in (0, 1)
+        for stream in ("init", "train", "val", "test")
+    ]
+    assert len(set(keys)) == len(keys)
+
+
+@pytest.mark.parametrize(
+    ("fields", "name", "value"),
+    [
+        ({"train.inner_steps": 3}, "inner_steps", 3),
+        ({"norm.train_statistics": "support"}, "bn_mode", "support"),
+        ({"compute.remat": True}, "remat", True),
+    ],
+)
+def test_the_configuration_sets_the_learner(fields, name, value):
+    assert getattr(learner_lib.make_learner(small_config(**fields)), name) == value
+
+
+@pytest.mark.parametrize(
+    ("method", "affine", "statistics"),
+    [
+        ("maml", False, False),
+        ("maml++", True, True),
+        ("maml+bnrs", False, True),
+        ("maml+bnwb", True, False),
+    ],
+)
+def test_the_method_says_what_of_batch_norm_is_per_step(method, affine, statistics):
+    made = learner_lib.make_learner(small_config(method))
+    assert (made.per_step_affine, made.per_step_statistics) == (affine, statistics)
+
+
+def test_weights_and_kinds_of_steps_follow_the_epoch():
+    config = small_config(**{"train.multi_step_epochs": 2})
+    plans = [learner_lib.epoch_plan(config, epoch) for epoch in range(3)]
+    np.testing.assert_allclose(plans[0].weights, [0.5, 0.5])
+    np.testing.assert_allclose(plans[1].weights, [0.25, 0.75])
+    assert [plan.multi_step for plan in plans] == [True, True, False]
+    assert [plan.order for plan in plans] == [1, 2, 2]
+
+
+def test_the_outer_rate_is_annealed_over_the_whole_run_or_constant():
+    annealed, constant = map(
+        learner_lib.outer_learning_rate, (small_config("maml+ca"), small_config("maml"))
+    )
+    assert [float(annealed(step)) for step in (0, 6)] == pytest.approx([1e-3, 1e-5])
+    assert [float(constant(step)) for step in (0, 6)] == pytest.approx([1e-3, 1e-3])
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"train.clip_value": 10.0}, [3.0, -10.0]),
+        ({"train.clip_norm": 1.0}, np.array([3.0, -40.0]) / np.hypot(3.0, 40.0)),
+        ({}, [3.0, -40.0]),
+    ],
+)
+def test_clipping_bounds_what_adam_sees(fields, expected):
+    gradient = {"a": np.array([3.0, -40.0], np.float32)}
+    optimizer = learner_lib.make_optimizer(small_config(**fields))
+    _, state = optimizer.update(gradient, optimizer.init(gradient))
+    first_moment = optax.tree.get(state, "mu")["a"]
+    np.testing.assert_allclose(first_moment, 0.1 * np.asarray(expected), rtol=1e-5)
