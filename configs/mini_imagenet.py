@@ -1,13 +1,22 @@
-"""mini-ImageNet by the paper's protocol: 5-way, 1- or 5-shot, 84x84 colour, every method.
+"""mini-ImageNet, 5-way, 1- or 5-shot, 84x84 colour, with every method, by the paper's protocol or another one.
 
     python -m mamlpp_jax.main --config=configs/mini_imagenet.py:way=5,shot=1,method=maml++ \
         --config.data.manual_dir=DIR
 
 Arguments: way, shot, method (maml, maml++, or any combination of components such as maml+msl+lslr), steps
-(inner steps, 1 to 5 in the paper) and seed. DIR holds mini-ImageNet in one of three forms: `images/` (a folder,
-or zip archives holding it) with Ravi & Larochelle's train.csv, val.csv and test.csv; the folders train, val and test
-with a folder per class; or the three mini-imagenet-cache-*.pkl files. It is needed once: what was prepared is
-cached. To see what the model will see:
+(inner steps, 1 to 5 in the paper), protocol and seed. The protocols are
+
+    paper     150 epochs of 500 outer steps, inner rates from 0.01
+    released  what the authors' published configurations run: 100 epochs of 2 tasks, second order from the start,
+              a constant outer rate in every method (the component ca has no effect), outer gradients clamped to
+              +-10, inner rates from 0.1
+    short     the paper's with 10 epochs of 2 tasks, its annealing shortened alike
+
+and mamlpp_jax/config/protocols.py has the rest of their settings.
+
+DIR holds mini-ImageNet in one of three forms: `images/` (a folder, or zip archives holding it) with Ravi &
+Larochelle's train.csv, val.csv and test.csv; the folders train, val and test with a folder per class; or the three
+mini-imagenet-cache-*.pkl files. It is needed once: what was prepared is cached. To see what the model will see:
 
     python -m mamlpp_jax.data --config=configs/mini_imagenet.py --config.data.manual_dir=DIR --contact_sheet=sheet.png
 
@@ -22,14 +31,13 @@ The paper prints a split of 64/12/24 classes; these are Ravi & Larochelle's file
 
 from ml_collections import ConfigDict
 
-from mamlpp_jax.config import apply_method, default_config, parse_argument
+from mamlpp_jax.config import apply_method, apply_protocol, default_config, parse_argument
 
 
 def get_config(argument: str | None = None) -> ConfigDict:
     """The configuration of one experiment; see the module's docstring."""
-    chosen = parse_argument(
-        argument, {"way": 5, "shot": 1, "method": "maml++", "steps": 5, "seed": 0}
-    )
+    defaults = {"way": 5, "shot": 1, "method": "maml++", "steps": 5, "protocol": "paper", "seed": 0}
+    chosen = parse_argument(argument, defaults)
     config = default_config()
     config.experiment = f"mini_imagenet-{chosen['way']}way-{chosen['shot']}shot"
     if chosen["steps"] != 5:
@@ -47,6 +55,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
     # Memory goes with the images of a meta-batch: fewer tasks of more shots.
     config.train.tasks_per_step = 4 if chosen["shot"] == 1 else 2
     config.train.multi_step_epochs = 15
-    config.norm.eval_statistics = "batch,support,running"
+    config.norm.eval_statistics = "batch,support"
+    apply_protocol(config, chosen["protocol"])
     apply_method(config, chosen["method"])
     return config

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -11,8 +12,6 @@ import numpy as np
 import optax
 
 from mamlpp_jax.types import Array
-
-_Z95 = 1.96
 
 
 def cross_entropy(logits: Array, labels: Array) -> Array:
@@ -43,7 +42,7 @@ class Scores(NamedTuple):
 
     Attributes:
         accuracy: after the last inner step, mean over tasks.
-        ci95: half-width of the 95 % interval over tasks (normal approximation).
+        ci95: half-width of the 95 % interval over tasks, by Student's t.
         loss: mean cross-entropy after the last inner step.
         accuracy_per_step: after 0..S inner steps, or after the last one alone.
     """
@@ -65,8 +64,41 @@ def score(predictions: Predictions) -> Scores:
     logits, labels = predictions.logits.astype(np.float64), predictions.labels
     correct = (logits.argmax(-1) == labels[:, None]).mean(-1)  # [T, S + 1]
     last = correct[:, -1]
-    ci95 = _Z95 * float(last.std(ddof=1)) / math.sqrt(len(last))
+    ci95 = student_t95(len(last) - 1) * float(last.std(ddof=1)) / math.sqrt(len(last))
     return Scores(float(last.mean()), ci95, _loss(logits[:, -1], labels), correct.mean(0).tolist())
+
+
+def correct_per_task(predictions: Predictions) -> np.ndarray:
+    """How many query images of each task are right after the last inner step, uint16 [T]."""
+    right = predictions.logits[:, -1].argmax(-1) == predictions.labels
+    return right.sum(-1).astype(np.uint16)
+
+
+@functools.lru_cache
+def student_t95(dof: int) -> float:
+    """The t that Student's distribution with `dof` >= 1 degrees of freedom stays within with probability 0.95.
+
+    Bisects its distribution function, a finite series in the angle atan(t / sqrt(dof)).
+
+    References:
+        Abramowitz & Stegun, Handbook of Mathematical Functions, 1964, 26.7.3 and 26.7.4.
+    """
+    odd = dof % 2
+    k = np.arange(2 + odd, dof - 1, 2)
+    factors = np.cumprod(np.append(1.0, (k - 1) / k))
+    powers = 2 * np.arange(len(factors)) + odd
+
+    def within(angle: float) -> float:
+        series = math.sin(angle) * float((factors * math.cos(angle) ** powers).sum())
+        if not odd:
+            return series
+        return 2 / math.pi * (angle + (series if dof > 1 else 0.0))
+
+    low, high = 0.0, math.pi / 2
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if within(middle) < 0.95 else (low, middle)
+    return math.sqrt(dof) * math.tan(low)
 
 
 def _loss(logits: np.ndarray, labels: np.ndarray) -> float:

@@ -37,7 +37,11 @@ def is_multi_step(epoch: int, multi_step_epochs: int) -> bool:
 
 
 def outer_learning_rate(
-    learning_rate: float, final_learning_rate: float, total_steps: int, cosine: bool
+    learning_rate: float,
+    final_learning_rate: float,
+    total_steps: int,
+    cosine: bool,
+    held_steps: int = 1,
 ) -> optax.Schedule:
     """The rate of the outer optimizer per outer step: constant, or cosine-annealed.
 
@@ -46,12 +50,14 @@ def outer_learning_rate(
         final_learning_rate: at `total_steps`; read only when `cosine`.
         total_steps: outer steps of the whole run.
         cosine: whether to anneal (Loshchilov & Hutter, SGDR, 2017; one period, no restarts).
+        held_steps: outer steps during which a rate is held: those of an epoch for a cosine per epoch.
 
     Returns:
         A function from the outer step to the rate.
     """
     if not cosine:
         return optax.constant_schedule(learning_rate)
-    return optax.cosine_decay_schedule(
+    annealed = optax.cosine_decay_schedule(
         learning_rate, max(total_steps, 1), alpha=final_learning_rate / learning_rate
     )
+    return lambda step: annealed(step // held_steps * held_steps)

@@ -1,4 +1,4 @@
-"""What a run tells while it runs: metric files, TensorBoard and the progress bar.
+"""The metrics of a run, as JSON lines and TensorBoard events.
 
 Takes plain numbers; knows nothing of JAX.
 """
@@ -6,19 +6,16 @@ Takes plain numbers; knows nothing of JAX.
 from __future__ import annotations
 
 import contextlib
-import datetime
 import json
 import operator
 import os
 import pathlib
-import sys
-import time
 from collections.abc import Iterable, Mapping, Sequence
-from types import TracebackType
-from typing import Any, BinaryIO, TextIO
+from typing import Any, BinaryIO
 
 from absl import logging
 
+from mamlpp_jax.artifacts.tensorboard import EventWriter
 from mamlpp_jax.errors import WorkdirError
 from mamlpp_jax.utils.files import wrap_os_errors, write_atomically
 
@@ -28,15 +25,12 @@ TIMING_FILE = "timing.jsonl"
 Row = Mapping[str, float | int]
 
 
-# --- Metric files and TensorBoard -----------------------------------------------------------------
-
-
 class MetricsWriter:
     """Appends to a run's `metrics.jsonl`, `timing.jsonl` and TensorBoard events.
 
-    Opening it takes back what a crashed run wrote after its last checkpoint: lines of later steps
-    and a torn last line are dropped. `metrics.jsonl` holds nothing a clock touched, so equal
-    numbers give equal bytes, whether or not the run was interrupted. A context manager.
+    Opening the files removes what a crashed run wrote after its last checkpoint: lines of later
+    steps and a torn last line. `metrics.jsonl` holds no measured times, so equal numbers give
+    equal bytes, whether or not the run was interrupted. A context manager.
     """
 
     def __init__(self, workdir: pathlib.Path, start_step: int, tensorboard: bool = True) -> None:
@@ -44,7 +38,7 @@ class MetricsWriter:
 
         Args:
             workdir: the run's directory; made when missing.
-            start_step: outer steps already done; what later steps reported is removed.
+            start_step: outer steps already done; lines of later steps are removed.
             tensorboard: whether to write events to `workdir/tensorboard`.
 
         Raises:
@@ -56,7 +50,7 @@ class MetricsWriter:
         for name in (METRICS_FILE, TIMING_FILE):
             _truncate(workdir / name, start_step)
         _warn_of_gap(workdir / METRICS_FILE, start_step)
-        self._events: _Events | None = None
+        self._events: EventWriter | None = None
         # The stack closes the files already open when a later one cannot be opened or closed.
         with contextlib.ExitStack() as stack:
             self._metrics = _JsonLines(workdir / METRICS_FILE)
@@ -64,7 +58,7 @@ class MetricsWriter:
             self._timing = _JsonLines(workdir / TIMING_FILE)
             stack.callback(self._timing.close)
             if tensorboard:
-                self._events = _Events(workdir / "tensorboard", start_step)
+                self._events = EventWriter(workdir / "tensorboard", start_step)
                 stack.callback(self._events.close)
             self._stack = stack.pop_all()
 
@@ -96,7 +90,7 @@ class MetricsWriter:
         self._timing.append([_plain_row(row)])
 
     def flush(self) -> None:
-        """Puts everything on the disk: call it before a checkpoint, which counts on these lines.
+        """Puts everything on the disk; call it before a checkpoint, which relies on these lines.
 
         Raises:
             WorkdirError: a file cannot be written.
@@ -117,12 +111,7 @@ class MetricsWriter:
     def __enter__(self) -> MetricsWriter:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _write(self, rows: Iterable[Row], prefix: str) -> None:
@@ -132,28 +121,15 @@ class MetricsWriter:
             self._events.append(plain, prefix)
 
 
-class Silent:
-    """Stands in for `MetricsWriter` and `Progress` in a process that leaves reporting to another."""
+class NullWriter:
+    """Replaces `MetricsWriter` and `Progress` in every process but the first: does nothing."""
 
-    def train(self, rows: Sequence[Row]) -> None:
+    def _ignore(self, *_: object, **__: object) -> None:
         """Does nothing."""
 
-    def validation(self, row: Row) -> None:
-        """Does nothing."""
+    train = validation = timing = flush = update = message = _ignore
 
-    def timing(self, row: Mapping[str, float | int | str]) -> None:
-        """Does nothing."""
-
-    def flush(self) -> None:
-        """Does nothing."""
-
-    def update(self, step: int, loss: float, accuracy: float, epoch: int) -> None:
-        """Does nothing."""
-
-    def message(self, text: str) -> None:
-        """Does nothing."""
-
-    def __enter__(self) -> Silent:
+    def __enter__(self) -> NullWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -184,7 +160,7 @@ class _JsonLines:
             self._file: BinaryIO = path.open("ab")
 
     def append(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        # Handed to the system at once: a killed process then loses nothing it had reported.
+        # Handed to the system at once: a killed process then loses no row.
         with wrap_os_errors(self._path, "write"):
             self._file.write("".join(json.dumps(row) + "\n" for row in rows).encode())
             self._file.flush()
@@ -201,57 +177,6 @@ class _JsonLines:
             self._file.close()
 
 
-class _Events:
-    """A TensorBoard event file with scalars, written in the caller's thread.
-
-    tensorboardX's SummaryWriter hands its events to a thread through a queue of ten. When a full
-    disk ends that thread, the queue stays full and the training loop waits for ever; here the
-    error reaches the caller. One event holds all scalars of a step.
-    """
-
-    def __init__(self, directory: pathlib.Path, start_step: int) -> None:
-        import tensorboardX
-        from tensorboardX.proto import event_pb2, summary_pb2
-
-        self._event, self._summary = event_pb2.Event, summary_pb2.Summary
-        # Named by the step too, lest a quick restart overwrite a file of the same second.
-        name = f"events.out.tfevents.{int(time.time())}.{os.uname().nodename}.{start_step}"
-        self._path = directory / name
-        with wrap_os_errors(self._path, "write"):
-            directory.mkdir(exist_ok=True)
-            self._file = tensorboardX.RecordWriter(str(self._path))
-        self._add(file_version="brain.Event:2")
-        # TensorBoard hides what earlier files hold from this step on: the crashed run's tail.
-        start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-        self._add(step=start_step + 1, session_log=start)
-
-    def append(self, rows: Iterable[Mapping[str, Any]], prefix: str) -> None:
-        for row in rows:
-            values = [
-                self._summary.Value(tag=_tag(prefix, key), simple_value=value)
-                for key, value in row.items()
-                if key != "step"
-            ]
-            self._add(step=row["step"], summary=self._summary(value=values))
-
-    def flush(self) -> None:
-        with wrap_os_errors(self._path, "write"):
-            self._file.flush()
-
-    def close(self) -> None:
-        with wrap_os_errors(self._path, "write"):
-            self._file.close()
-
-    def _add(self, **fields: Any) -> None:
-        event = self._event(wall_time=time.time(), **fields)
-        with wrap_os_errors(self._path, "write"):
-            self._file.write(event.SerializeToString())
-
-
-def _tag(prefix: str, key: str) -> str:
-    return f"{prefix}/{key.removeprefix(prefix + '_')}"
-
-
 def _plain_row(row: Mapping[str, Any]) -> dict[str, Any]:
     return {key: _plain_value(value) for key, value in row.items()}
 
@@ -266,7 +191,7 @@ def _plain_value(value: Any) -> int | float | str:
 
 
 def _read_lines(path: pathlib.Path) -> list[tuple[dict[str, Any], bytes]]:
-    """The rows of a JSON-lines file, each with its bytes; without a torn last line."""
+    """The rows of a JSON-lines file and the bytes of each; without a torn last line."""
     with wrap_os_errors(path, "read"):
         lines = path.read_bytes().split(b"\n")
     if lines[-1] == b"":
@@ -302,7 +227,7 @@ def _truncate(path: pathlib.Path, last_step: int) -> None:
 
 
 def _warn_of_gap(path: pathlib.Path, start_step: int) -> None:
-    """Tells of lines that a run lost which its checkpoint counts on."""
+    """Warns when lines before the checkpoint are missing."""
     rows = _read_lines(path) if path.exists() else []
     last = max((row["step"] for row, _ in rows), default=0)
     if last < start_step:
@@ -311,113 +236,3 @@ def _warn_of_gap(path: pathlib.Path, start_step: int) -> None:
             "lost, and stay missing.",
             *(path, last, start_step),
         )
-
-
-# --- Progress -------------------------------------------------------------------------------------
-
-
-class Progress:
-    """A progress bar on a terminal; elsewhere a log line now and then. A context manager."""
-
-    def __init__(
-        self,
-        total_steps: int,
-        start_step: int,
-        log_every_seconds: float = 30.0,
-        stream: TextIO | None = None,
-    ) -> None:
-        """Draws nothing yet on a stream that is no terminal.
-
-        Args:
-            total_steps: outer steps of the whole run.
-            start_step: outer steps done by earlier runs.
-            log_every_seconds: shortest time between two log lines when there is no terminal.
-            stream: where the bar goes and what decides whether there is one; default stderr.
-        """
-        self._total = total_steps
-        self._every = log_every_seconds
-        self._stream = sys.stderr if stream is None else stream
-        self._bar = _bar(total_steps, start_step, self._stream) if self._stream.isatty() else None
-        # Time and step of the last log line; set by the first update, so that the first rate
-        # leaves out compilation.
-        self._mark: tuple[float, int] | None = None
-
-    def update(self, step: int, loss: float, accuracy: float, epoch: int) -> None:
-        """Tells where training is.
-
-        Args:
-            step: outer steps done in all.
-            loss: of the last step.
-            accuracy: of the last step, a fraction.
-            epoch: counted from 0.
-        """
-        if self._bar is None:
-            self._log(step, loss, accuracy, epoch)
-            return
-        texts = {"epoch": epoch, "loss": f"{loss:.4f}", "accuracy": f"{100 * accuracy:.1f} %"}
-        self._bar.set_postfix(texts, refresh=False)
-        self._bar.update(step - self._bar.n)
-
-    def message(self, text: str) -> None:
-        """Prints a line above the bar, or logs it where there is none."""
-        if self._bar is None:
-            logging.info("%s", text)
-        else:
-            self._bar.write(text, file=self._stream)
-
-    def close(self) -> None:
-        """Leaves the bar as it stands and ends its line; a second call does nothing."""
-        if self._bar is not None:
-            self._bar.close()
-
-    def __enter__(self) -> Progress:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def _log(self, step: int, loss: float, accuracy: float, epoch: int) -> None:
-        now = time.monotonic()
-        if self._mark is None:
-            self._mark = now, step
-            return
-        seconds, steps = now - self._mark[0], step - self._mark[1]
-        if seconds < self._every or steps <= 0:
-            return
-        self._mark = now, step
-        rate = steps / max(seconds, 1e-9)
-        left = datetime.timedelta(seconds=round((self._total - step) / rate))
-        logging.info(
-            "step %d/%d, epoch %d: loss %.4f, accuracy %.1f %%, %.2f steps/s, ETA %s",
-            *(step, self._total, epoch, loss, 100 * accuracy, rate, left),
-        )
-
-
-def _bar(total_steps: int, start_step: int, stream: TextIO) -> Any:
-    import tqdm
-
-    # A container's terminal may say that its size is 0 by 0; tqdm would then draw nothing.
-    known = _has_size(stream)
-    return tqdm.tqdm(
-        total=total_steps,
-        initial=start_step,
-        file=stream,
-        unit=" steps",
-        dynamic_ncols=known,
-        ncols=None if known else 100,
-        nrows=None if known else 24,
-        mininterval=0.5,
-        miniters=1,  # a fixed count: otherwise the bar stalls when steps turn slower
-    )
-
-
-def _has_size(terminal: TextIO) -> bool:
-    try:
-        return 0 not in os.get_terminal_size(terminal.fileno())
-    except (AttributeError, OSError, ValueError):
-        return False

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import pathlib
+import platform
+import re
 import subprocess
 from typing import Any
 
@@ -18,12 +21,22 @@ def provenance(devices: int) -> dict[str, Any]:
     hardware = {
         "platform": jax.default_backend(),
         "device": jax.devices()[0].device_kind,
+        "processor": _processor(),
         "devices": devices,
         "processes": jax.process_count(),
         "jax": jax.__version__,
         "matmul_precision": jax.config.values["jax_default_matmul_precision"] or "default",
     }
     return {"commit": _commit(), "hardware": hardware}
+
+
+def _processor() -> str:
+    """The CPU's name; on Linux the platform module has none."""
+    with contextlib.suppress(OSError):
+        info = pathlib.Path("/proc/cpuinfo").read_text()
+        if found := re.search(r"model name\s*: (.*)", info):
+            return found[1]
+    return platform.processor()
 
 
 def _commit() -> str:

@@ -50,6 +50,11 @@ class TestResult:
         """Everything but what was measured; two results of the same conditions are the same test."""
         return {k: v for k, v in dataclasses.asdict(self).items() if k not in _MEASURED}
 
+    @property
+    def key(self) -> str:
+        """The conditions as a text that names the test among those of its run."""
+        return ",".join(f"{name}={value}" for name, value in self.conditions.items())
+
     def to_row(self) -> dict[str, Any]:
         """The row of `results.json`; "data" is there for other data only."""
         row = dataclasses.asdict(self)

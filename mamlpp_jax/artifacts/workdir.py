@@ -7,12 +7,20 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from mamlpp_jax import config as config_lib
 from mamlpp_jax.artifacts.results import TestResult, to_json
 from mamlpp_jax.errors import ConfigError, WorkdirError
-from mamlpp_jax.utils.files import exists, read_json, remove_unfinished, wrap_os_errors, write_json
+from mamlpp_jax.utils.files import (
+    atomic_open,
+    exists,
+    read_json,
+    remove_unfinished,
+    wrap_os_errors,
+    write_json,
+)
 from mamlpp_jax.utils.locks import only_writer
 
 
@@ -21,10 +29,20 @@ class Workdir:
 
     Attributes:
         path: the folder, which need not exist.
+        config_file: the run's configuration.
+        data_file: what the run is trained and tested on.
+        results_file: the run's tests.
+        correct_file: how many query images of each test task were classified correctly.
+        checkpoints: the folder of its checkpoints.
     """
 
     def __init__(self, path: pathlib.Path | str) -> None:
         self.path = pathlib.Path(path)
+        self.config_file = self.path / "config.json"
+        self.data_file = self.path / "data.json"
+        self.results_file = self.path / "results.json"
+        self.correct_file = self.path / "correct_per_task.npz"
+        self.checkpoints = self.path / "checkpoints"
 
     @classmethod
     def default(cls, config: ConfigDict) -> Workdir:
@@ -35,26 +53,6 @@ class Workdir:
 
     def __str__(self) -> str:
         return str(self.path)
-
-    @property
-    def config_file(self) -> pathlib.Path:
-        """The run's configuration."""
-        return self.path / "config.json"
-
-    @property
-    def data_file(self) -> pathlib.Path:
-        """What the run is trained and tested on."""
-        return self.path / "data.json"
-
-    @property
-    def results_file(self) -> pathlib.Path:
-        """The run's tests."""
-        return self.path / "results.json"
-
-    @property
-    def checkpoints(self) -> pathlib.Path:
-        """The folder of its checkpoints."""
-        return self.path / "checkpoints"
 
     def only_writer(self) -> contextlib.AbstractContextManager[None]:
         """Keeps other processes from writing into the folder; see `utils.locks.only_writer`."""
@@ -186,12 +184,37 @@ class Workdir:
                 "same training command tests the run and writes it again."
             ) from error
 
-    def write_results(self, results: Mapping[str, Any]) -> None:
-        """Writes `results.json`; "test" is a list of `TestResult`s.
+    def correct_per_task(self) -> dict[str, np.ndarray]:
+        """Correct query images of each task, uint16 [tasks], by `TestResult.key`; {} where the file is missing.
 
         Raises:
-            WorkdirError: it cannot be written.
+            WorkdirError: the file cannot be read.
         """
+        if not exists(self.correct_file):
+            return {}
+        try:
+            with np.load(self.correct_file, allow_pickle=False) as archive:
+                return dict(archive)
+        except Exception as error:  # NumPy's reading of a broken file fails in any way
+            raise WorkdirError(
+                f"{self.correct_file} cannot be read ({error}). Restore it, or remove it: accuracies stay in "
+                f"{self.results_file.name}, those of single tasks are lost."
+            ) from error
+
+    def write_results(self, results: Mapping[str, Any], correct: Mapping[str, np.ndarray]) -> None:
+        """Writes `results.json` and, before it, the correct query images per task of its tests.
+
+        Args:
+            results: "test" is a list of `TestResult`s.
+            correct: of new tests, as `correct_per_task` returns them; those of earlier tests stay.
+
+        Raises:
+            WorkdirError: a file cannot be written, or the earlier one cannot be read.
+        """
+        known = self.correct_per_task() | dict(correct)
+        kept: Any = {test.key: known[test.key] for test in results["test"] if test.key in known}
+        with wrap_os_errors(self.correct_file, "write"), atomic_open(self.correct_file) as file:
+            np.savez_compressed(file, **kept)
         write_json(self.results_file, to_json(results))
 
 

@@ -7,6 +7,7 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
@@ -34,6 +35,7 @@ EVALUATION_FLAGS = {
     "shot": "task.shot",
     "query": "task.query",
     "inner_steps": "train.inner_steps",
+    "tasks": "evaluation.tasks",
     "statistics": "norm.eval_statistics",
 }
 
@@ -144,7 +146,9 @@ def _test_and_report(
     states = final_evaluation.best_states(
         checkpoints, config.evaluation.ensemble, experiment.state_shapes()
     )
-    tests, predictions = final_evaluation.run_test(experiment, states, before_each=preemption.check)
+    tests, correct, predictions = final_evaluation.run_test(
+        experiment, states, before_each=preemption.check
+    )
     results = final_evaluation.collect_results(
         config,
         workdir.results(),
@@ -154,9 +158,9 @@ def _test_and_report(
         devices=experiment.mesh.size,
     )
     if processes.is_first():
-        figures.draw_run(workdir, experiment, states[0], to_json(results), predictions)
+        figures.draw_run(workdir, experiment, states[0], results["test"], predictions)
     # Last, since a run with results counts as finished.
-    _report(results, workdir)
+    _report(results, correct, workdir)
 
 
 def evaluate(
@@ -194,7 +198,7 @@ def evaluate(
         with _only_writer(workdir):
             like = state_shapes(config, tested.image_shape, replicated(tested.mesh))
             states = final_evaluation.best_states(checkpoints, config.evaluation.ensemble, like)
-            tests, _ = final_evaluation.run_test(tested, states, data=data)
+            tests, correct, _ = final_evaluation.run_test(tested, states, data=data)
             results = final_evaluation.collect_results(
                 config,
                 workdir.results(),
@@ -203,7 +207,7 @@ def evaluate(
                 steps=checkpoints.latest_step() or 0,
                 devices=tested.mesh.size,
             )
-            _report(results, workdir)
+            _report(results, correct, workdir)
 
 
 def _only_writer(workdir: Workdir) -> contextlib.AbstractContextManager[None]:
@@ -286,19 +290,29 @@ def _check_channels(recorded: int, config: ConfigDict, dataset: Dataset) -> None
         )
 
 
-def _report(results: Mapping[str, Any], workdir: Workdir) -> None:
+def _report(
+    results: Mapping[str, Any], correct: Mapping[str, np.ndarray], workdir: Workdir
+) -> None:
     if processes.is_first():
         # The page shows the figures that are there by now.
         page = results_page(to_json(results), workdir.path)
         write_atomically(workdir.path / "results.md", page.encode())
-        workdir.write_results(results)
+        workdir.write_results(results, correct)
     _print_results(results, workdir)
 
 
 def _print_results(results: Mapping[str, Any] | None, workdir: Workdir) -> None:
-    if results is not None and processes.is_first():
-        page = workdir.path / "results.md"
-        print(f"\n{results_table(to_json(results))}\n\nresults: {page}", flush=True)
+    if results is None or not processes.is_first():
+        return
+    drawn = ", ".join(sorted(path.name for path in workdir.path.glob("*.png"))) or "none"
+    print(
+        f"\n{results_table(to_json(results))}\n\n"
+        f"results: {workdir.path / 'results.md'}\n"
+        f"figures in {workdir}: {drawn}\n"
+        "next, under other conditions:\n"
+        f"  python -m mamlpp_jax.main --mode=evaluate --workdir={workdir} --way=10 --shot=5",
+        flush=True,
+    )
 
 
 def dry_run(config: ConfigDict, workdir: Workdir | None = None) -> None:

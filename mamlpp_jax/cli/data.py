@@ -7,27 +7,34 @@ from __future__ import annotations
 
 import pathlib
 from functools import partial
+from typing import TYPE_CHECKING
 
+import numpy as np
 from absl import app, flags, logging
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
 from mamlpp_jax import config as config_lib
-from mamlpp_jax.cli.flags import fail, parse_flags
+from mamlpp_jax.cli.flags import CONFIG, fail, parse_flags
 from mamlpp_jax.data.dataset import Dataset
 from mamlpp_jax.data.sources.registry import load_dataset
 from mamlpp_jax.errors import ConfigError, MamlppError
 from mamlpp_jax.reports import contact_sheet
-from mamlpp_jax.training.experiment import build_experiment, choose_classes, task_shape
-
-_CONFIG = config_flags.DEFINE_config_file(
-    "config",
-    None,
-    "Configuration file, optionally with an argument after a colon.",
-    lock_config=True,
+from mamlpp_jax.reports.canvas import save_png
+from mamlpp_jax.training.experiment import (
+    Experiment,
+    build_experiment,
+    choose_classes,
+    task_shape,
 )
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 _CONTACT_SHEET = flags.DEFINE_string(
     "contact_sheet", None, "PNG file to draw classes and sample episodes into."
 )
+
+_EPISODES = 2  # of each split, in the contact sheet
 
 
 def describe(config: ConfigDict, dataset: Dataset) -> str:
@@ -38,7 +45,6 @@ def describe(config: ConfigDict, dataset: Dataset) -> str:
     """
     classes = choose_classes(config, dataset)
     high, wide, channels = dataset.images.shape[1:]
-    rotations = task_shape(config).rotations
     lines = [
         f"{config.data.name}: {dataset.num_classes} classes, {len(dataset.images)} images, "
         f"{high}x{wide}x{channels}, {dataset.images.nbytes / 2**20:,.0f} MiB"
@@ -46,6 +52,7 @@ def describe(config: ConfigDict, dataset: Dataset) -> str:
     for split, members in classes.items():
         sizes = dataset.class_sizes[members]
         low, high = int(sizes.min()), int(sizes.max())
+        rotations = task_shape(config, split).rotations
         lines.append(
             f"{split + ':':<6} {len(members):>5} classes, {int(sizes.sum()):>6} images, "
             f"{low if low == high else f'{low} to {high}'} per class"
@@ -55,20 +62,37 @@ def describe(config: ConfigDict, dataset: Dataset) -> str:
     return "\n".join([*lines, *([f"unused: {unused} classes"] if unused else [])])
 
 
+def draw_contact_sheet(experiment: Experiment, dataset: Dataset) -> Figure:
+    """Draws every split's classes in name order and its first episodes, without normalisation."""
+    class_images = np.split(dataset.images, np.cumsum(dataset.class_sizes)[:-1])
+    images = dict(zip(dataset.class_names, class_images, strict=True))
+    splits = [
+        contact_sheet.SplitSample(
+            split,
+            {name: images[name] for name in sorted(stream.class_names)},
+            stream.episodes(_EPISODES),
+            [stream.task_class_names(task) for task in range(_EPISODES)],
+        )
+        for split, stream in experiment.tasks.items()
+    ]
+    shape = task_shape(experiment.config)
+    return contact_sheet.draw(splits, shape.mean, shape.std)
+
+
 def _main(argv: list[str]) -> None:
     del argv
     logging.set_verbosity(logging.INFO)
     try:
-        if _CONFIG.value is None:
+        if CONFIG.value is None:
             raise ConfigError("--config is missing, for example --config=configs/mini_imagenet.py.")
-        config = config_lib.with_default_compute(_CONFIG.value)
+        config = config_lib.with_default_compute(CONFIG.value)
         config.compute.devices = 1
         config_lib.validate(config)
         dataset = load_dataset(config.data)
         print(describe(config, dataset), flush=True)
         if _CONTACT_SHEET.value:
             path = pathlib.Path(_CONTACT_SHEET.value)
-            contact_sheet.draw(build_experiment(config, dataset), dataset, path)
+            save_png(draw_contact_sheet(build_experiment(config, dataset), dataset), path)
             print(f"contact sheet: {path}")
     except MamlppError as error:
         fail(str(error))
@@ -76,4 +100,4 @@ def _main(argv: list[str]) -> None:
 
 def main() -> None:
     """Entry point of `mamlpp-data`."""
-    app.run(_main, flags_parser=partial(parse_flags, configs=(_CONFIG,)))
+    app.run(_main, flags_parser=partial(parse_flags, configs=(CONFIG,), module=__name__))

@@ -1,17 +1,18 @@
-"""From an experiment to the plain arguments of the figures in `mamlpp_jax.reports`."""
+"""The figures of a finished run, drawn by `mamlpp_jax.reports` from plain arrays."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Sequence
 
 import jax
 import numpy as np
 
 from mamlpp_jax.algorithms.metrics import Predictions
 from mamlpp_jax.artifacts.metric_writer import read_metrics
+from mamlpp_jax.artifacts.results import TestResult
 from mamlpp_jax.artifacts.workdir import Workdir
-from mamlpp_jax.reports import plots
+from mamlpp_jax.reports import episode_figure, plots
+from mamlpp_jax.reports.canvas import save_png
 from mamlpp_jax.training.experiment import Experiment
 from mamlpp_jax.types import MetaState
 
@@ -20,7 +21,7 @@ def draw_run(
     workdir: Workdir,
     experiment: Experiment,
     best: MetaState,
-    results: Mapping[str, Any],
+    test: Sequence[TestResult],
     predictions: Predictions,
 ) -> None:
     """Draws learning curves, accuracy per inner step, learned inner rates and one test episode.
@@ -29,29 +30,33 @@ def draw_run(
         workdir: where the PNG files go and `metrics.jsonl` is.
         experiment: the parts.
         best: the state of the best epoch, whose inner rates are shown.
-        results: the content of `results.json`, as JSON has it.
+        test: the rows of `results.json`.
         predictions: on the test tasks; the first one is drawn.
+
+    Raises:
+        WorkdirError: a file cannot be written.
     """
-    plots.learning_curves(
-        read_metrics(workdir.path),
-        workdir.path / "learning_curves.png",
-        way=experiment.config.task.way,
-    )
-    plots.accuracy_per_inner_step(results["test"], workdir.path / "accuracy_per_inner_step.png")
-    rates = {
-        jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(leaf)
-        for path, leaf in jax.tree_util.tree_leaves_with_path(best.meta.inner)
-    }
-    if rates:
-        plots.inner_rates(rates, workdir.path / "inner_rates.png")
     stream = experiment.tasks["test"]
-    episode = jax.tree.map(lambda leaf: leaf[0], stream.episodes(1))
-    plots.episode(
-        episode.support_images,
-        episode.support_labels,
-        episode.query_images,
-        episode.query_labels,
-        np.asarray(jax.nn.softmax(predictions.logits[0, -1])),
-        workdir.path / "episode.png",
-        stream.task_class_names(0),
-    )
+    figures = {
+        "learning_curves": plots.learning_curves(
+            read_metrics(workdir.path), way=experiment.config.task.way
+        ),
+        "accuracy_per_inner_step": plots.accuracy_per_inner_step(
+            [result.to_row() for result in test]
+        ),
+        "episode": episode_figure.draw(
+            jax.tree.map(lambda leaf: leaf[0], stream.episodes(1)),
+            np.asarray(jax.nn.softmax(predictions.logits[0, -1])),
+            stream.task_class_names(0),
+        ),
+    }
+    rates = jax.tree_util.tree_leaves_with_path(best.meta.inner)
+    if rates:
+        figures["inner_rates"] = plots.inner_rates(
+            {
+                jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(leaf)
+                for path, leaf in rates
+            }
+        )
+    for name, figure in figures.items():
+        save_png(figure, workdir.path / f"{name}.png")

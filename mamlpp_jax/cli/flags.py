@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from absl import flags
+from ml_collections import config_flags
 
 from mamlpp_jax import config as config_lib
 from mamlpp_jax.errors import ConfigError, MamlppError
@@ -18,6 +19,13 @@ _HELP = {"--help", "-help", "-h", "-?", "--helpshort"}
 _PACKAGE = pathlib.Path(__file__).parents[1]
 # Where a wheel puts the ready configurations, and where a checkout has them.
 _READY_FOLDERS = (_PACKAGE / "configs", _PACKAGE.parent / "configs")
+
+CONFIG = config_flags.DEFINE_config_file(
+    "config",
+    None,
+    "Configuration file, or the name of a ready one, optionally with an argument after a colon.",
+    lock_config=True,
+)
 
 
 def ready_configs() -> dict[str, pathlib.Path]:
@@ -58,20 +66,23 @@ class _ConfigParser(flags.ArgumentParser):
         return self._parser.parse(":".join([str(find_config(path)), *rest]))
 
 
-def parse_flags(argv: list[str], configs: Sequence[flags.FlagHolder]) -> list[str]:
+def parse_flags(
+    argv: list[str], configs: Sequence[flags.FlagHolder], module: str = "__main__"
+) -> list[str]:
     """Parses flags; a mistake in them is one paragraph, not a traceback.
 
-    `--help` prints the docstring and the flags of the module that defines the flags, and exits with 0.
+    `--help` prints the docstring and the flags of the command's module, and exits with 0.
 
     Args:
         argv: the command line.
         configs: the flags that name configuration files.
+        module: the command's module.
 
     Returns:
         What is no flag: the program's name.
     """
     if not _HELP.isdisjoint(argv[1:]):
-        _print_help(configs[0].name)
+        _print_help(module)
         sys.exit(0)
     try:
         for holder in configs:
@@ -97,11 +108,10 @@ def parse_flags(argv: list[str], configs: Sequence[flags.FlagHolder]) -> list[st
     return rest
 
 
-def _print_help(flag: str) -> None:
-    """Prints the help of the module that defines a flag; absl's own knows the started script only."""
-    module = flags.FLAGS.find_module_defining_flag(flag)
-    print(sys.modules.get(module, sys.modules["__main__"]).__doc__)
-    print(f"flags:\n{flags.FLAGS.module_help(module)}")
+def _print_help(module: str) -> None:
+    """Prints the help of a command; absl's own knows the started script only."""
+    print(sys.modules[module].__doc__)
+    print(f"flags:\n{flags.FLAGS.module_help(__name__)}\n{flags.FLAGS.module_help(module)}")
     print(f"\nconfigurations found from any folder: {', '.join(ready_configs())}")
 
 

@@ -10,6 +10,7 @@ Where to look:
 
     fields      all fields, with defaults, allowed values and meaning
     methods     MAML, MAML++ and the components between them
+    protocols   the paper's protocol, the released code's, and a short one
     validation  what makes a configuration invalid
     identity    which fields tell runs apart, and values that follow from fields
     arguments   the argument of a configuration file, `--config=FILE:way=20`
@@ -20,18 +21,23 @@ Nothing here imports JAX.
 
 from mamlpp_jax.config.arguments import parse_argument as parse_argument
 from mamlpp_jax.config.fields import default_config as default_config
-from mamlpp_jax.config.identity import config_hash as config_hash
-from mamlpp_jax.config.identity import data_label as data_label
-from mamlpp_jax.config.identity import differences as differences
-from mamlpp_jax.config.identity import eval_statistics as eval_statistics
-from mamlpp_jax.config.identity import flatten as flatten
-from mamlpp_jax.config.identity import total_steps as total_steps
-from mamlpp_jax.config.identity import with_default_compute as with_default_compute
+from mamlpp_jax.config.identity import (
+    config_hash as config_hash,
+    data_label as data_label,
+    differences as differences,
+    eval_statistics as eval_statistics,
+    flatten as flatten,
+    total_steps as total_steps,
+    with_default_compute as with_default_compute,
+)
 from mamlpp_jax.config.methods import apply_method as apply_method
-from mamlpp_jax.config.validation import check_channels as check_channels
-from mamlpp_jax.config.validation import check_chunk as check_chunk
-from mamlpp_jax.config.validation import check_classes as check_classes
-from mamlpp_jax.config.validation import check_field as check_field
-from mamlpp_jax.config.validation import from_dict as from_dict
-from mamlpp_jax.config.validation import parse_fractions as parse_fractions
-from mamlpp_jax.config.validation import validate as validate
+from mamlpp_jax.config.protocols import apply_protocol as apply_protocol
+from mamlpp_jax.config.validation import (
+    check_channels as check_channels,
+    check_chunk as check_chunk,
+    check_classes as check_classes,
+    check_field as check_field,
+    from_dict as from_dict,
+    parse_fractions as parse_fractions,
+    validate as validate,
+)

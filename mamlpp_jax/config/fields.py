@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from mamlpp_jax.config import rules
+from mamlpp_jax.config.protocols import PROTOCOLS
 from mamlpp_jax.config.rules import Rule, one_of, some_of, whole
 
 
@@ -34,6 +35,7 @@ class Field(NamedTuple):
 FIELDS: dict[str, Field] = {
     "experiment": Field("omniglot", rules.FOLDER_NAME),  # what results are filed under
     "method": Field("maml++"),  # the label of the run; `apply_method` sets the components' fields to it
+    "protocol": Field("none", one_of(*PROTOCOLS)),  # the label of what `apply_protocol` sets
     "seed": Field(0, rules.SEED),  # initial weights and training tasks
 
     "data.name": Field("omniglot"),  # a data source, see mamlpp_jax.data.sources.registry
@@ -41,7 +43,8 @@ FIELDS: dict[str, Field] = {
     "data.image_size": Field(28, whole(1, 1024)),  # height and width in pixels
     "data.channels": Field(0, rules.CHANNELS),  # 1 grey, 3 colour; 0 = as the images are (own images, TFDS data sets)
     "data.normalize": Field("none", one_of("none", "imagenet")),  # pixels in 0..1, or ImageNet's mean and deviation
-    "data.rotations": Field(True),  # every quarter-turn rotation of a class is a class (released code: training only)
+    "data.rotations": Field(True),  # every quarter-turn rotation of a class is a class
+    "data.rotate_evaluation": Field(True),  # in validation and test too (released code: in training only)
     # Classes before rotation. 0 takes all of a published split; three zeros divide the others by fractions.
     "data.train_classes": Field(1150, whole(0)),
     "data.val_classes": Field(50, whole(0)),
@@ -77,7 +80,8 @@ FIELDS: dict[str, Field] = {
     "train.inner_steps": Field(5, whole(1, 10_000)),
     "train.first_order_epochs": Field(50, whole(0)),  # DA: first order before this epoch; 0 = off (released code: off)
     "train.multi_step_epochs": Field(10, whole(0)),  # MSL: annealed over these epochs, then the last loss; 0 = off
-    "train.cosine_annealing": Field(True),  # CA, per outer step (released code: per epoch)
+    "train.cosine_annealing": Field(True),  # CA: the outer rate falls along a cosine
+    "train.cosine_per": Field("step", one_of("step", "epoch")),  # how long a rate is held (released code: epoch)
     "train.learning_rate": Field(1e-3, rules.POSITIVE),  # outer Adam
     "train.final_learning_rate": Field(1e-5, rules.POSITIVE),  # where CA ends
     "train.adam_b1": Field(0.9, rules.DECAY),

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from mamlpp_jax.config.identity import flatten
+from mamlpp_jax.config.protocols import PROTOCOLS
 from mamlpp_jax.errors import ConfigError
 
 
@@ -63,13 +64,14 @@ def parse_method(method: str) -> frozenset[str]:
 def apply_method(config: ConfigDict, method: str) -> None:
     """Sets `config.method` and, in place, the field of every component.
 
-    Components that `method` leaves out are turned off. Those it names get their `on` value; where that is
-    None, the field stays as it is.
+    Components that `method` leaves out are turned off, but for those that the protocol always has. Those it names
+    get their `on` value; where that is None, the field stays as it is.
 
     Raises:
-        ConfigError: the method is unknown.
+        ConfigError: the method is unknown, or adds a component that the configuration has turned off.
     """
-    named = parse_method(method)
+    named = parse_method(method) | PROTOCOLS[config.protocol].always
+    _check_added(config, method)
     parts = [part for name, part in COMPONENTS.items() if name in named]
     used = {part.field for part in parts}
     off = {part.field: part.off for part in COMPONENTS.values() if part.field not in used}
@@ -77,15 +79,28 @@ def apply_method(config: ConfigDict, method: str) -> None:
     config.update_from_flattened_dict({"method": method} | off | on)
 
 
+def _check_added(config: ConfigDict, method: str) -> None:
+    """Checks that "maml+da" has derivative-order annealing to add; the released protocol has none."""
+    fields = dict(flatten(config))
+    for name in method.split("+"):
+        part = COMPONENTS.get(name)
+        if part and part.on is None and fields[part.field] == part.off:
+            raise ConfigError(
+                f"config.method is {method!r}, but config.{part.field} is {part.off!r} in protocol "
+                f"{config.protocol!r}, so there is no {name} to add; choose another method or protocol."
+            )
+
+
 def check_method(config: ConfigDict) -> None:
     """Checks that no component is on that the method leaves out.
 
-    A component that the method names may be off: MAML++ can be cut short.
+    A component that the method names may be off: MAML++ can be cut short. One that the protocol always has may be on.
 
     Raises:
         ConfigError: names the method, the component and its field.
     """
-    named, fields = parse_method(config.method), dict(flatten(config))
+    named = parse_method(config.method) | PROTOCOLS[config.protocol].always
+    fields = dict(flatten(config))
     for field, off, _ in COMPONENTS.values():
         value = fields[field]
         users = [

@@ -124,11 +124,6 @@ def _gather(leaf: jax.Array) -> np.ndarray:
     return multihost_utils.process_allgather(leaf, tiled=True)
 
 
-def local_copy(tree: Any) -> Any:
-    """Replicated leaves as they lie on one device of this process, for work that one process does alone."""
-    return jax.tree.map(lambda leaf: leaf.addressable_data(0), tree)
-
-
 def mark_varying(tree: Any) -> Any:
     """Marks replicated leaves as differing between devices, inside a `shard_map` over the mesh.
 

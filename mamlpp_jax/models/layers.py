@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from flax import linen as nn
-from jax import lax
-from jax import numpy as jnp
+from jax import lax, numpy as jnp
 
 from mamlpp_jax.ops.conv import conv2d
 from mamlpp_jax.ops.pool import max_pool_2x2

@@ -1,15 +1,24 @@
-"""matplotlib figures without pyplot: no global state, no display, PNGs that appear whole."""
+"""matplotlib figures without pyplot (no global state, no display), and a canvas of image tiles."""
 
 from __future__ import annotations
 
 import io
 import pathlib
-from typing import Any
+import re
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from mamlpp_jax.utils.files import write_atomically
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
-def new_figure(width: float, height: float, constrained: bool = True) -> Any:
+_IMAGE = 0.92  # side of an image, in tiles
+_LINE_LENGTH, _LINES = 17, 5  # of a class name
+
+
+def new_figure(width: float, height: float, constrained: bool = True) -> Figure:
     """An empty white figure, width and height in inches; `constrained`: axes placed to fit."""
     from matplotlib.figure import Figure
 
@@ -17,12 +26,91 @@ def new_figure(width: float, height: float, constrained: bool = True) -> Any:
     return Figure(figsize=(width, height), dpi=200, layout=layout, facecolor="white")
 
 
-def save_png(figure: Any, path: pathlib.Path) -> None:
-    """Draws the figure into a PNG file, atomically.
+def save_png(figure: Figure, path: pathlib.Path) -> None:
+    """Writes a figure to a PNG file, atomically.
 
     Raises:
-        WorkdirError: the file cannot be written; an older picture is untouched.
+        WorkdirError: the file cannot be written; an older image is untouched.
     """
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     write_atomically(path, buffer.getvalue())
+
+
+class Canvas:
+    """One axes over a whole figure. Lengths are in tiles, an image with its margin; y grows downwards.
+
+    An axes per image would take seconds to draw.
+
+    Attributes:
+        figure: what has been drawn.
+    """
+
+    def __init__(self, width: float, height: float, inches: float, cmap: str = "gray") -> None:
+        """Makes an empty canvas.
+
+        Args:
+            width: of the figure, in tiles.
+            height: of the figure, in tiles.
+            inches: side of a tile.
+            cmap: colour map of grey images; "gray" shows 0 as black.
+        """
+        self.figure = new_figure(inches * width, inches * height, constrained=False)
+        self._axes = self.figure.add_axes((0.0, 0.0, 1.0, 1.0), xlim=(0, width), ylim=(height, 0))
+        self._axes.axis("off")
+        self._axes.set_autoscale_on(False)  # an image would move the limits to itself
+        self._cmap = cmap
+
+    def image(self, left: float, top: float, image: np.ndarray, **frame: Any) -> None:
+        """Draws an image into the tile at (left, top).
+
+        Args:
+            left: of the tile.
+            top: of the tile.
+            image: [H, W, 1 or 3] in 0..1.
+            **frame: properties of the line around it (color, linewidth, linestyle); none: no line.
+        """
+        left, right = left + (1 - _IMAGE) / 2, left + (1 + _IMAGE) / 2
+        top, bottom = top + (1 - _IMAGE) / 2, top + (1 + _IMAGE) / 2
+        self._axes.imshow(
+            image[..., 0] if image.shape[-1] == 1 else image,
+            extent=(left, right, bottom, top),
+            cmap=self._cmap,  # of grey images
+            vmin=0.0,
+            vmax=1.0,
+            origin="upper",
+            aspect="auto",
+            interpolation="nearest",
+        )
+        if frame:
+            x, y = (left, right, right, left, left), (top, top, bottom, bottom, top)
+            self._axes.plot(x, y, solid_joinstyle="miter", **frame)
+
+    def text(self, x: float, y: float, text: str, size: float, **style: Any) -> None:
+        """Writes text at a point, as it is: a dollar sign in a class name starts no formula."""
+        self._axes.text(x, y, text, size=size, parse_math=False, **style)
+
+    def label(self, left: float, top: float, text: str) -> None:
+        """Writes what the column of images below this point is."""
+        self.text(left + (1 - _IMAGE) / 2, top - 0.06, text, size=6, va="bottom", color="#444444")
+
+    def row_name(self, right: float, top: float, name: str) -> None:
+        """Writes a class name beside the row of images that begins at this point."""
+        style = {"ha": "right", "va": "center", "linespacing": 1.1}
+        self.text(right - 0.12, top + 0.5, _wrapped(name), size=5.5, **style)
+
+    def divider(self, x: float, top: float, bottom: float) -> None:
+        """Draws a vertical grey line."""
+        self._axes.plot([x, x], [top, bottom], color="#bbbbbb", linewidth=0.8)
+
+
+def _wrapped(name: str) -> str:
+    """The name in a few lines, broken after spaces and punctuation; a long one loses its middle."""
+    lines = [""]
+    for piece in re.findall(rf"[^\s/_-]{{1,{_LINE_LENGTH}}}[\s/_-]*|[\s/_-]+", name):
+        if lines[-1] and len(lines[-1] + piece.rstrip()) > _LINE_LENGTH:
+            lines.append("")
+        lines[-1] += piece
+    if len(lines) > _LINES:  # the end of a name tells the classes of one family apart
+        lines[_LINES - 2 : -1] = ["\N{HORIZONTAL ELLIPSIS}"]
+    return "\n".join(line.strip() for line in lines)

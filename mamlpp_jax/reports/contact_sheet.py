@@ -1,86 +1,119 @@
-"""The picture of a data set: classes of every split, and episodes as a model sees them."""
+"""The contact sheet of a data set: classes of every split, and episodes as a model gets them."""
 
 from __future__ import annotations
 
-import pathlib
-import textwrap
-from collections.abc import Sequence
-from typing import Any
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mamlpp_jax.data.dataset import Dataset
-from mamlpp_jax.data.episodes import TaskShape
-from mamlpp_jax.reports.canvas import new_figure, save_png
-from mamlpp_jax.training.experiment import Experiment, task_shape
-from mamlpp_jax.types import Episode
+from mamlpp_jax.reports.canvas import Canvas
+from mamlpp_jax.types import Array, Episode
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _CLASSES = 10  # of a split, and of an episode
 _IMAGES = 8  # of a class
-_EPISODES = 2
-_SHOTS, _QUERIES = 5, 5  # of a class of an episode
+_SHOTS = _QUERIES = 5  # of a class of an episode
 
-# Sizes in tiles; a tile is an image with its margin.
+# Lengths in tiles.
 _INCHES = 0.55
-_NAME = 1.9
-_GAP = 0.3
+_NAME = 1.95
+_GAP = 0.3  # between support and query images
 _BLOCK_GAP = 0.6
-_HEAD = 0.9
-_IMAGE = 0.94
+_HEAD = 0.95
 
 
-def draw(experiment: Experiment, dataset: Dataset, path: pathlib.Path) -> None:
-    """Draws a block of classes and two episodes for each split of a experiment.
+@dataclasses.dataclass(frozen=True, eq=False)
+class SplitSample:
+    """What a contact sheet shows of one split.
 
-    Classes are spread evenly over the split, in name order, and images over the class. Episodes are the first
-    of the split's stream, as the model gets them: drawn by the experiment, with the normalisation taken back for
-    display.
+    Attributes:
+        name: "train", "val" or "test".
+        classes: all images of each class by its name, uint8 [n, H, W, C].
+        episodes: the first E, with normalised images ordered by class; leaves [E, ...].
+        episode_classes: names of their classes, [E][K].
+    """
+
+    name: str
+    classes: Mapping[str, np.ndarray]
+    episodes: Episode
+    episode_classes: Sequence[Sequence[str]]
+
+    def by_class(self, images: Array) -> np.ndarray:
+        """Support or query images [E, K * n, H, W, C] as [E, K, n, H, W, C]."""
+        count, way = len(self.episode_classes), len(self.episode_classes[0])
+        return np.reshape(images, (count, way, -1, *images.shape[2:]))
+
+
+def draw(
+    splits: Sequence[SplitSample], mean: Sequence[float] = (0.0,), std: Sequence[float] = (1.0,)
+) -> Figure:
+    """Draws a block of classes and the episodes of each split.
+
+    At most 10 classes, spread evenly over the split in the order given, and 8 images of each, spread evenly
+    over the class, are drawn; of an episode at most 10 classes with 5 support and 5 query images each.
 
     Args:
-        experiment: gives the splits and draws the episodes.
-        dataset: the data of `experiment`.
-        path: PNG to write.
-
-    Raises:
-        WorkdirError: the file cannot be written.
+        splits: one or more, with equal E, K, shot and query.
+        mean: per-channel mean that was subtracted from the episodes' images, added for display.
+        std: per-channel deviation that they were divided by.
     """
-    shape = task_shape(experiment.config)
-    rows = max(
-        min(_CLASSES, max(map(len, experiment.class_names.values()))), min(_CLASSES, shape.way)
-    )
-    episode_width = _NAME + min(shape.shot, _SHOTS) + _GAP + min(shape.query, _QUERIES)
-    width = _NAME + _IMAGES + _EPISODES * (_BLOCK_GAP + episode_width)
-    sheet = _Sheet(width, len(experiment.class_names) * (rows + _HEAD))
-    for row, split in enumerate(experiment.class_names):
-        top = row * (rows + _HEAD) + _HEAD
-        _draw_classes(sheet, top, experiment, dataset, split)
-        episodes = experiment.tasks[split].episodes(_EPISODES)
-        for task in range(_EPISODES):
-            left = _NAME + _IMAGES + _BLOCK_GAP + task * (episode_width + _BLOCK_GAP)
-            episode = Episode(*(leaf[task] for leaf in episodes))
-            sheet.title(left, top, f"{split} episode {task}, {shape.way}-way {shape.shot}-shot")
-            names = experiment.tasks[split].task_class_names(task)
-            _draw_episode(sheet, left, top, episode, names, shape)
-    sheet.save(path)
+    # The episodes of a split below or beside each other, whichever leaves less of the sheet empty.
+    choices = range(1, len(splits[0].episode_classes) + 1)
+    columns = min(choices, key=lambda columns: math.prod(_size(splits, columns)))
+    canvas = Canvas(*_size(splits, columns), _INCHES)
+    top = _HEAD
+    for split in splits:
+        _draw_classes(canvas, top, split)
+        for index, names in enumerate(split.episode_classes):
+            row, column = divmod(index, columns)
+            left = _classes_width(splits) + column * _episode_width(split) + _BLOCK_GAP
+            below = top + row * (_HEAD + _rows(names))
+            _draw_episode(canvas, left, below, split, index, mean, std)
+        top += _height(split, columns)
+    return canvas.figure
 
 
-def _draw_classes(
-    sheet: _Sheet, top: float, experiment: Experiment, dataset: Dataset, split: str
-) -> None:
-    names = experiment.class_names[split]
-    starts = np.concatenate([[0], np.cumsum(dataset.class_sizes)])
-    position = {name: index for index, name in enumerate(dataset.class_names)}
-    members = sorted(names, key=position.__getitem__)
-    chosen = [members[i] for i in _spread(len(members), _CLASSES)]
-    total = sum(int(dataset.class_sizes[position[name]]) for name in names)
-    sheet.title(
-        0.1, top, f"{split}: {len(names)} classes, {total} images; {len(chosen)} of the classes"
-    )
-    for row, name in enumerate(chosen):
-        first, end = starts[position[name]], starts[position[name] + 1]
-        sheet.name(0.0, top + row, name)
-        for column, index in enumerate(_spread(end - first, _IMAGES)):
-            sheet.image(_NAME + column, top + row, dataset.images[first + index] / 255.0)
+def _rows(classes: Mapping[str, np.ndarray] | Sequence[str]) -> int:
+    return min(len(classes), _CLASSES)
+
+
+def _classes_width(splits: Sequence[SplitSample]) -> float:
+    largest = max(len(images) for split in splits for images in split.classes.values())
+    return _NAME + min(largest, _IMAGES)
+
+
+def _episode_width(split: SplitSample) -> float:
+    shots, queries = (split.by_class(images).shape[2] for images in split.episodes[::2])
+    return _BLOCK_GAP + _NAME + min(shots, _SHOTS) + _GAP + min(queries, _QUERIES)
+
+
+def _height(split: SplitSample, columns: int) -> float:
+    below_each_other = math.ceil(len(split.episode_classes) / columns)
+    episodes = below_each_other * (_HEAD + _rows(split.episode_classes[0]))
+    return max(_HEAD + _rows(split.classes), episodes)
+
+
+def _size(splits: Sequence[SplitSample], columns: int) -> tuple[float, float]:
+    """Width and height with so many episodes beside each other."""
+    width = _classes_width(splits) + columns * _episode_width(splits[0])
+    return width + _GAP, sum(_height(split, columns) for split in splits) + _GAP
+
+
+def _draw_classes(canvas: Canvas, top: float, split: SplitSample) -> None:
+    names, total = list(split.classes), sum(map(len, split.classes.values()))
+    _draw_title(canvas, 0.1, top, f"{split.name}: {len(names):,} classes, {total:,} images")
+    if len(names) > _CLASSES:
+        canvas.label(_NAME, top, f"{_CLASSES} of {len(names):,} classes")
+    for row, index in enumerate(_spread(len(names), _CLASSES)):
+        images = split.classes[names[index]]
+        canvas.row_name(_NAME, top + row, names[index])
+        for column, image in enumerate(_spread(len(images), _IMAGES)):
+            canvas.image(_NAME + column, top + row, images[image] / 255.0)
 
 
 def _spread(count: int, most: int) -> list[int]:
@@ -89,63 +122,32 @@ def _spread(count: int, most: int) -> list[int]:
 
 
 def _draw_episode(
-    sheet: _Sheet, left: float, top: float, episode: Episode, names: Sequence[str], shape: TaskShape
+    canvas: Canvas,
+    left: float,
+    top: float,
+    split: SplitSample,
+    index: int,
+    mean: Sequence[float],
+    std: Sequence[float],
 ) -> None:
-    def shown(images: Any, each: int, most: int) -> np.ndarray:
-        """[K, min(each, most), H, W, C] in 0..1."""
-        pixels = np.asarray(images) * np.asarray(shape.std) + np.asarray(shape.mean)
-        return np.clip(pixels, 0.0, 1.0).reshape(shape.way, each, *pixels.shape[1:])[:, :most]
+    names = split.episode_classes[index]
+    support = split.by_class(split.episodes.support_images)[index]
+    query = split.by_class(split.episodes.query_images)[index]
+    title = f"{split.name} episode {index}, {len(names)}-way {support.shape[1]}-shot"
+    _draw_title(canvas, left, top, title)
+    if len(names) > _CLASSES:
+        canvas.label(left, top, f"{_CLASSES} of {len(names)} classes")
+    left += _NAME
+    for row, name in enumerate(names[:_CLASSES]):
+        canvas.row_name(left, top + row, name)
+    for kind, images, most in (("support", support, _SHOTS), ("query", query, _QUERIES)):
+        each = images.shape[1]
+        canvas.label(left, top, kind if each <= most else f"{kind}, {most} of {each}")
+        pixels = np.clip(images[:_CLASSES, :most] * np.asarray(std) + np.asarray(mean), 0.0, 1.0)
+        for row, column in np.ndindex(pixels.shape[:2]):
+            canvas.image(left + column, top + row, pixels[row, column])
+        left += pixels.shape[1] + _GAP
 
-    support = shown(episode.support_images, shape.shot, _SHOTS)
-    query = shown(episode.query_images, shape.query, _QUERIES)
-    query_left = left + _NAME + support.shape[1] + _GAP
-    sheet.small(left + _NAME, top, "support")
-    sheet.small(query_left, top, "query")
-    for row in range(min(shape.way, _CLASSES)):
-        sheet.name(left, top + row, names[row])
-        for column, image in enumerate(support[row]):
-            sheet.image(left + _NAME + column, top + row, image)
-        for column, image in enumerate(query[row]):
-            sheet.image(query_left + column, top + row, image)
 
-
-class _Sheet:
-    """One axes over the whole figure, in tiles, y downwards."""
-
-    def __init__(self, width: float, height: float) -> None:
-        self._figure = new_figure(_INCHES * width, _INCHES * height, constrained=False)
-        self._axes = self._figure.add_axes((0.0, 0.0, 1.0, 1.0))
-        self._axes.set(xlim=(0, width), ylim=(height, 0))
-        self._axes.axis("off")
-        self._axes.set_autoscale_on(False)
-
-    def image(self, left: float, top: float, image: np.ndarray) -> None:
-        """An image [H, W, 1 or 3] in 0..1, as it is: grey 0 is black."""
-        extent = (left, left + _IMAGE, top + _IMAGE, top)
-        grey = {"cmap": "gray", "vmin": 0.0, "vmax": 1.0} if image.shape[-1] == 1 else {}
-        options = dict(extent=extent, origin="upper", aspect="auto", interpolation="nearest")
-        self._axes.imshow(image[..., 0] if grey else image, **options, **grey)
-
-    def title(self, left: float, top: float, text: str) -> None:
-        self._text(left, top - 0.45, text, size=8, weight="bold", va="bottom")
-
-    def small(self, left: float, top: float, text: str) -> None:
-        self._text(left, top - 0.06, text, size=6, va="bottom", color="#444444")
-
-    def name(self, left: float, top: float, name: str) -> None:
-        """A class name beside its row, in at most three lines."""
-        lines = [
-            line
-            for piece in name.replace("/", "/\n").split("\n")
-            for line in textwrap.wrap(piece, 16)
-        ]
-        text = "\n".join(lines if len(lines) < 4 else [*lines[:2], "\N{HORIZONTAL ELLIPSIS}"])
-        style = {"size": 5.5, "ha": "right", "va": "center", "linespacing": 1.1}
-        self._text(left + _NAME - 0.1, top + _IMAGE / 2, text, **style)
-
-    def save(self, path: pathlib.Path) -> None:
-        save_png(self._figure, path)
-
-    def _text(self, x: float, y: float, text: str, **style: Any) -> None:
-        # A dollar sign in a class name is no formula.
-        self._axes.text(x, y, text, parse_math=False, **style)
+def _draw_title(canvas: Canvas, left: float, top: float, text: str) -> None:
+    canvas.text(left, top - 0.45, text, size=7.5, weight="bold", va="bottom")

@@ -1,23 +1,22 @@
-"""Pictures of a run: learning curves, accuracy per inner step, inner rates, an episode.
-
-Every picture is a PNG that appears whole or not at all.
-"""
+"""Plots of a run: learning curves, accuracy per inner step, inner rates."""
 
 from __future__ import annotations
 
 import itertools
-import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mamlpp_jax.reports.canvas import new_figure, save_png
-from mamlpp_jax.reports.episode_figure import episode
+from mamlpp_jax.reports.canvas import new_figure
 
-__all__ = ["accuracy_per_inner_step", "episode", "inner_rates", "learning_curves"]
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
-# Okabe and Ito's colours: told apart by colour-blind readers.
+Rows = Sequence[Mapping[str, Any]]
+
+# Okabe and Ito's colours, which colour-blind readers can tell apart.
 _BLUE, _ORANGE, _GREEN, _RED, _PURPLE = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7"
 _GREY = "#666666"
 _MODES = {
@@ -27,38 +26,36 @@ _MODES = {
 }
 _OTHER_MODES = ((_RED, "D"), (_BLUE, "v"), (_GREY, "X"))
 
-_MOST_POINTS = 1000  # of a raw curve; more are drawn as a band
+_MAX_POINTS = 1000  # of a raw curve; more are drawn as a band
 
 
 # --- Learning curves ------------------------------------------------------------------------------
 
 
-def learning_curves(
-    metrics: Sequence[Mapping[str, Any]], path: pathlib.Path, way: int | None = None
-) -> None:
-    """Draws loss and accuracy during training, and the validation accuracy per epoch.
+def learning_curves(metrics: Rows, way: int | None = None) -> Figure:
+    """Draws loss and accuracy of training and of every validation.
+
+    The loss axis follows training and the first validation mode, the one that selects epochs.
+    Another mode may diverge (to 1e35); its curve ends where it leaves the axis.
 
     Args:
         metrics: rows of `metrics.jsonl`: training rows (step, loss, accuracy) and validation rows
             (step, val_accuracy_<mode>, perhaps val_ci95_<mode> and val_loss_<mode>).
-        path: PNG to write.
         way: classes of a task; draws a line at the accuracy of chance.
-
-    Raises:
-        WorkdirError: the file cannot be written.
     """
     from matplotlib.ticker import MaxNLocator
 
     figure = new_figure(10.0, 4.2)
     loss_axes, accuracy_axes = figure.subplots(1, 2)
     training = [row for row in metrics if "loss" in row]
-    _training_curve(loss_axes, training, "loss")
-    _training_curve(accuracy_axes, training, "accuracy", 100.0)
     validation = [row for row in metrics if any(key.startswith("val_") for key in row)]
-    modes = _validation_modes(validation)
-    for index, mode in enumerate(modes):
-        _validation_curve(loss_axes, validation, "val_loss", mode, index)
+    smooth = _training_curve(loss_axes, training, "loss", 1.0)
+    _training_curve(accuracy_axes, training, "accuracy", 100.0)
+    for index, mode in enumerate(_validation_modes(validation)):
+        values = _validation_curve(loss_axes, validation, "val_loss", mode, index, 1.0)
         _validation_curve(accuracy_axes, validation, "val_accuracy", mode, index, 100.0)
+        if index == 0:
+            _fix_loss_axis(loss_axes, np.append(smooth, values))
     if way is not None:
         _chance(accuracy_axes, way)
     _finish_axes(loss_axes, "outer step", "cross-entropy loss")
@@ -69,32 +66,43 @@ def learning_curves(
     handles, labels = accuracy_axes.get_legend_handles_labels()
     if handles:  # one for both, outside: inside it would hide a curve
         figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=8)
-    save_png(figure, path)
+    return figure
 
 
-def _training_curve(
-    axes: Any, rows: Sequence[Mapping[str, Any]], key: str, scale: float = 1.0
-) -> None:
-    """The raw curve, lightly, and its moving average over 2 % of the steps."""
-    steps = np.array([row["step"] for row in rows], dtype=float)
-    values = scale * np.array([row[key] for row in rows], dtype=float)
-    values[~np.isfinite(values)] = np.nan
-    if not len(rows):
-        return
-    if len(rows) <= _MOST_POINTS:
-        axes.plot(
-            steps, values, color=_BLUE, alpha=0.25, linewidth=0.8, label="training, each step"
-        )
-    else:
+def _fix_loss_axis(axes: Axes, followed: np.ndarray) -> None:
+    """Keeps the axis at what has been drawn; on a log scale if the losses span a factor of ten."""
+    followed = followed[followed > 0]  # without NaN
+    if followed.max(initial=0.0) > 10 * followed.min(initial=np.inf):
+        axes.set_yscale("log")  # otherwise the small losses would not be seen
+    axes.set_ylim(axes.get_ylim())
+
+
+def _training_curve(axes: Axes, rows: Rows, name: str, scale: float) -> np.ndarray:
+    """Draws each step's value, lightly, and the moving average over 2 % of the steps.
+
+    Returns:
+        The moving average, [n].
+    """
+    steps, values = _finite_or_nan(rows, "step"), _finite_or_nan(rows, name, scale)
+    if not rows:
+        return values
+    window = max(1, len(rows) // 50)
+    smooth = _moving_average(values, window)
+    if len(rows) > _MAX_POINTS:
         centres, low, high = _bands(steps, values)
         label = "training, 90 % of steps"
         axes.fill_between(centres, low, high, color=_BLUE, alpha=0.2, linewidth=0, label=label)
-    window = max(1, len(rows) // 50)
-    smooth = _moving_average(values, window)
-    label = f"training, mean of {window:,} steps"
+    elif window > 1:
+        label = "training, each step"
+        axes.plot(steps, values, color=_BLUE, alpha=0.25, linewidth=0.8, label=label)
+    label = f"training, mean of {window:,} steps" if window > 1 else "training"
     axes.plot(steps, smooth, color=_BLUE, linewidth=1.6, label=label)
-    if key == "loss" and np.nanmin(smooth, initial=np.inf) * 10 < np.nanmax(smooth, initial=0.0):
-        axes.set_yscale("log")  # otherwise nothing is seen of its end
+    return smooth
+
+
+def _finite_or_nan(rows: Rows, name: str, scale: float = 1.0) -> np.ndarray:
+    values = scale * np.array([row[name] for row in rows], dtype=float)
+    return np.where(np.isfinite(values), values, np.nan)
 
 
 def _moving_average(values: np.ndarray, window: int) -> np.ndarray:
@@ -109,7 +117,7 @@ def _moving_average(values: np.ndarray, window: int) -> np.ndarray:
 def _bands(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Steps [b], 5th and 95th percentile [b] of b runs of neighbouring values, b <= 250."""
     centres, low, high = [], [], []
-    for part in np.array_split(np.arange(len(values)), _MOST_POINTS // 4):
+    for part in np.array_split(np.arange(len(values)), _MAX_POINTS // 4):
         finite = values[part][np.isfinite(values[part])]
         centres.append(steps[part].mean())
         five, ninety_five = np.percentile(finite, (5, 95)) if len(finite) else (np.nan, np.nan)
@@ -118,62 +126,58 @@ def _bands(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarra
     return np.array(centres), np.array(low), np.array(high)
 
 
-def _validation_modes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+def _validation_modes(rows: Rows) -> list[str]:
     """The statistics modes with an accuracy of their own; [""] when there is just one accuracy."""
     prefix = "val_accuracy_"
-    keys = {key: None for row in rows for key in row if key.startswith(prefix)}
-    modes = [key.removeprefix(prefix) for key in keys]
-    return modes or ([""] if rows else [])
+    keys = dict.fromkeys(key for row in rows for key in row if key.startswith(prefix))
+    return [key.removeprefix(prefix) for key in keys] or [""]
 
 
 def _validation_curve(
-    axes: Any,
-    rows: Sequence[Mapping[str, Any]],
-    name: str,
-    mode: str,
-    index: int,
-    scale: float = 1.0,
-) -> None:
+    axes: Axes, rows: Rows, name: str, mode: str, index: int, scale: float
+) -> np.ndarray:
+    """Draws one mode's validations, with the interval of an accuracy; returns the values drawn."""
     key = f"{name}_{mode}" if mode else name
     rows = [row for row in rows if key in row]
+    values = _finite_or_nan(rows, key, scale)
     if not rows:
-        return
+        return values
     steps = [row["step"] for row in rows]
-    values = np.array([row[key] for row in rows], dtype=float)
-    values[~np.isfinite(values)] = np.nan
     color, marker = _mode_style(mode, index)
     # A marker at every epoch of a long run would hide the curve.
-    style = dict(color=color, linewidth=1.2, marker=marker, markersize=3.5, markevery=_every(rows))
-    label = f"validation, {mode} statistics" if mode else "validation"
-    axes.plot(steps, scale * values, label=label, **style)
+    every = max(1, len(rows) // 25)
+    axes.plot(
+        steps,
+        values,
+        label=f"validation, {mode} statistics" if mode else "validation",
+        color=color,
+        linewidth=1.2,
+        marker=marker,
+        markersize=3.5,
+        markevery=every,
+    )
     if name == "val_accuracy" and all(f"val_ci95_{mode}" in row for row in rows):
-        ci95 = np.array([row[f"val_ci95_{mode}"] for row in rows], dtype=float)
-        low, high = scale * (values - ci95), scale * (values + ci95)
-        axes.fill_between(steps, low, high, color=color, alpha=0.2, linewidth=0)
-
-
-def _every(rows: Sequence[Any]) -> int:
-    return max(1, len(rows) // 25)
+        ci95 = _finite_or_nan(rows, f"val_ci95_{mode}", scale)
+        axes.fill_between(steps, values - ci95, values + ci95, color=color, alpha=0.2, linewidth=0)
+    return values
 
 
 # --- Accuracy after each inner step ---------------------------------------------------------------
 
 
-def accuracy_per_inner_step(test: Sequence[Mapping[str, Any]], path: pathlib.Path) -> None:
+def accuracy_per_inner_step(test: Rows) -> Figure:
     """Draws the test accuracy after 0..S inner steps, one line per evaluation statistics.
 
     Args:
         test: rows of the "test" list of `results.json`; the ensemble's are drawn, or all rows when
             there is no ensemble.
-        path: PNG to write.
-
-    Raises:
-        WorkdirError: the file cannot be written.
     """
+    from matplotlib.ticker import MaxNLocator
+
     rows = [row for row in test if row["model"] == "ensemble"] or list(test)
     figure = new_figure(5.4, 3.8)
     axes = figure.subplots()
-    ends = _spread([100.0 * row["accuracy_per_step"][-1] for row in rows], 4.5)
+    ends = _separated([100.0 * row["accuracy_per_step"][-1] for row in rows], 4.5)
     for index, (row, label) in enumerate(zip(rows, _test_labels(rows), strict=True)):
         _inner_step_line(axes, row, label, index, ends[index])
     ways = {row["way"] for row in rows}
@@ -181,14 +185,16 @@ def accuracy_per_inner_step(test: Sequence[Mapping[str, Any]], path: pathlib.Pat
         _chance(axes, ways.pop())
     longest = max((len(row["accuracy_per_step"]) for row in rows), default=1)
     axes.set_xlim(-0.25, max(longest - 1, 1) + 0.6)  # room for the last value
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     _finish_axes(axes, "inner steps taken", "test accuracy (%)")
     if rows:
         axes.legend(fontsize=8)
-    save_png(figure, path)
+    return figure
 
 
-def _inner_step_line(axes: Any, row: Mapping[str, Any], label: str, index: int, end: float) -> None:
+def _inner_step_line(
+    axes: Axes, row: Mapping[str, Any], label: str, index: int, end: float
+) -> None:
     values = 100.0 * np.asarray(row["accuracy_per_step"], dtype=float)
     last = len(values) - 1
     color, marker = _mode_style(row["eval_statistics"], index)
@@ -197,7 +203,7 @@ def _inner_step_line(axes: Any, row: Mapping[str, Any], label: str, index: int, 
     axes.text(last + 0.18, end, f"{values[-1]:.1f}", color=color, fontsize=9, va="center")
 
 
-def _spread(values: Sequence[float], gap: float) -> np.ndarray:
+def _separated(values: Sequence[float], gap: float) -> np.ndarray:
     """Moves values down, the greatest stays, until none is nearer than `gap` to another; [n]."""
     placed = np.array(values, dtype=float)
     for upper, lower in itertools.pairwise(np.argsort(-placed)):
@@ -205,8 +211,8 @@ def _spread(values: Sequence[float], gap: float) -> np.ndarray:
     return placed
 
 
-def _test_labels(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Names each row by its statistics, and by whatever else tells the rows apart."""
+def _test_labels(rows: Rows) -> list[str]:
+    """Names each row by its statistics, and by whatever else differs between the rows."""
     others = {
         "model": "{}",
         "train_statistics": "trained with {}",
@@ -230,17 +236,15 @@ def _test_labels(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 # --- Inner rates ----------------------------------------------------------------------------------
 
 
-def inner_rates(rates: Mapping[str, np.ndarray], path: pathlib.Path) -> None:
+def inner_rates(rates: Mapping[str, np.ndarray]) -> Figure:
     """Draws the learned inner rates as a heat map with their values: tensors down, steps across.
 
     Args:
         rates: {"conv0/kernel": [S], ...}; of an array [S, ...] (a rate per element) the mean over
             the elements is drawn.
-        path: PNG to write.
 
     Raises:
         ValueError: no rates, or arrays with different S.
-        WorkdirError: the file cannot be written.
     """
     if not rates:
         raise ValueError("no inner rates to draw")
@@ -253,7 +257,7 @@ def inner_rates(rates: Mapping[str, np.ndarray], path: pathlib.Path) -> None:
     axes = figure.subplots()
     finite = np.abs(table[np.isfinite(table)])
     limit = max(float(finite.max(initial=0.0)), 1e-12)
-    # Zero in the middle: a rate below it climbs the gradient, which colour should show at once.
+    # Zero in the middle: a negative rate, which climbs the gradient, has the other colour.
     image = axes.imshow(table, cmap="RdBu", vmin=-limit, vmax=limit, aspect="auto")
     _annotate_cells(axes, table, limit)
     axes.set_xticks(range(width), [str(step) for step in range(1, width + 1)])
@@ -263,9 +267,8 @@ def inner_rates(rates: Mapping[str, np.ndarray], path: pathlib.Path) -> None:
     averaged = any(np.ndim(array) > 1 for array in rates.values())
     label = "inner rate (mean over elements)" if averaged else "inner rate"
     figure.colorbar(image, ax=axes, label=label, pad=0.02)
-    for spine in axes.spines.values():
-        spine.set_visible(False)
-    save_png(figure, path)
+    axes.spines[:].set_visible(False)
+    return figure
 
 
 def _mean_per_step(array: np.ndarray) -> np.ndarray:
@@ -273,7 +276,7 @@ def _mean_per_step(array: np.ndarray) -> np.ndarray:
     return array.reshape(len(array), -1).mean(axis=1)
 
 
-def _annotate_cells(axes: Any, table: np.ndarray, limit: float) -> None:
+def _annotate_cells(axes: Axes, table: np.ndarray, limit: float) -> None:
     """Writes each value into its cell, with three significant digits of the largest."""
     digits = int(np.clip(2 - np.floor(np.log10(limit)), 0, 5))
     for (row, column), value in np.ndenumerate(table):
@@ -291,11 +294,11 @@ def _mode_style(mode: str, index: int) -> tuple[str, str]:
     return _MODES.get(mode, _OTHER_MODES[index % len(_OTHER_MODES)])
 
 
-def _chance(axes: Any, way: int) -> None:
+def _chance(axes: Axes, way: int) -> None:
     axes.axhline(100.0 / way, color=_GREY, linestyle=":", linewidth=1.2, label=f"chance, {way}-way")
 
 
-def _finish_axes(axes: Any, x_label: str, y_label: str) -> None:
+def _finish_axes(axes: Axes, x_label: str, y_label: str) -> None:
     axes.set_xlabel(x_label)
     axes.set_ylabel(y_label)
     axes.grid(color="#dddddd", linewidth=0.6)

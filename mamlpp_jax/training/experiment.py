@@ -75,9 +75,10 @@ class Experiment:
         return state_shapes(self.config, self.image_shape, replicated(self.mesh))
 
 
-def task_shape(config: ConfigDict) -> TaskShape:
-    """The kind of task a configuration asks for."""
-    rotations = _ROTATIONS if config.data.rotations else 1
+def task_shape(config: ConfigDict, split: str = "train") -> TaskShape:
+    """The kind of task a configuration asks for in a split."""
+    rotated = config.data.rotations and (split == "train" or config.data.rotate_evaluation)
+    rotations = _ROTATIONS if rotated else 1
     mean, std = NORMALIZATIONS[config.data.normalize]
     return TaskShape(config.task.way, config.task.shot, config.task.query, rotations, mean, std)
 
@@ -96,9 +97,9 @@ def choose_classes(
     everything = split_dataset(dataset, config.data)
     classes = {split: everything[split] for split in splits}
     config_lib.check_channels(config, dataset.images.shape[-1])
-    rotations = task_shape(config).rotations
     for split, members in classes.items():
         smallest = int(dataset.class_sizes[members].min())
+        rotations = task_shape(config, split).rotations
         config_lib.check_classes(config, split, len(members) * rotations, smallest)
     return classes
 
@@ -142,7 +143,7 @@ def _make_streams(
             dataset,
             members,
             stream_key(seeds[split], split),
-            task_shape(config),
+            task_shape(config, split),
             mesh,
             images,
         )

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
 from mamlpp_jax import config as config_lib
-from mamlpp_jax.algorithms.metrics import Predictions, ensemble, score
+from mamlpp_jax.algorithms.metrics import Predictions, correct_per_task, ensemble, score
 from mamlpp_jax.artifacts.provenance import provenance
 from mamlpp_jax.artifacts.results import TestResult
 from mamlpp_jax.errors import WorkdirError
@@ -43,7 +44,7 @@ def run_test(
     *,
     data: str = "",
     before_each: Callable[[], None] = lambda: None,
-) -> tuple[list[TestResult], Predictions]:
+) -> tuple[list[TestResult], dict[str, np.ndarray], Predictions]:
     """Tests the ensemble of the best epochs and the single best one on the fixed test tasks.
 
     Args:
@@ -53,9 +54,10 @@ def run_test(
         before_each: called before each model's evaluation; may raise to leave.
 
     Returns:
-        Per statistics mode the ensemble and the best epoch; and the ensemble's predictions in the first mode.
+        Per statistics mode the ensemble and the best epoch; for each of these, by its key, the correct query images
+        per task; and the ensemble's predictions in the first mode.
     """
-    results, ensembles = [], []
+    results, correct, ensembles = [], {}, []
     for mode in config_lib.eval_statistics(experiment.config):
         evaluate = compiled_evaluator(experiment, "test", mode, every_step=True)
         predictions = []
@@ -65,7 +67,9 @@ def run_test(
             predictions.append(evaluate(meta, state.batch_stats, experiment.tasks["test"]))
         ensembles.append(ensemble(predictions))
         both = (("ensemble", ensembles[-1]), ("best", predictions[0]))
-        results += [_result(experiment.config, name, mode, data, found) for name, found in both]
+        for name, found in both:
+            results.append(_result(experiment.config, name, mode, data, found))
+            correct[results[-1].key] = correct_per_task(found)
         logging.info(
             "test, %s statistics: %.2f ± %.2f %% (ensemble of %d)",
             mode,
@@ -73,7 +77,7 @@ def run_test(
             100 * results[-2].ci95,
             len(states),
         )
-    return results, ensembles[0]
+    return results, correct, ensembles[0]
 
 
 def _result(
@@ -122,6 +126,7 @@ def collect_results(
     return {
         "experiment": config.experiment,
         "method": config.method,
+        "protocol": config.protocol,
         "seed": config.seed,
         "steps": steps,
         "finished": steps >= config_lib.total_steps(config),
@@ -138,11 +143,11 @@ def is_tested(results: dict[str, Any] | None, config: ConfigDict) -> bool:
         return False
     task, steps = config.task, config.train.inner_steps
     tested = {
-        (test.eval_statistics, test.way, test.shot, test.query, test.inner_steps)
+        (test.eval_statistics, test.way, test.shot, test.query, test.inner_steps, test.tasks)
         for test in results["test"]
         if not test.data
     }
     return all(
-        (mode, task.way, task.shot, task.query, steps) in tested
+        (mode, task.way, task.shot, task.query, steps, config.evaluation.tasks) in tested
         for mode in config_lib.eval_statistics(config)
     )

@@ -59,6 +59,7 @@ def outer_learning_rate(config: ConfigDict) -> optax.Schedule:
         train.final_learning_rate,
         config_lib.total_steps(config),
         train.cosine_annealing,
+        held_steps=train.steps_per_epoch if train.cosine_per == "epoch" else 1,
     )
 
 

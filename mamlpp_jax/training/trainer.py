@@ -11,12 +11,12 @@ from typing import Any, NoReturn
 import jax
 import numpy as np
 from absl import logging
-from ml_collections import ConfigDict
 
 from mamlpp_jax import config as config_lib
 from mamlpp_jax.algorithms.metrics import score
 from mamlpp_jax.algorithms.outer_loop import StepMetrics
-from mamlpp_jax.artifacts.metric_writer import MetricsWriter, Progress, Silent
+from mamlpp_jax.artifacts.metric_writer import MetricsWriter, NullWriter
+from mamlpp_jax.artifacts.progress import Progress
 from mamlpp_jax.artifacts.workdir import Workdir
 from mamlpp_jax.data.pipeline import Window
 from mamlpp_jax.distributed import processes
@@ -71,7 +71,13 @@ def train(
         state = checkpoints.restore(latest, like=experiment.state_shapes())
         logging.info("resuming after outer step %d from %s", latest, workdir)
     start, config = int(state.step), experiment.config
-    with _writer(workdir, start, config) as writer, _progress(start, config) as progress:
+    with contextlib.ExitStack() as stack:
+        writer: MetricsWriter | NullWriter = NullWriter()
+        progress: Progress | NullWriter = NullWriter()
+        if processes.is_first():
+            log, total = config.log, config_lib.total_steps(config)
+            writer = stack.enter_context(MetricsWriter(workdir.path, start, log.tensorboard))
+            progress = stack.enter_context(Progress(total, start, log.every_seconds))
         handler = preemption or PreemptionHandler()
         loop = _Loop(experiment, checkpoints, writer, progress, start, handler)
         try:
@@ -81,18 +87,6 @@ def train(
             raise
 
 
-def _writer(workdir: Workdir, start: int, config: ConfigDict) -> MetricsWriter | Silent:
-    if not processes.is_first():
-        return Silent()
-    return MetricsWriter(workdir.path, start, config.log.tensorboard)
-
-
-def _progress(start: int, config: ConfigDict) -> Progress | Silent:
-    if not processes.is_first():
-        return Silent()
-    return Progress(config_lib.total_steps(config), start, config.log.every_seconds)
-
-
 class _Loop:
     """The moving parts of one call of `train`."""
 
@@ -100,8 +94,8 @@ class _Loop:
         self,
         experiment: Experiment,
         checkpoints: Checkpoints,
-        writer: MetricsWriter | Silent,
-        progress: Progress | Silent,
+        writer: MetricsWriter | NullWriter,
+        progress: Progress | NullWriter,
         start: int,
         preemption: PreemptionHandler,
     ) -> None:

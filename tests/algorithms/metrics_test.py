@@ -1,9 +1,44 @@
-"""Scores and ensembles, by hand."""
+"""Scores, ensembles and intervals, by hand."""
 
 import numpy as np
 import pytest
 
-from mamlpp_jax.algorithms.metrics import Predictions, ensemble, score
+from mamlpp_jax.algorithms.metrics import (
+    Predictions,
+    correct_per_task,
+    ensemble,
+    score,
+    student_t95,
+)
+
+
+@pytest.mark.parametrize(
+    ("dof", "t"),
+    # Two-sided 95 % points as printed in tables of Student's t.
+    [
+        *((1, 12.706205), (2, 4.302653), (3, 3.182446), (4, 2.776445), (5, 2.570582)),
+        *((9, 2.262157), (10, 2.228139), (29, 2.045230), (30, 2.042272)),
+        *((100, 1.983972), (1000, 1.962339)),
+    ],
+)
+def test_students_t_is_that_of_the_tables(dof, t):
+    assert student_t95(dof) == pytest.approx(t, abs=1e-6)
+
+
+def test_students_t_of_many_tasks_is_the_normal_one():
+    assert student_t95(10**6) == pytest.approx(1.959966, abs=1e-6)
+
+
+def test_accuracy_and_interval_follow_from_the_correct_images_per_task():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 5, (40, 10))
+    predictions = Predictions(rng.normal(size=(40, 3, 10, 5)), labels)
+    correct = correct_per_task(predictions)
+    assert correct.dtype == np.uint16
+    accuracy, scores = correct / 10, score(predictions)
+    assert scores.accuracy == pytest.approx(accuracy.mean())
+    half_width = student_t95(39) * accuracy.std(ddof=1) / np.sqrt(40)
+    assert scores.ci95 == pytest.approx(half_width)
 
 
 def test_score_by_hand():
@@ -15,7 +50,7 @@ def test_score_by_hand():
     scores = score(Predictions(logits, labels))
     per_task = np.array([1.0, 1.0, 0.5, 0.5])
     assert scores.accuracy == pytest.approx(0.75)
-    assert scores.ci95 == pytest.approx(1.96 * per_task.std(ddof=1) / 2)
+    assert scores.ci95 == pytest.approx(student_t95(3) * per_task.std(ddof=1) / 2)
     assert scores.accuracy_per_step == pytest.approx([0.5, 0.75])
     right, wrong = -np.log(np.e / (np.e + 2)), -np.log(1 / (np.e + 2))
     assert scores.loss == pytest.approx((6 * right + 2 * wrong) / 8, rel=1e-5)

@@ -39,6 +39,15 @@ def test_cosine_goes_from_the_first_rate_to_the_last_per_outer_step():
         assert float(rate(step)) == pytest.approx(expected, rel=1e-5)
 
 
+def test_a_cosine_per_epoch_holds_its_rate_during_an_epoch():
+    epochs, steps = 10, 7
+    rate = schedules.outer_learning_rate(1e-3, 1e-5, epochs * steps, cosine=True, held_steps=steps)
+    rates = np.asarray(rate(np.arange(epochs * steps))).reshape(epochs, steps)
+    for epoch in range(epochs):
+        expected = 1e-5 + (1e-3 - 1e-5) * (1 + np.cos(np.pi * epoch / epochs)) / 2
+        np.testing.assert_allclose(rates[epoch], expected, rtol=1e-5)
+
+
 def test_without_annealing_the_rate_is_constant():
     rate = schedules.outer_learning_rate(1e-3, 1e-5, 1000, cosine=False)
     assert float(rate(0)) == float(rate(1000)) == pytest.approx(1e-3)

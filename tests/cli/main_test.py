@@ -50,7 +50,7 @@ def command(*arguments, **environment):
         ),
         (
             ["--config=configs/omniglot.py:ways=5"],
-            "no argument 'ways' (did you mean way?); it takes way=5, shot=1, method=maml++, seed=0",
+            "no argument 'ways' (did you mean way?); it takes way=5, shot=1, method=maml++, protocol=paper, seed=0",
         ),
         (["--config=configs/none.py:way=5", "--config.train.epochs=3"], "'configs/none.py'"),
         (["--config=configs/quickstart.py", "config.train.epochs=3"], "is not a flag"),

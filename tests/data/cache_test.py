@@ -7,8 +7,7 @@ import time
 
 import pytest
 
-from mamlpp_jax.data import cache
-from mamlpp_jax.data import dataset as dataset_lib
+from mamlpp_jax.data import cache, dataset as dataset_lib
 from mamlpp_jax.data.cache import CacheKey
 from mamlpp_jax.errors import ConfigError, DataError
 from tests.helpers.small_sources import DATASET_DAMAGES, damage_dataset_file, same, toy_dataset

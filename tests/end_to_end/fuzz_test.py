@@ -27,8 +27,7 @@ from PIL import Image
 
 from mamlpp_jax import config as config_lib
 from mamlpp_jax.artifacts import workdir
-from mamlpp_jax.cli import commands
-from mamlpp_jax.cli import flags as cli_flags
+from mamlpp_jax.cli import commands, flags as cli_flags
 from mamlpp_jax.data import dataset as dataset_lib
 from mamlpp_jax.data.readers import images
 from mamlpp_jax.data.readers.archives import open_zip, read_member

@@ -6,8 +6,7 @@ import signal
 import warnings
 
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, Phase, given, settings, strategies as st
 
 from mamlpp_jax.errors import MamlppError
 

@@ -1,0 +1,114 @@
+"""How far training is: a bar on a terminal, log lines elsewhere."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, TextIO
+
+from absl import logging
+
+
+class Progress:
+    """A progress bar on a terminal; elsewhere a log line now and then. A context manager."""
+
+    def __init__(
+        self,
+        total_steps: int,
+        start_step: int,
+        log_every_seconds: float = 30.0,
+        stream: TextIO | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Draws nothing yet on a stream that is no terminal.
+
+        Args:
+            total_steps: outer steps of the whole run.
+            start_step: outer steps done by earlier runs.
+            log_every_seconds: shortest time between two log lines when there is no terminal.
+            stream: destination of the bar, drawn only if it is a terminal; default stderr.
+            clock: seconds since any moment, for the log lines.
+        """
+        self._total = total_steps
+        self._every = log_every_seconds
+        self._stream = sys.stderr if stream is None else stream
+        self._clock = clock
+        self._bar = _bar(total_steps, start_step, self._stream) if self._stream.isatty() else None
+        # Time and step of the last log line; set by the first update, so that the first rate
+        # leaves out compilation.
+        self._mark: tuple[float, int] | None = None
+
+    def update(self, step: int, loss: float, accuracy: float, epoch: int) -> None:
+        """Shows the latest outer step.
+
+        Args:
+            step: outer steps done in all.
+            loss: mean query loss of the last step.
+            accuracy: query accuracy of the last step, a fraction.
+            epoch: counted from 0.
+        """
+        if self._bar is None:
+            self._log(step, loss, accuracy, epoch)
+            return
+        texts = {"epoch": epoch, "loss": f"{loss:.4f}", "accuracy": f"{100 * accuracy:.1f} %"}
+        self._bar.set_postfix(texts, refresh=False)
+        self._bar.update(step - self._bar.n)
+
+    def message(self, text: str) -> None:
+        """Prints a line above the bar, or logs it where there is none."""
+        if self._bar is None:
+            logging.info("%s", text)
+        else:
+            self._bar.write(text, file=self._stream)
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Leaves the bar as it stands and ends its line."""
+        if self._bar is not None:
+            self._bar.close()
+
+    def _log(self, step: int, loss: float, accuracy: float, epoch: int) -> None:
+        now = self._clock()
+        if self._mark is None:
+            self._mark = now, step
+            return
+        seconds, steps = now - self._mark[0], step - self._mark[1]
+        if seconds < self._every or steps <= 0:
+            return
+        self._mark = now, step
+        rate = steps / max(seconds, 1e-9)
+        left = datetime.timedelta(seconds=round((self._total - step) / rate))
+        logging.info(
+            "step %d/%d, epoch %d: loss %.4f, accuracy %.1f %%, %.2f steps/s, ETA %s",
+            *(step, self._total, epoch, loss, 100 * accuracy, rate, left),
+        )
+
+
+def _bar(total_steps: int, start_step: int, stream: TextIO) -> Any:
+    import tqdm
+
+    # A container's terminal may report a size of 0 by 0; tqdm would then draw nothing.
+    known = _has_size(stream)
+    return tqdm.tqdm(
+        total=total_steps,
+        initial=start_step,
+        file=stream,
+        unit=" steps",
+        dynamic_ncols=known,
+        ncols=None if known else 100,
+        nrows=None if known else 24,
+        mininterval=0.5,
+        miniters=1,  # a fixed count: otherwise the bar stalls when steps become slower
+    )
+
+
+def _has_size(terminal: TextIO) -> bool:
+    try:
+        return 0 not in os.get_terminal_size(terminal.fileno())
+    except (AttributeError, OSError, ValueError):
+        return False

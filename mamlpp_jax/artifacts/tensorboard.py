@@ -1,0 +1,87 @@
+"""Scalars as TensorBoard events."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from mamlpp_jax.utils.files import wrap_os_errors
+
+
+class EventWriter:
+    """A TensorBoard event file with scalars, written in the caller's thread.
+
+    tensorboardX's SummaryWriter passes its events through a queue of ten to a thread. When a full
+    disk ends that thread, the queue stays full and the training loop waits for ever; here the
+    error reaches the caller. One event holds all scalars of a step.
+    """
+
+    def __init__(self, directory: pathlib.Path, start_step: int) -> None:
+        """Opens a new file.
+
+        Args:
+            directory: folder of the run's event files; made when missing.
+            start_step: outer steps already done; TensorBoard hides later steps of earlier files.
+
+        Raises:
+            WorkdirError: the file cannot be written.
+        """
+        import tensorboardX
+        from tensorboardX.proto import event_pb2, summary_pb2
+
+        self._event, self._summary = event_pb2.Event, summary_pb2.Summary
+        # Without the step, a quick restart would overwrite a file of the same second.
+        name = f"events.out.tfevents.{int(time.time())}.{os.uname().nodename}.{start_step}"
+        self._path = directory / name
+        with wrap_os_errors(self._path, "write"):
+            directory.mkdir(exist_ok=True)
+            self._file = tensorboardX.RecordWriter(str(self._path))
+        self._add(file_version="brain.Event:2")
+        start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+        self._add(step=start_step + 1, session_log=start)
+
+    def append(self, rows: Iterable[Mapping[str, Any]], prefix: str) -> None:
+        """Writes one event per row.
+
+        Args:
+            rows: numbers, each row with the key "step".
+            prefix: group of the scalars: "val_loss" becomes "val/loss" under the prefix "val".
+
+        Raises:
+            WorkdirError: the file cannot be written.
+        """
+        for row in rows:
+            values = [
+                self._summary.Value(
+                    tag=f"{prefix}/{key.removeprefix(prefix + '_')}", simple_value=value
+                )
+                for key, value in row.items()
+                if key != "step"
+            ]
+            self._add(step=row["step"], summary=self._summary(value=values))
+
+    def flush(self) -> None:
+        """Hands everything to the operating system.
+
+        Raises:
+            WorkdirError: the file cannot be written.
+        """
+        with wrap_os_errors(self._path, "write"):
+            self._file.flush()
+
+    def close(self) -> None:
+        """Flushes and closes the file.
+
+        Raises:
+            WorkdirError: the file cannot be written.
+        """
+        with wrap_os_errors(self._path, "write"):
+            self._file.close()
+
+    def _add(self, **fields: Any) -> None:
+        event = self._event(wall_time=time.time(), **fields)
+        with wrap_os_errors(self._path, "write"):
+            self._file.write(event.SerializeToString())

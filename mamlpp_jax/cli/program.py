@@ -1,0 +1,157 @@
+"""The command `python -m mamlpp_jax.main`: trains, tests and describes runs.
+
+    python -m mamlpp_jax.main --config=configs/omniglot.py:way=20,shot=1,method=maml++
+    python -m mamlpp_jax.main --mode=evaluate --workdir=runs/... --shot=5 --statistics=support
+    srun python -m mamlpp_jax.main --config=... --workdir=SHARED_FOLDER --distributed
+    python -m mamlpp_jax.main --mode=evaluate --workdir=runs/... --data_config=configs/image_folder.py
+
+Exit codes: 0 done; 2 bad input or numbers gone bad, with one paragraph on standard error; 75 stopped early (SIGTERM,
+SIGINT or --max_minutes) with everything saved: the same command goes on. A second signal leaves at once.
+"""
+
+from __future__ import annotations
+
+import json
+import logging as std_logging
+import os
+import sys
+import traceback
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, NoReturn
+
+import jax
+from absl import app, flags, logging
+from ml_collections import ConfigDict, config_flags
+
+from mamlpp_jax.artifacts.workdir import Workdir
+from mamlpp_jax.cli import commands
+from mamlpp_jax.cli.flags import CONFIG, USAGE_EXIT_CODE, parse_flags
+from mamlpp_jax.data.cache import cache_folder
+from mamlpp_jax.distributed import processes
+from mamlpp_jax.distributed.mesh import cpu_devices
+from mamlpp_jax.errors import MamlppError
+from mamlpp_jax.training.preemption import (
+    STOPPED_EXIT_CODE,
+    PreemptionHandler,
+    StoppedError,
+)
+
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Folder of the run; default: a name made of the config."
+)
+_MODE = flags.DEFINE_enum("mode", "train", ["train", "evaluate"], "What to do.")
+_DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print shapes, memory and the schedule, and stop.")
+flags.DEFINE_integer("way", None, "Evaluate: classes per task.", lower_bound=2)
+flags.DEFINE_integer("shot", None, "Evaluate: support images per class.", lower_bound=1)
+flags.DEFINE_integer("query", None, "Evaluate: query images per class.", lower_bound=1)
+flags.DEFINE_integer("tasks", None, "Evaluate: test tasks.", lower_bound=2)
+flags.DEFINE_integer("inner_steps", None, "Evaluate: inner steps.", lower_bound=1)
+flags.DEFINE_string("statistics", None, "Evaluate: batch, running, support, or several.")
+_DISTRIBUTED = flags.DEFINE_bool(
+    "distributed", False, "Join the processes that SLURM, Open MPI or a TPU pod started."
+)
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator_address", None, "Several processes: host:port of process 0."
+)
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Several processes: how many.")
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Several processes: this one, from 0.")
+
+_MAX_MINUTES = flags.DEFINE_float(
+    "max_minutes",
+    0.0,
+    "Train: save and leave after so many minutes; 0 = no limit.",
+    lower_bound=0.0,
+)
+
+_DATA_CONFIG = config_flags.DEFINE_config_file(
+    "data_config",
+    None,
+    "Evaluate: configuration file whose data are tested on, instead of those of the run.",
+    lock_config=True,
+)
+
+
+def _fail(message: str) -> NoReturn:
+    """Ends this process without waiting for others, nor for threads of a save that failed."""
+    print(f"error: {' '.join((processes.process_prefix() + message).split())}", file=sys.stderr)
+    processes.hard_exit(USAGE_EXIT_CODE)
+
+
+def _set_up_jax(config: ConfigDict, group: processes.Group) -> None:
+    """Sets what must be set before JAX is first used, and joins the other processes."""
+    # A machine without a TPU says so at length; which devices are used is logged anyway.
+    std_logging.getLogger("jax._src.xla_bridge").setLevel(std_logging.WARNING)
+    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        compiled = cache_folder(config.data.cache_dir) / "compiled"
+        jax.config.update("jax_compilation_cache_dir", str(compiled))
+    # Splits the CPU into devices; means nothing to a GPU.
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
+    count = processes.join(group)
+    cores = max(cores // processes.sharing_host(group, count), 1)
+    tasks, devices = config.train.tasks_per_step, config.compute.devices
+    jax.config.update("jax_num_cpu_devices", cpu_devices(tasks, devices, count, cores))
+    if not processes.is_first():
+        logging.set_verbosity(logging.WARNING)
+
+
+def _check_same_command(config: ConfigDict, overrides: Mapping[str, Any]) -> None:
+    """Processes that run different things would wait for one another for ever."""
+    compared = commands.to_compare(config, overrides, _DATA_CONFIG.value)
+    command = [_MODE.value, _DRY_RUN.value, *compared]
+    processes.check_same(
+        "the command or configuration",
+        [json.dumps(command, sort_keys=True).encode()],
+        "Give every process the same flags, --process_id and the folders of the data aside.",
+    )
+
+
+def _main(argv: list[str]) -> None:
+    """Runs the command; an error ends this process without waiting for anything."""
+    del argv
+    logging.set_verbosity(logging.INFO)
+    try:
+        _run()
+        processes.leave()
+    except StoppedError as error:
+        print(f"{processes.process_prefix()}stopped: {error}", file=sys.stderr)
+        processes.leave()
+        sys.exit(STOPPED_EXIT_CODE)
+    except MamlppError as error:
+        _fail(str(error))
+    except (Exception, KeyboardInterrupt):
+        traceback.print_exc()
+        processes.hard_exit(1)
+
+
+def _run() -> None:
+    group = processes.Group(
+        _DISTRIBUTED.value, _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value
+    )
+    workdir = Workdir(_WORKDIR.value) if _WORKDIR.value else None
+    given = {flag: flags.FLAGS[flag].value for flag in commands.EVALUATION_FLAGS}
+    overrides = {flag: value for flag, value in given.items() if value is not None}
+    other_data = _DATA_CONFIG.value
+    preemption = PreemptionHandler(_MAX_MINUTES.value)
+    processes.check_group(group)
+    config = commands.resolve_config(_MODE.value, CONFIG.value, workdir, overrides, other_data)
+    _set_up_jax(config, group)
+    _check_same_command(config, overrides)
+    if _DRY_RUN.value:
+        commands.dry_run(config, workdir)
+    elif _MODE.value == "evaluate":
+        assert workdir is not None  # Else resolve_config has complained.
+        commands.evaluate(config, workdir, overrides, other_data)
+    else:
+        # After joining the others, whose set-up installs handlers of its own.
+        with preemption.listening():
+            commands.train(config, workdir, preemption)
+
+
+def main() -> None:
+    """Entry point of `mamlpp`."""
+    app.run(
+        _main, flags_parser=partial(parse_flags, configs=(CONFIG, _DATA_CONFIG), module=__name__)
+    )

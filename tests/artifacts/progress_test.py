@@ -1,0 +1,88 @@
+import re
+
+from mamlpp_jax.artifacts.progress import Progress
+
+
+class Stream:
+    """Collects what is written, as a terminal or as a file."""
+
+    def __init__(self, terminal):
+        self.text = ""
+        self._terminal = terminal
+
+    def write(self, text):
+        self.text += text
+
+    def flush(self):
+        pass
+
+    def isatty(self):
+        return self._terminal
+
+
+class Clock:
+    """Seconds, as many as were added."""
+
+    def __init__(self):
+        self.now = 100.0
+
+    def __call__(self):
+        return self.now
+
+
+def logged(clock, stream, steps, seconds_per_step, **options):
+    """Reports steps at a steady pace."""
+    with Progress(1000, 100, stream=stream, clock=clock, **options) as progress:
+        for step in steps:
+            progress.update(step, loss=0.5, accuracy=0.25, epoch=2)
+            clock.now += seconds_per_step
+
+
+def test_a_log_file_gets_one_line_per_interval(log_lines):
+    stream = Stream(terminal=False)
+    logged(Clock(), stream, range(101, 201), 1.0, log_every_seconds=30.0)
+    assert stream.text == ""
+    lines = log_lines()
+    assert [re.search(r"(\d+)/1000", line)[1] for line in lines] == ["131", "161", "191"]
+    for part in ("epoch 2", "loss 0.5000", "accuracy 25.0 %", "1.00 steps/s", "ETA 0:14:29"):
+        assert part in lines[0]  # 869 steps are left
+
+
+def test_a_log_file_stays_quiet_within_the_interval(log_lines):
+    stream = Stream(terminal=False)
+    logged(Clock(), stream, range(101, 130), 1.0)
+    assert (stream.text, log_lines()) == ("", [])
+
+
+def test_the_first_rate_leaves_out_compilation(log_lines):
+    clock = Clock()
+    with Progress(
+        1000, 0, log_every_seconds=10.0, stream=Stream(terminal=False), clock=clock
+    ) as progress:
+        clock.now += 500.0
+        progress.update(10, loss=0.5, accuracy=0.25, epoch=0)
+        assert log_lines() == []
+        clock.now += 10.0
+        progress.update(50, loss=0.5, accuracy=0.25, epoch=0)
+    assert "4.00 steps/s, ETA 0:03:58" in log_lines()[0]
+
+
+def test_a_terminal_gets_a_bar_and_no_log(log_lines):
+    stream = Stream(terminal=True)
+    with Progress(40, 10, stream=stream) as progress:
+        progress.update(20, loss=0.125, accuracy=0.9, epoch=1)
+        progress.message("validation: 91.8 %")
+        progress.update(40, loss=0.0625, accuracy=0.95, epoch=1)
+    assert "10/40" in stream.text  # resumed
+    last = stream.text.rstrip("\n").rsplit("\r", 1)[-1]
+    for part in ("40/40", "steps/s", "epoch=1", "loss=0.0625", "accuracy=95.0 %"):
+        assert part in last
+    assert re.search(r"\r *\r?validation: 91\.8 % *\n", stream.text)  # a line of its own
+    assert log_lines() == []
+
+
+def test_a_message_is_logged_where_there_is_no_terminal(log_lines):
+    stream = Stream(terminal=False)
+    with Progress(40, 0, stream=stream) as progress:
+        progress.message("100 % of it: %s")
+    assert (stream.text, log_lines()) == ("", ["100 % of it: %s"])
