@@ -1,0 +1,213 @@
+"""A trained run is loaded from its folder alone: which checkpoint, without its data, and without a trace."""
+
+import dataclasses
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from mamlpp_jax.algorithms.metrics import score
+from mamlpp_jax.artifacts.workdir import Workdir
+from mamlpp_jax.cli import commands
+from mamlpp_jax.errors import WorkdirError
+from mamlpp_jax.inference.trained_run import load_run
+from mamlpp_jax.training import learner as learner_lib
+from mamlpp_jax.training.checkpoints import Checkpoints
+from mamlpp_jax.training.compiled import compiled_evaluator
+from tests.helpers.damage import DAMAGES, contents, flip_a_bit
+from tests.helpers.refusals import compilations, refused
+from tests.helpers.saved_states import at, save_all
+from tests.helpers.small_runs import SIZE, patterns, small_config, small_experiment
+
+# Three epochs of two steps; the second is the best.
+ACCURACIES = {2: 0.5, 4: 0.9, 6: 0.1}
+OWN_IMAGES = {
+    "data.name": "image_folder",
+    "data.manual_dir": "/none/birds",
+    "data.cache_dir": "/none/cache",
+}
+
+
+def save_run(workdir, accuracies, channels=1, **fields):
+    """Writes what a run leaves behind; returns its first state, of which `at` gives the others."""
+    config = small_config(**fields)
+    workdir.claim(config)
+    workdir.record_data("f00", channels, {})
+    state = learner_lib.first_state(config, (SIZE, SIZE, channels))
+    with Checkpoints(workdir.path, keep_best=3, config=config.to_dict()) as checkpoints:
+        save_all(checkpoints, state, accuracies)
+    return state
+
+
+@pytest.fixture
+def workdir(tmp_path):
+    return Workdir(tmp_path / "run")
+
+
+@pytest.fixture
+def first(workdir):
+    return save_run(workdir, ACCURACIES)
+
+
+def assert_is(run, state):
+    assert run.step == int(state.step)
+    jax.tree.map(np.testing.assert_array_equal, run.meta, state.meta)
+    jax.tree.map(np.testing.assert_array_equal, run.batch_stats, state.batch_stats)
+
+
+@pytest.mark.parametrize(
+    ("epoch", "step"), [("best", 4), ("latest", 6), (0, 2), (1, 4), (2, 6), (np.int64(2), 6)]
+)
+def test_the_checkpoint_asked_for_is_loaded(workdir, first, epoch, step):
+    run = load_run(str(workdir), epoch)
+    assert_is(run, at(first, step))
+    assert (run.epoch, run.image_shape) == (step // 2 - 1, (SIZE, SIZE, 1))
+    assert run.config.to_dict() == small_config().to_dict()
+    assert run.learner.inner_steps == 2
+    (device,) = run.meta.params["linear"]["bias"].devices()
+    assert device == jax.devices()[0]
+
+
+def test_it_is_the_best_by_default(workdir, first):
+    assert_is(load_run(workdir.path), at(first, 4))
+
+
+@pytest.mark.parametrize("epoch", [3, -1, "newest", None, 0.5])
+def test_an_epoch_that_was_not_kept_is_refused_by_name(workdir, first, epoch):
+    with refused(workdir.path, rf"epoch is {epoch!r}; the run in {workdir} kept 0, 1, 2\."):
+        load_run(workdir.path, epoch)
+
+
+def test_before_an_epoch_is_finished_the_latest_is_the_best(workdir):
+    first = save_run(workdir, {1: None})
+    run = load_run(workdir.path)
+    assert_is(run, at(first, 1))
+    assert run.epoch == 0
+    with refused(workdir.path, "epoch is 0; .* kept no epoch"):
+        load_run(workdir.path, 0)
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path, workdir):
+    with refused(tmp_path, r"run/config\.json does not exist"):
+        load_run(workdir.path)
+    workdir.claim(small_config())
+    with refused(tmp_path, "run has no checkpoint; train it first"):
+        load_run(workdir.path)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_data_set_may_be_gone(workdir, channels):
+    first = save_run(workdir, ACCURACIES, channels, **OWN_IMAGES)
+    run = load_run(workdir.path)
+    assert_is(run, at(first, 4))
+    assert run.image_shape == (SIZE, SIZE, channels)
+
+
+def test_channels_that_only_the_data_tell_are_missed_by_name(workdir):
+    save_run(workdir, ACCURACIES, **OWN_IMAGES)
+    workdir.data_file.unlink()
+    with refused(workdir.path, r"run/data\.json does not say how many channels"):
+        load_run(workdir.path)
+
+
+def test_channels_that_the_data_sets_name_tells_need_no_file(workdir, first):
+    workdir.data_file.unlink()
+    assert_is(load_run(workdir.path), at(first, 4))
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_a_damaged_checkpoint_is_left_out_by_name(workdir, first, damage, caplog):
+    damage(workdir.checkpoints / "4")
+    before = contents(workdir.path)
+    with caplog.at_level("WARNING", "absl"):
+        assert_is(load_run(workdir.path), at(first, 2))
+    assert "checkpoints/4 is left out" in caplog.text
+    with refused(workdir.path, r"epoch is 1; .* kept 0, 2\."):
+        load_run(workdir.path, 1)
+    assert contents(workdir.path) == before
+
+
+def test_when_every_checkpoint_is_damaged_there_is_no_run(workdir, first):
+    del first
+    for step in ACCURACIES:
+        flip_a_bit(workdir.checkpoints / str(step))
+    with refused(workdir.path, "has no whole checkpoint; train it first"):
+        load_run(workdir.path)
+
+
+HOLD = """
+import pathlib, sys, time
+from mamlpp_jax.utils.locks import only_writer
+with only_writer(pathlib.Path(sys.argv[1])):
+    print('held', flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def writer(workdir, first):
+    """Another process that holds the run's lock and has a save under way."""
+    del first
+    unfinished = workdir.checkpoints / "8.orbax-checkpoint-tmp" / "state"
+    unfinished.mkdir(parents=True)
+    (unfinished / "part").write_text("half a state")
+    command = [sys.executable, "-c", HOLD, str(workdir)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "held\n"
+        yield process
+        process.kill()
+
+
+@pytest.mark.usefixtures("writer")
+def test_a_run_that_is_being_written_is_loaded_and_nothing_in_it_changes(workdir, first):
+    flip_a_bit(workdir.checkpoints / "4")
+    before = contents(workdir.path)
+    assert_is(load_run(workdir.path), at(first, 2))
+    assert_is(load_run(workdir.path, "latest"), at(first, 6))
+    assert contents(workdir.path) == before
+
+
+def test_no_weights_are_initialised(workdir, first, monkeypatch):
+    init_model, traced = learner_lib.init_model, []
+
+    def watched(*arguments):
+        variables = init_model(*arguments)
+        traced.extend(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(variables))
+        return variables
+
+    monkeypatch.setattr(learner_lib, "init_model", watched)
+    before = compilations()
+    run = load_run(workdir.path)
+    assert compilations() == before
+    assert traced
+    assert all(traced)
+    assert_is(run, at(first, 4))
+
+
+def test_a_state_of_another_configuration_is_refused(workdir, first):
+    del first
+    config = small_config(**{"model.filters": 8})
+    workdir.config_file.unlink()
+    workdir.checkpoints.rename(workdir.path / "kept")
+    workdir.claim(config)
+    (workdir.path / "kept").rename(workdir.checkpoints)
+    with pytest.raises(WorkdirError, match=r"checkpoints/4 cannot be restored .*another config"):
+        load_run(workdir.path)
+
+
+def test_a_loaded_run_scores_what_its_test_did(tmp_path, monkeypatch):
+    monkeypatch.setattr(commands, "load_dataset", lambda data: patterns())
+    workdir = Workdir(tmp_path / "run")
+    fields = {"train.epochs": 2, "evaluation.ensemble": 2, "norm.eval_statistics": "support"}
+    commands.train(small_config("maml+ca", **fields), workdir)
+    ensemble, best = workdir.results()["test"]
+    assert (ensemble.model, best.model) == ("ensemble", "best")
+    run = load_run(workdir.path)
+    assert [run.epoch] == workdir.results()["best_epochs"][:1]
+    experiment = dataclasses.replace(small_experiment("maml+ca", **fields), learner=run.learner)
+    evaluate = compiled_evaluator(experiment, "test", "support", every_step=True)
+    scores = score(evaluate(run.meta, run.batch_stats, experiment.tasks["test"]))
+    assert scores.accuracy_per_step == best.accuracy_per_step
+    assert scores.loss == pytest.approx(best.loss, abs=1e-6)
