@@ -25,7 +25,7 @@ from experiments.paper.runs import EPOCHS_FILE, FAILURE_FILE
 from mamlpp_jax.artifacts.metric_writer import TIMING_FILE, read_metrics
 from mamlpp_jax.artifacts.workdir import Workdir
 from mamlpp_jax.inference.trained_run import TrainedRun, load_run
-from mamlpp_jax.utils.files import wrap_os_errors, read_json, write_atomically, write_json
+from mamlpp_jax.utils.files import read_json, wrap_os_errors, write_atomically, write_json
 
 LIMIT_BYTES = 800_000  # of a run; figures that do not fit are left out
 WEIGHTS_FILE = "weights.safetensors"

@@ -28,7 +28,7 @@ from experiments.paper.runs import FAILURE_FILE, LISTS, Run, load_runs
 from mamlpp_jax.cli.flags import fail
 from mamlpp_jax.errors import ConfigError, MamlppError
 from mamlpp_jax.training.preemption import STOPPED_EXIT_CODE
-from mamlpp_jax.utils.files import wrap_os_errors, read_json
+from mamlpp_jax.utils.files import read_json, wrap_os_errors
 
 _LIST = flags.DEFINE_string("list", "first", f"{', '.join(LISTS)}, or a file.")
 _PROTOCOL = flags.DEFINE_string(
