@@ -12,13 +12,17 @@ import subprocess
 import sys
 import time
 
+import jax
 import numpy as np
 import pytest
 
+from mamlpp_jax.artifacts.workdir import Workdir
 from mamlpp_jax.data import dataset
+from mamlpp_jax.training.checkpoints import CheckpointReader
+from mamlpp_jax.training.experiment import build_experiment
 from mamlpp_jax.training.preemption import STOPPED_EXIT_CODE
+from tests.helpers.damage import flip_a_bit, truncate
 from tests.helpers.small_runs import SIZE, patterns
-from tests.training.checkpoints_test import flip_a_bit, truncate
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("faults")]
 
@@ -105,16 +109,9 @@ def whole(runs):
 
 def parameters(workdir):
     """The last state's arrays, in the order of their names."""
-    import jax
-
-    from mamlpp_jax.artifacts.workdir import read_config
-    from mamlpp_jax.training.checkpoints import Checkpoints
-    from mamlpp_jax.training.experiment import build
-
-    config = read_config(workdir)
-    program = build(config, patterns())
-    with Checkpoints(workdir, config.evaluation.ensemble) as checkpoints:
-        state = checkpoints.restore(checkpoints.latest_step(), program.init_state())
+    experiment = build_experiment(Workdir(workdir).config(), patterns())
+    with CheckpointReader(workdir) as checkpoints:
+        state = checkpoints.restore(checkpoints.latest_step(), experiment.state_shapes())
     return [np.asarray(leaf) for leaf in jax.tree.leaves(state)]
 
 
@@ -143,7 +140,7 @@ def lines(workdir):
 
 
 def test_killed_at_twenty_random_moments(runs, whole):
-    """From the first import to the last picture; a run that got through is compared, and another one killed."""
+    """From the first import to the last figure; a run that got through is compared, and another one killed."""
     rng, kills, finished = random.Random(0), 0, 0
     workdir = runs.folder / "killed-0"
     while kills < KILLS:
@@ -351,13 +348,13 @@ def test_a_signal_while_it_compiles(runs, whole):
     """The second one does not wait for the compiler."""
     prelude = (
         "import ctypes, jax\n"
-        "import mamlpp_jax.training.trainer as train\n"
+        "import mamlpp_jax.training.trainer as trainer\n"
         "def stuck(*args):\n"
         "    mutex, libc = ctypes.create_string_buffer(128), ctypes.CDLL(None)\n"
         "    print('compiling', flush=True)\n"
         "    libc.pthread_mutex_lock(mutex)\n"
         "    libc.pthread_mutex_lock(mutex)\n"
-        "train.compiled_train_steps = stuck\n"
+        "trainer.compiled_train_steps = stuck\n"
     )
     workdir = runs.folder / "compiling"
     process = runs.start(workdir, prelude=prelude)

@@ -6,8 +6,8 @@ import pathlib
 import pytest
 
 from configs import omniglot
-from mamlpp_jax.artifacts import workdir as workdir_lib
 from mamlpp_jax.artifacts.metric_writer import read_metrics
+from mamlpp_jax.artifacts.workdir import Workdir
 from mamlpp_jax.cli import commands
 
 
@@ -23,11 +23,12 @@ def test_a_hundred_outer_steps_on_omniglot_reach_eighty_percent(tmp_path):
     config.train.first_order_epochs = 0
     config.evaluation.tasks = 100
     config.compute.devices = 2
-    commands.train(config, tmp_path / "run")
-    losses = [row["loss"] for row in read_metrics(tmp_path / "run") if "loss" in row]
+    workdir = Workdir(tmp_path / "run")
+    commands.train(config, workdir)
+    losses = [row["loss"] for row in read_metrics(workdir.path) if "loss" in row]
     assert len(losses) == 100
-    results = workdir_lib.read_results(tmp_path / "run")
-    by_mode = {row["eval_statistics"]: row["accuracy"] for row in results["test"]}
+    results = workdir.results()
+    by_mode = {test.eval_statistics: test.accuracy for test in results["test"]}
     assert by_mode["batch"] > 0.8
     assert by_mode["support"] > 0.75
     assert results["finished"]

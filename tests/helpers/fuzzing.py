@@ -4,6 +4,7 @@ import contextlib
 import os
 import signal
 import warnings
+import zipfile
 
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings, strategies as st
@@ -146,3 +147,37 @@ def damaged(draw, contents, most=4):
             piece = draw(st.sampled_from([b"\0", b"\xff", b"\x7f"]))
             content[at : at + length] = piece * len(content[at : at + length])
     return bytes(content)
+
+
+NUMBERS = st.one_of(
+    st.integers(-3, 40),
+    st.integers(),
+    st.sampled_from([2**31, 2**32, 2**63, 2**64, 10**308, 10**400, -(10**400)]),
+    st.floats(),
+)
+TEXTS = st.one_of(
+    st.text(max_size=12),
+    st.text("0123456789eE+-._ infatrue,=:/\\\n\0'\"[](){}", max_size=12),
+    st.sampled_from(["maml", "maml++", "maml+msl+da", "batch,support", "9" * 5000, "nan", "../x"]),
+    NUMBERS.map(lambda n: repr(n) if isinstance(n, float) else hex(n)),
+)
+JSON = st.recursive(
+    st.one_of(st.none(), st.booleans(), NUMBERS, TEXTS),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3), st.dictionaries(TEXTS | st.sampled_from(["a", "items"]), inner)
+    ),
+    max_leaves=5,
+)
+
+
+class Calls:
+    """Pickled, it calls a function when it is read."""
+
+    def __init__(self, function, arguments):
+        self.call = (function, arguments)
+
+    def __reduce__(self):
+        return self.call
+
+
+COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)

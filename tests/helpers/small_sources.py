@@ -131,6 +131,15 @@ MINI_FORMS = {
 }
 
 
+def read_mini_imagenet(folder):
+    """Decodes every image of a mini-ImageNet folder."""
+    layout = mini_imagenet_files.find_layout(folder)
+    for split in mini_imagenet_files.CLASSES:
+        for _, loaders in layout.read(split):
+            for loader in loaders:
+                loader()
+
+
 def own_images(folder, classes=8, splits=None, mode="RGB", size=(20, 16)):
     """One's own images; class i has 4 + i of them, in the split that `splits` cycles through."""
     rng = np.random.default_rng(1)
