@@ -40,17 +40,19 @@ def _processor() -> str:
 
 
 def _commit() -> str:
-    """The git commit of the code, with "-dirty" where files differ from it; "unknown" outside git."""
-    here = pathlib.Path(__file__).resolve().parent
+    """The git commit of the code, with "-dirty" where files differ from it; "unknown" outside its repository."""
+    here = pathlib.Path(__file__).resolve()
     try:
-        found = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
-            cwd=here,
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
-        )
+        # An installed copy may lie in the repository of another project, which does not track it.
+        _git(here.parent, "ls-files", "--error-unmatch", here.name)
+        return _git(
+            here.parent, "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"
+        ).strip()
     except (OSError, subprocess.SubprocessError):
         return "unknown"
-    return found.stdout.strip()
+
+
+def _git(folder: pathlib.Path, *arguments: str) -> str:
+    command = ["git", *arguments]
+    options = {"cwd": folder, "capture_output": True, "text": True, "timeout": 10, "check": True}
+    return str(subprocess.run(command, **options).stdout)  # type: ignore[call-overload]

@@ -6,6 +6,7 @@ import subprocess
 import jax
 import pytest
 
+from mamlpp_jax.artifacts import provenance as provenance_module
 from mamlpp_jax.artifacts.provenance import provenance
 
 
@@ -48,4 +49,12 @@ def test_without_git_the_commit_is_unknown(monkeypatch, failure):
         raise failure
 
     monkeypatch.setattr(subprocess, "run", fail)
+    assert provenance(1)["commit"] == "unknown"
+
+
+def test_a_copy_installed_inside_another_repository_has_no_commit(tmp_path, monkeypatch):
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b.c"]
+    subprocess.run([*git, "init", "-q"], check=True)
+    subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "theirs"], check=True)
+    monkeypatch.setattr(provenance_module, "__file__", str(tmp_path / "provenance.py"))
     assert provenance(1)["commit"] == "unknown"
