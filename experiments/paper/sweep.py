@@ -65,13 +65,14 @@ class Launcher:
         if self._stopping:
             return STOPPED_EXIT_CODE
         with log.open("ab") as output:
-            # In a session of its own, so that Ctrl-C reaches it once, through `stop`.
+            # In a group of its own, so that Ctrl-C reaches it once, through `stop`; not in a session of its
+            # own, where Linux would not weigh its niceness against that of other work.
             self._process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,
+                process_group=0,
             )
             if self._stopping:  # while it was being started
                 self._process.terminate()
