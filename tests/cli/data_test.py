@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mamlpp_jax.cli.data import describe
+from mamlpp_jax.cli.data import describe, draw_contact_sheet
 from mamlpp_jax.data.dataset import Dataset
 from mamlpp_jax.errors import ConfigError
-from mamlpp_jax.reports import contact_sheet
 from mamlpp_jax.training.experiment import build_experiment
 from tests.helpers import small_sources
 from tests.helpers.small_runs import patterns, small_config
@@ -92,12 +91,9 @@ def test_rotated_uneven_and_unused_classes_are_counted():
         describe(config, data)
 
 
-def drawn(monkeypatch, experiment, data):
+def drawn(experiment, data):
     """The images of a contact sheet in the order they are drawn, and the names beside them."""
-    figures = []
-    monkeypatch.setattr(contact_sheet, "save_png", lambda figure, path: figures.append(figure))
-    contact_sheet.draw(experiment, data, pathlib.Path("sheet.png"))
-    (axes,) = figures[0].axes
+    (axes,) = draw_contact_sheet(experiment, data).axes
     names = [text.get_text() for text in axes.texts if text.get_ha() == "right"]
     return [np.asarray(image.get_array()) for image in axes.images], names
 
@@ -108,7 +104,7 @@ def pixels(images):
 
 
 @pytest.mark.parametrize(("channels", "normalize"), [(1, "none"), (3, "imagenet")])
-def test_the_sheet_shows_classes_and_the_episodes_the_model_gets(monkeypatch, channels, normalize):
+def test_the_sheet_shows_classes_and_the_episodes_the_model_gets(channels, normalize):
     grey = patterns()
     images = np.repeat(grey.images, channels, -1)
     data = Dataset("glyphs", images, grey.class_names, grey.class_sizes)
@@ -116,7 +112,7 @@ def test_the_sheet_shows_classes_and_the_episodes_the_model_gets(monkeypatch, ch
         small_config(**{"task.shot": 2, "data.normalize": normalize}), data
     )
     by_class = dict(zip(data.class_names, np.split(images / 255.0, 16), strict=True))
-    drawn_images, drawn_names = map(iter, drawn(monkeypatch, experiment, data))
+    drawn_images, drawn_names = map(iter, drawn(experiment, data))
     for split in ("train", "val", "test"):
         for name in sorted(experiment.class_names[split]):
             assert next(drawn_names) == name
