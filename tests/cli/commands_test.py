@@ -17,6 +17,7 @@ from tests.helpers.small_runs import small_config, small_experiment
 RESULT_KEYS = [
     "experiment",
     "method",
+    "protocol",
     "seed",
     "steps",
     "finished",

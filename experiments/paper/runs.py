@@ -1,0 +1,190 @@
+"""The paper's experiments as data.
+
+A run is a ready configuration with an argument, and perhaps further fields. Lists of runs go by name (`LISTS`) or
+come from a file with a run a line:
+
+    # configuration with its argument [name of the variant] [field=value ...]
+    omniglot:way=5,shot=1,method=maml,protocol=short,seed=0
+    omniglot:way=5,shot=1,method=maml,protocol=short,seed=0 strided model.max_pool=False
+"""
+
+from __future__ import annotations
+
+import itertools
+import pathlib
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from mamlpp_jax.config import parse_argument
+from mamlpp_jax.errors import ConfigError
+from mamlpp_jax.utils.files import wrap_os_errors
+
+# The rows of Table 1: MAML, each component alone, all of them.
+METHODS = ("maml", "maml+msl", "maml+da", "maml+bnrs+bnwb", "maml+lslr", "maml+ca", "maml++")
+SEEDS = (0, 1, 2)
+# What is kept of a run beside its results: a line per epoch, and why it ended without results.
+EPOCHS_FILE, FAILURE_FILE = "epochs.jsonl", "failure.txt"
+
+
+class Run(NamedTuple):
+    """One training with its test.
+
+    Attributes:
+        data: the ready configuration, "omniglot" or "mini_imagenet".
+        way: classes of a task.
+        shot: support images per class.
+        method: as in the configurations.
+        protocol: the same.
+        seed: the same.
+        steps: inner steps; other than 5 for mini-ImageNet only.
+        variant: a name for what `fields` changes; "" without them.
+        fields: further configuration fields with their values.
+    """
+
+    data: str
+    way: int
+    shot: int
+    method: str
+    protocol: str
+    seed: int = 0
+    steps: int = 5
+    variant: str = ""
+    fields: Mapping[str, Any] = {}
+
+    @property
+    def name(self) -> str:
+        """The folder of the run."""
+        steps = "" if self.steps == 5 else f"{self.steps}steps"
+        task = (self.data, f"{self.way}way", f"{self.shot}shot", steps)
+        return "-".join(
+            filter(None, (*task, self.variant, self.method, self.protocol, f"seed{self.seed}"))
+        )
+
+    @property
+    def argument(self) -> str:
+        """The argument of the configuration file."""
+        keys = ["way", "shot", "method", "protocol", "seed"]
+        keys += ["steps"] if self.data == "mini_imagenet" else []
+        return ",".join(f"{key}={getattr(self, key)}" for key in keys)
+
+    @property
+    def flags(self) -> list[str]:
+        """The flags of `mamlpp_jax.main` that describe the run."""
+        fields = [f"--config.{field}={value}" for field, value in self.fields.items()]
+        return [f"--config=configs/{self.data}.py:{self.argument}", *fields]
+
+
+def table_1(protocol: str) -> list[Run]:
+    """Omniglot 20-way, every method."""
+    return [
+        Run("omniglot", 20, shot, method, protocol, seed)
+        for shot, method, seed in itertools.product((1, 5), METHODS, SEEDS)
+    ]
+
+
+def table_2(protocol: str) -> list[Run]:
+    """mini-ImageNet 5-way: MAML++ with one to five inner steps, and MAML with five."""
+    return [
+        Run("mini_imagenet", 5, shot, method, protocol, seed, steps)
+        for shot, steps, seed in itertools.product((1, 5), range(1, 6), SEEDS)
+        for method in (("maml", "maml++") if steps == 5 else ("maml++",))
+    ]
+
+
+def table_3(protocol: str) -> list[Run]:
+    """Milliseconds per outer step with one to five inner steps: mini-ImageNet 5-way 1-shot."""
+    return [
+        Run("mini_imagenet", 5, 1, method, protocol, steps=steps)
+        for steps, method in itertools.product(range(1, 6), ("maml", "maml++"))
+    ]
+
+
+def table_4(protocol: str) -> list[Run]:
+    """Omniglot 5-way, MAML and MAML++."""
+    return [
+        Run("omniglot", 5, shot, method, protocol, seed)
+        for shot, method, seed in itertools.product((1, 5), ("maml", "maml++"), SEEDS)
+    ]
+
+
+def figure_1(protocol: str = "short") -> list[Run]:
+    """Strided MAML against strided MAML++: 3,000 outer steps, validated every 100, the annealing shortened alike."""
+    length = {"model.max_pool": False, "train.epochs": 30, "train.steps_per_epoch": 100}
+    annealing = {
+        "maml": {},
+        "maml++": {"train.first_order_epochs": 10, "train.multi_step_epochs": 2},
+    }
+    return [
+        Run("omniglot", 5, 1, method, protocol, seed, variant="strided", fields=length | fields)
+        for seed, (method, fields) in itertools.product(SEEDS, annealing.items())
+    ]
+
+
+def first(protocol: str = "short") -> list[Run]:
+    """What can be run on two CPU cores, the most telling first."""
+    methods = ("maml++", "maml", *METHODS[1:-1])
+    return [
+        Run("omniglot", 5, 1, "maml++", "released"),
+        *(Run("omniglot", 5, 1, method, protocol) for method in methods),
+        *figure_1(protocol),
+        *(Run("omniglot", 20, 1, method, protocol) for method in ("maml++", "maml")),
+        *(Run("omniglot", 5, 1, m, protocol, seed) for seed in (1, 2) for m in ("maml++", "maml")),
+        Run("mini_imagenet", 5, 1, "maml++", protocol),
+        *(Run("omniglot", 5, 5, method, protocol) for method in ("maml++", "maml")),
+        Run("omniglot", 20, 1, "maml++", "released"),
+    ]
+
+
+LISTS: dict[str, Callable[[str], list[Run]]] = {
+    "first": first,
+    "table1": table_1,
+    "table2": table_2,
+    "table3": table_3,
+    "table4": table_4,
+    "figure1": figure_1,
+}
+
+
+def load_runs(name: str, protocol: str, seeds: Sequence[int] = ()) -> list[Run]:
+    """The runs of a list.
+
+    Args:
+        name: of `LISTS`, or a file.
+        protocol: of the runs of `LISTS`; "" for the list's usual one.
+        seeds: those to take; () for all.
+
+    Raises:
+        ConfigError: there is no such list, or a line of the file is no run.
+        WorkdirError: the file cannot be read.
+    """
+    path = pathlib.Path(name)
+    if name in LISTS:
+        usual = "short" if name in ("first", "figure1") else "paper"
+        runs = LISTS[name](protocol or usual)
+    elif path.is_file():
+        with wrap_os_errors(path, "read"):
+            lines = path.read_text().splitlines()
+        words = [line.partition("#")[0].split() for line in lines]
+        runs = [_parse(line) for line in words if line]
+    else:
+        raise ConfigError(f"--list is {name!r}; it must be a file, or one of {', '.join(LISTS)}.")
+    return [run for run in runs if not seeds or run.seed in seeds]
+
+
+def _parse(words: list[str]) -> Run:
+    data, _, argument = words[0].partition(":")
+    variant, fields = "", words[1:]
+    if fields and "=" not in fields[0]:
+        variant, *fields = fields
+    if (fields and not variant) or not all(re.fullmatch(r"[\w.]+=.+", word) for word in fields):
+        raise ConfigError(
+            f"--list: {' '.join(words)!r} is not a configuration with its argument, or that, a name for the variant, "
+            "and field=value ..."
+        )
+    defaults = {"way": 5, "shot": 1, "method": "maml++", "protocol": "paper", "seed": 0}
+    if data == "mini_imagenet":
+        defaults["steps"] = 5
+    chosen: Any = parse_argument(argument, defaults)
+    pairs = (word.split("=", 1) for word in fields)
+    return Run(data, **chosen, variant=variant, fields=dict(pairs))

@@ -1,0 +1,197 @@
+"""Runs what is missing of a list of runs, one after another, and keeps what is to be committed.
+
+    nice -n 19 python -m experiments.paper.sweep --list=first
+    python -m experiments.paper.sweep --list=table1 --protocol=short --seeds=0 --print_commands
+    python -m experiments.paper.sweep --list=FILE --test_tasks=6000
+
+Lists: see `experiments.paper.runs`. It can be stopped at any time with SIGTERM or SIGINT: the run saves, and the same
+command goes on. Runs that are kept in --results are skipped; remove a folder there to have its run made again.
+Images are taken from MAMLPP_DATA_DIR/omniglot and MAMLPP_DATA_DIR/mini_imagenet where that variable is set. Exit
+codes: 0 everything is there; 1 a run failed; 2 bad input; 75 stopped.
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import re
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from types import FrameType
+
+from absl import app, flags, logging
+
+from experiments.paper.runs import FAILURE_FILE, LISTS, Run, load_runs
+from mamlpp_jax.cli.flags import fail
+from mamlpp_jax.errors import ConfigError, MamlppError
+from mamlpp_jax.training.preemption import STOPPED_EXIT_CODE
+from mamlpp_jax.utils.files import read_json, wrap_os_errors
+
+_LIST = flags.DEFINE_string("list", "first", f"{', '.join(LISTS)}, or a file.")
+_PROTOCOL = flags.DEFINE_string(
+    "protocol", "", "Of the list's runs; default: short for first and figure1, else paper."
+)
+_SEEDS = flags.DEFINE_list("seeds", [], "Only runs with these seeds.")
+_PRINT = flags.DEFINE_bool("print_commands", False, "Print the commands of missing runs, and stop.")
+_WORKDIRS = flags.DEFINE_string(
+    "workdirs",
+    os.environ.get("MAMLPP_WORKDIRS", "runs/paper"),
+    "Folder of the runs' workdirs and logs.",
+)
+_RESULTS = flags.DEFINE_string("results", "experiments/results", "Folder of what is kept.")
+_TASKS = flags.DEFINE_integer(
+    "test_tasks", 0, "Test on so many tasks too; 0 = as configured only.", lower_bound=0
+)
+
+FAILED_EXIT_CODE = 1
+_DIVERGED = re.compile(r"error: (.* at outer step \d+ \(epoch \d+\).*)")
+
+# (command, log file) -> exit code.
+Launch = Callable[[Sequence[str], pathlib.Path], int]
+
+
+class Launcher:
+    """Runs commands one at a time; once it is told to stop, the current one is asked to, and no other begins."""
+
+    def __init__(self) -> None:
+        self._stopping = False
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __call__(self, command: Sequence[str], log: pathlib.Path) -> int:
+        """The exit code of a command, whose output is appended to `log`; 75 when it was stopped."""
+        if self._stopping:
+            return STOPPED_EXIT_CODE
+        with log.open("ab") as output:
+            # In a session of its own, so that Ctrl-C reaches it once, through `stop`.
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+            if self._stopping:  # while it was being started
+                self._process.terminate()
+            code = self._process.wait()
+        return STOPPED_EXIT_CODE if self._stopping else code
+
+    def stop(self, number: int, frame: FrameType | None) -> None:
+        """A signal handler."""
+        del number, frame
+        self._stopping = True
+        if self._process is not None:
+            self._process.terminate()
+
+
+class Sweep:
+    """Where runs are made and kept, and how."""
+
+    def __init__(
+        self, workdirs: pathlib.Path, results: pathlib.Path, tasks: int, launch: Launch
+    ) -> None:
+        """Sets the sweep up; nothing is run.
+
+        Args:
+            workdirs: has the workdir and the log of each run.
+            results: has what is kept of each run.
+            tasks: number of tasks of an additional test; 0 for none.
+            launch: runs a command.
+        """
+        self.workdirs, self.results, self.tasks, self.launch = workdirs, results, tasks, launch
+
+    def is_done(self, run: Run) -> bool:
+        """Whether the run is kept with all its tests, or diverged."""
+        kept = self.results / run.name
+        return (kept / FAILURE_FILE).exists() or self._is_tested(kept)
+
+    def _is_tested(self, folder: pathlib.Path) -> bool:
+        if not (folder / "results.json").exists():
+            return False
+        results = read_json(folder / "results.json")
+        tested = not self.tasks or any(row["tasks"] == self.tasks for row in results["test"])
+        return bool(results["finished"]) and tested
+
+    def train_command(self, run: Run) -> list[str]:
+        """The command that makes a run, or continues it."""
+        command = [*_main_command(self.workdirs / run.name), *run.flags]
+        images = pathlib.Path(os.environ.get("MAMLPP_DATA_DIR", "")) / run.data
+        if os.environ.get("MAMLPP_DATA_DIR") and images.is_dir():
+            command.append(f"--config.data.manual_dir={images}")
+        return command
+
+    def __call__(self, runs: Sequence[Run]) -> int:
+        """Makes what is missing; returns the exit code."""
+        failed = []
+        for number, run in enumerate(runs, 1):
+            if self.is_done(run):
+                continue
+            logging.info("run %d of %d: %s", number, len(runs), run.name)
+            code = self._perform(run)
+            if code == STOPPED_EXIT_CODE:
+                logging.info("stopped; the same command goes on")
+                return code
+            if code:
+                failed.append(run.name)
+                logging.error("%s ended with exit code %d; see %s", run.name, code, self._log(run))
+        return FAILED_EXIT_CODE if failed else 0
+
+    def _perform(self, run: Run) -> int:
+        with wrap_os_errors(self.workdirs, "make"):
+            self.workdirs.mkdir(parents=True, exist_ok=True)
+        workdir, log = self.workdirs / run.name, self._log(run)
+        code = self.launch(self.train_command(run), log)
+        if code == 0 and self.tasks and not self._is_tested(workdir):
+            # Running statistics are near chance, and this test is long.
+            test = ["--mode=evaluate", f"--tasks={self.tasks}", "--statistics=batch,support"]
+            code = self.launch([*_main_command(workdir), *test], log)
+        diverged = _divergence(log) if code == 2 else ""
+        if code == 0 or diverged:
+            keep = [sys.executable, "-m", "experiments.paper.keep", str(workdir)]
+            code = self.launch([*keep, str(self.results / run.name), diverged], log)
+        return code
+
+    def _log(self, run: Run) -> pathlib.Path:
+        return self.workdirs / f"{run.name}.log"
+
+
+def _main_command(workdir: pathlib.Path) -> list[str]:
+    return [sys.executable, "-m", "mamlpp_jax.main", f"--workdir={workdir}"]
+
+
+def _divergence(log: pathlib.Path) -> str:
+    """The error at the end of a log, where it says at which outer step numbers went bad."""
+    lines = log.read_text(errors="replace").splitlines()
+    last = next((line for line in reversed(lines) if line.startswith("error: ")), "")
+    found = _DIVERGED.fullmatch(last)
+    return found[1] if found else ""
+
+
+def _main(argv: list[str]) -> None:
+    del argv
+    logging.set_verbosity(logging.INFO)
+    try:
+        if not all(seed.isdigit() for seed in _SEEDS.value):
+            raise ConfigError(
+                f"--seeds is {','.join(_SEEDS.value)}; give whole numbers, such as 0,1."
+            )
+        runs = load_runs(_LIST.value, _PROTOCOL.value, [int(seed) for seed in _SEEDS.value])
+        launcher = Launcher()
+        folders = pathlib.Path(_WORKDIRS.value), pathlib.Path(_RESULTS.value)
+        sweep = Sweep(*folders, _TASKS.value, launcher)
+        if _PRINT.value:
+            for run in runs:
+                if not sweep.is_done(run):
+                    print(shlex.join(sweep.train_command(run)))
+            return
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, launcher.stop)
+        sys.exit(sweep(runs))
+    except MamlppError as error:
+        fail(str(error))
+
+
+if __name__ == "__main__":
+    app.run(_main)

@@ -1,0 +1,200 @@
+"""The sweep: what is missing is run in order, what is kept is skipped, and it can be stopped at any time."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from experiments.paper.runs import load_runs
+from experiments.paper.sweep import Launcher, Sweep
+
+ROOT = pathlib.Path(__file__).parents[2]
+RUNS = load_runs("table4", "short")[:3]
+DIVERGED = "loss is nan at outer step 7 (epoch 0); the checkpoints saved before it are untouched."
+
+
+class Programs:
+    """Stands in for the launcher: plays `mamlpp_jax.main` and `experiments.paper.keep`.
+
+    Attributes:
+        launched: (program, run), in order.
+        codes: exit codes of trainings to come; 0 when there are none left.
+        says: what a training that ends with another code prints.
+    """
+
+    def __init__(self, codes=(), says=""):
+        self.launched, self.codes, self.says = [], list(codes), says
+
+    def __call__(self, command, log):
+        arguments = [word for word in command[3:] if not word.startswith("--config")]
+        if command[2] == "experiments.paper.keep":
+            return self._keep(*map(pathlib.Path, arguments[:2]), failure=arguments[2])
+        workdir = pathlib.Path(arguments[0].removeprefix("--workdir="))
+        tasks = [int(word.partition("=")[2]) for word in arguments if "--tasks=" in word]
+        self.launched.append(("evaluate" if tasks else "train", workdir.name))
+        code = self.codes.pop(0) if self.codes else 0
+        with log.open("a") as file:
+            file.write(f"{self.says}\n" if code else "fine\n")
+        if code == 0:
+            self._write_results(workdir, tasks or [600])
+        return code
+
+    def _write_results(self, workdir, tasks):
+        workdir.mkdir(parents=True, exist_ok=True)
+        path = workdir / "results.json"
+        known = json.loads(path.read_text())["test"] if path.exists() else []
+        rows = {row["tasks"]: row for row in [*known, *({"tasks": count} for count in tasks)]}
+        path.write_text(json.dumps({"finished": True, "test": list(rows.values())}))
+
+    def _keep(self, workdir, output, failure):
+        self.launched.append(("keep", output.name))
+        output.mkdir(parents=True, exist_ok=True)
+        if failure:
+            (output / "failure.txt").write_text(failure)
+        else:
+            (output / "results.json").write_bytes((workdir / "results.json").read_bytes())
+        return 0
+
+
+def sweep_of(tmp_path, programs, tasks=0):
+    return Sweep(tmp_path / "workdirs", tmp_path / "results", tasks, programs)
+
+
+def steps(programs, *names):
+    return [step for name in names for step in (("train", name), ("keep", name))]
+
+
+def test_runs_are_made_in_order_and_skipped_when_kept(tmp_path):
+    programs = Programs()
+    assert sweep_of(tmp_path, programs)(RUNS[1:2]) == 0
+    assert sweep_of(tmp_path, programs)(RUNS) == 0
+    assert programs.launched == steps(programs, *(RUNS[i].name for i in (1, 0, 2)))
+
+
+def test_a_stopped_run_ends_the_sweep_and_the_next_one_goes_on(tmp_path):
+    programs = Programs(codes=[0, 75])
+    assert sweep_of(tmp_path, programs)(RUNS) == 75
+    assert programs.launched == [*steps(programs, RUNS[0].name), ("train", RUNS[1].name)]
+    programs.launched.clear()
+    assert sweep_of(tmp_path, programs)(RUNS) == 0
+    assert programs.launched == steps(programs, RUNS[1].name, RUNS[2].name)
+
+
+def test_a_diverged_run_is_kept_as_such_and_not_repeated(tmp_path):
+    programs = Programs(codes=[2], says=f"error: {DIVERGED}")
+    sweep = sweep_of(tmp_path, programs)
+    assert sweep(RUNS[:2]) == 0
+    assert (sweep.results / RUNS[0].name / "failure.txt").read_text() == DIVERGED
+    assert all(map(sweep.is_done, RUNS[:2]))
+
+
+@pytest.mark.parametrize(("code", "says"), [(2, "error: no space left"), (1, f"error: {DIVERGED}")])
+def test_any_other_failure_is_reported_and_tried_again(tmp_path, code, says):
+    programs = Programs(codes=[code], says=says)
+    assert sweep_of(tmp_path, programs)(RUNS[:2]) == 1
+    programs.launched.clear()
+    assert sweep_of(tmp_path, programs)(RUNS[:2]) == 0
+    assert programs.launched == steps(programs, RUNS[0].name)
+
+
+def test_an_earlier_divergence_in_the_log_is_not_taken_for_this_failure(tmp_path):
+    programs = Programs(codes=[2], says="error: no space left")
+    log = tmp_path / "workdirs" / f"{RUNS[0].name}.log"
+    log.parent.mkdir()
+    log.write_text(f"error: {DIVERGED}\n")
+    assert sweep_of(tmp_path, programs)(RUNS[:1]) == 1
+
+
+def test_a_test_on_more_tasks_is_added_once(tmp_path):
+    programs = Programs()
+    sweep_of(tmp_path, programs)(RUNS[:1])
+    programs.launched.clear()
+    for _ in range(2):
+        assert sweep_of(tmp_path, programs, tasks=6000)(RUNS[:1]) == 0
+    name = RUNS[0].name
+    assert programs.launched == [("train", name), ("evaluate", name), ("keep", name)]
+
+
+def test_images_come_from_the_data_folder_where_it_has_them(tmp_path, monkeypatch):
+    sweep = sweep_of(tmp_path, Programs())
+    monkeypatch.delenv("MAMLPP_DATA_DIR", raising=False)
+    assert not any("manual_dir" in word for word in sweep.train_command(RUNS[0]))
+    monkeypatch.setenv("MAMLPP_DATA_DIR", str(tmp_path))
+    assert not any("manual_dir" in word for word in sweep.train_command(RUNS[0]))
+    (tmp_path / "omniglot").mkdir()
+    assert sweep.train_command(RUNS[0])[-1] == f"--config.data.manual_dir={tmp_path / 'omniglot'}"
+
+
+PATIENT = """
+import pathlib, signal, sys, time
+def save(number, frame):
+    pathlib.Path(sys.argv[1]).write_text("saved")
+    sys.exit(75)
+signal.signal(signal.SIGTERM, save)
+print("ready", flush=True)
+time.sleep(60)
+"""
+
+
+def wait_for(condition):
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_a_stop_is_passed_on_awaited_and_final(tmp_path):
+    launcher, log = Launcher(), tmp_path / "log"
+
+    def stop_when_ready():
+        wait_for(lambda: log.exists() and "ready" in log.read_text())
+        launcher.stop(signal.SIGTERM, None)
+
+    thread = threading.Thread(target=stop_when_ready)
+    thread.start()
+    code = launcher([sys.executable, "-c", PATIENT, str(tmp_path / "state")], log)
+    thread.join()
+    assert code == 75
+    assert (tmp_path / "state").read_text() == "saved"
+    assert launcher([sys.executable, "-c", "print('begun')"], log) == 75
+    assert "begun" not in log.read_text()
+
+
+def test_exit_codes_and_output_of_commands(tmp_path):
+    command = [sys.executable, "-c", "import sys; print('out'); sys.exit('error: bad')"]
+    assert Launcher()(command, tmp_path / "log") == 1
+    assert sorted((tmp_path / "log").read_text().splitlines()) == ["error: bad", "out"]
+
+
+def sweep_command(*flags):
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("MAMLPP_")}
+    return subprocess.run(
+        [sys.executable, "-m", "experiments.paper.sweep", *flags],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_commands_are_printed_and_nothing_is_run(tmp_path):
+    flags = [f"--workdirs={tmp_path}/w", f"--results={tmp_path}/r", "--print_commands"]
+    printed = sweep_command("--list=table4", "--seeds=2", "--protocol=short", *flags)
+    lines = printed.stdout.splitlines()
+    assert len(lines) == 4
+    assert all("seed=2" in line and "protocol=short" in line for line in lines)
+    assert lines[0].split()[1:3] == ["-m", "mamlpp_jax.main"]
+    assert not list(tmp_path.iterdir())
+
+
+def test_bad_input_is_one_paragraph():
+    failed = sweep_command("--list=nowhere")
+    assert failed.returncode == 2
+    assert failed.stderr.startswith("error: --list is 'nowhere'")
+    assert sweep_command("--seeds=x").stderr.startswith("error: --seeds is x")
