@@ -187,7 +187,7 @@ def results_of(*tests):
 def test_results_are_read_as_they_were_written(claimed):
     assert claimed.results() is None
     elsewhere = dataclasses.replace(RESULT, data="birds 1234")
-    claimed.write_results(results_of(RESULT, elsewhere))
+    claimed.write_results(results_of(RESULT, elsewhere), {})
     assert claimed.results() == results_of(RESULT, elsewhere)
     stored = json.loads(claimed.results_file.read_text())
     assert stored == results_of(ROW, {**ROW, "data": "birds 1234"})

@@ -67,7 +67,7 @@ def test_the_next_best_stands_in_for_what_goes_bad_during_a_run(tmp_path, experi
 def test_ensemble_and_best_are_tested_under_every_mode(experiment, state):
     asked = []
     states = [at(state, 4), at(state, 8)]
-    results, predictions = run_test(
+    results, correct, predictions = run_test(
         experiment, states, data="other", before_each=lambda: asked.append(None)
     )
     assert [(result.eval_statistics, result.model) for result in results] == [
@@ -81,6 +81,7 @@ def test_ensemble_and_best_are_tested_under_every_mode(experiment, state):
         assert (result.train_statistics, result.inner_steps, result.data) == ("batch", 2, "other")
         assert len(result.accuracy_per_step) == 3
         assert result.accuracy == result.accuracy_per_step[-1]
+        np.testing.assert_allclose(correct[result.key].mean() / 3, result.accuracy)
     assert len(asked) == 4  # two models in two modes
     assert predictions.logits.shape == (4, 3, 3, 3)
     assert run_test(experiment, states[:1])[0][0].conditions == {
