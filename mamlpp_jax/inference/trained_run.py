@@ -82,14 +82,13 @@ def load_run(workdir: str | os.PathLike[str], epoch: str | int = "best") -> Trai
 def _choose_step(
     checkpoints: CheckpointReader, config: ConfigDict, epoch: str | int, workdir: Workdir
 ) -> int:
-    sound = [step for step in checkpoints.steps() if checkpoints.is_sound(step)]
+    sound = checkpoints.steps()
     if not sound:
         raise WorkdirError(f"the run in {workdir} has no whole checkpoint; train it first.")
     if epoch == "latest":
         return sound[-1]
     if epoch == "best":
-        ranked = checkpoints.best_steps(len(sound))
-        return next((step for step in ranked if step in sound), sound[-1])
+        return next(iter(checkpoints.best_steps(1)), sound[-1])
     per_epoch = config.train.steps_per_epoch
     ends = [step // per_epoch - 1 for step in sound if step % per_epoch == 0]
     if epoch not in ends:

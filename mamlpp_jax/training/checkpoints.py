@@ -22,6 +22,7 @@ from mamlpp_jax.distributed import processes
 from mamlpp_jax.errors import WorkdirError
 from mamlpp_jax.training import checkpoint_integrity as integrity
 from mamlpp_jax.types import MetaState
+from mamlpp_jax.utils.files import read_json
 
 FOLDER = "checkpoints"
 QUARANTINE = "damaged"
@@ -39,7 +40,8 @@ class CheckpointReader:
     """Restores a run's checkpoints and changes nothing; another process may be writing more of them.
 
     The key of a checkpoint is its outer step. Beside the state it holds the validation history, the configuration
-    and the versions of the libraries (as JSON; nothing is ever unpickled).
+    and the versions of the libraries (as JSON; nothing is ever unpickled). A checkpoint whose files do not match
+    their manifest is left out, with a warning.
     """
 
     def __init__(self, workdir: pathlib.Path) -> None:
@@ -56,33 +58,31 @@ class CheckpointReader:
         if not self._folder.is_dir():
             raise WorkdirError(f"the run in {workdir} has no checkpoint; train it first.")
         with self._explaining("opened"):
-            options = ocp.CheckpointManagerOptions(
-                read_only=True,
-                create=False,
-                save_interval_steps=0,
-                best_fn=lambda metrics: metrics[_METRIC],
-            )
-            self._manager = ocp.CheckpointManager(self._folder, options=options)
+            found = {int(path.name) for path in integrity.complete_checkpoints(self._folder)}
+            self._steps = [step for step in sorted(found) if self._is_sound(step)]
+            # Not a manager, which fails where one of the checkpoints is damaged.
+            self._orbax: Any = ocp.Checkpointer(ocp.CompositeCheckpointHandler())
+
+    def steps(self) -> list[int]:
+        """Outer steps of all undamaged checkpoints, oldest first."""
+        return self._steps
 
     def latest_step(self) -> int | None:
         """The newest checkpoint's outer step, None when there is none."""
-        return self._manager.latest_step()
-
-    def steps(self) -> list[int]:
-        """Outer steps of all checkpoints, oldest first."""
-        return sorted(self._manager.all_steps())
+        return max(self.steps(), default=None)
 
     def best_steps(self, count: int) -> list[int]:
         """Outer steps of the best epochs, at most `count`, best first; ties: the later first."""
-        ranked = []
-        for step in self._manager.all_steps():
-            metrics = self._manager.metrics(step)
-            if metrics is not None:
-                ranked.append((metrics[_METRIC], step))
+        accuracies = {step: self._accuracy(step) for step in self.steps()}
+        ranked = [(accuracy, step) for step, accuracy in accuracies.items() if accuracy is not None]
         return [step for _, step in sorted(ranked, reverse=True)[:count]]
 
-    def is_sound(self, step: int) -> bool:
-        """Whether a checkpoint's files still match its manifest; warns by name when not."""
+    def _accuracy(self, step: int) -> float | None:
+        """What ranks a checkpoint; None where it was saved within an epoch."""
+        metrics = self._folder / str(step) / "metrics" / "metrics"
+        return float(read_json(metrics)[_METRIC]) if metrics.exists() else None
+
+    def _is_sound(self, step: int) -> bool:
         problem = integrity.find_damage(self._folder / str(step))
         if problem:
             logging.warning("checkpoint %s is left out: %s", self._folder / str(step), problem)
@@ -103,7 +103,7 @@ class CheckpointReader:
             state=ocp.args.StandardRestore(abstract), run=ocp.args.JsonRestore()
         )
         try:
-            restored = self._manager.restore(step, args=items)
+            restored = self._read(step, items)
             self.history = list(restored["run"]["validation"])
         except Exception as error:  # Orbax raises many kinds; each means the same to the user.
             raise WorkdirError(
@@ -119,9 +119,12 @@ class CheckpointReader:
             )
         return state
 
+    def _read(self, step: int, items: ocp.args.Composite) -> Any:
+        return self._orbax.restore(self._folder / str(step), args=items)
+
     def close(self) -> None:
-        """Releases the manager."""
-        self._manager.close()
+        """Releases what Orbax holds."""
+        self._orbax.close()
 
     def __enter__(self) -> Any:
         return self
@@ -201,7 +204,7 @@ class Checkpoints(CheckpointReader):
             async_options=ocp.options.AsyncOptions(post_finalization_callback=self._write_manifest),
         )
         with self._explaining("opened"):
-            self._manager = ocp.CheckpointManager(self._folder, options=options)
+            self._orbax = ocp.CheckpointManager(self._folder, options=options)
 
     def buffer(self, state: MetaState, val_accuracy: float) -> None:
         """Keeps the end of an epoch in memory until the next save, when it is among the best.
@@ -249,13 +252,13 @@ class Checkpoints(CheckpointReader):
             run=ocp.args.JsonSave({**self._about, "validation": known}),
         )
         metrics = None if epoch.accuracy is None else {_METRIC: epoch.accuracy}
-        self._manager.save(epoch.step, args=items, metrics=metrics, force=True)
+        self._orbax.save(epoch.step, args=items, metrics=metrics, force=True)
 
     def _finish(self) -> None:
         """Waits for the save under way, and makes it again when the clock jumped meanwhile."""
         for left in reversed(range(_TRIES)):
             try:
-                self._manager.wait_until_finished()
+                self._orbax.wait_until_finished()
             except TimeoutError as error:
                 # Other processes may have finished theirs: they cannot go back.
                 if not left or processes.joined() or self._unfinished is None:
@@ -265,20 +268,31 @@ class Checkpoints(CheckpointReader):
                 time.sleep(_STRAGGLERS_SECONDS)
                 for unfinished in self._folder.glob(f"{step}{integrity.TEMPORARY}*"):
                     shutil.rmtree(unfinished, ignore_errors=True)
-                self._manager.reload()  # Else it would count as one of the latest.
+                self._orbax.reload()  # Else it would count as one of the latest.
                 self._write(self._unfinished)
             else:
                 self._unfinished = None
                 return
 
-    def best_steps(self, count: int | None = None) -> list[int]:
-        """See `CheckpointReader.best_steps`; waits for a save under way.
+    def steps(self) -> list[int]:
+        """See `CheckpointReader.steps`; waits for a save under way.
 
         Raises:
             WorkdirError: that save failed.
         """
         self.wait()
+        return [step for step in sorted(self._orbax.all_steps()) if self._is_sound(step)]
+
+    def latest_step(self) -> int | None:
+        """The newest checkpoint's outer step, None when there is none; it may be under way."""
+        return self._orbax.latest_step()
+
+    def best_steps(self, count: int | None = None) -> list[int]:
+        """See `CheckpointReader.best_steps`; `count` is by default how many are kept."""
         return super().best_steps(count or self._keep_best)
+
+    def _read(self, step: int, items: ocp.args.Composite) -> Any:
+        return self._orbax.restore(step, args=items)
 
     def wait(self) -> None:
         """Returns when everything is on the disk.
@@ -344,8 +358,5 @@ def _is_worth_logging(record: std_logging.LogRecord) -> bool:
         return True
     # Its threads log what they raise; it is raised again where this project explains it.
     record.exc_info = record.exc_text = None
-    # Saves within an epoch have no accuracy to rank them by; read-only is what was asked for.
-    expected = ("tracked_metric", "read only")
-    return record.levelno >= std_logging.WARNING and not any(
-        text in record.getMessage() for text in expected
-    )
+    # Saves within an epoch have no accuracy to rank them by.
+    return record.levelno >= std_logging.WARNING and "tracked_metric" not in record.getMessage()

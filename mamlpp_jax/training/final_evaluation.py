@@ -32,7 +32,7 @@ def best_states(checkpoints: CheckpointReader, count: int, like: MetaState) -> l
     Raises:
         WorkdirError: no epoch has been finished.
     """
-    steps = [step for step in checkpoints.best_steps(count) if checkpoints.is_sound(step)]
+    steps = checkpoints.best_steps(count)
     if not steps:
         raise WorkdirError("no epoch of this run has been finished; train before evaluating.")
     return [checkpoints.restore(step, like) for step in steps]

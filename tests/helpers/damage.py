@@ -28,6 +28,8 @@ DAMAGES = {
     "item missing": lambda folder: shutil.rmtree(folder / "state"),
     "metadata": lambda folder: (folder / "state" / "_METADATA").write_text("{"),
     "accuracy": lambda folder: (folder / "metrics" / "metrics").write_text('{"val_accuracy": 1}'),
+    "accuracy is no JSON": lambda folder: (folder / "metrics" / "metrics").write_text("{"),
+    "accuracy is missing": lambda folder: (folder / "metrics" / "metrics").write_text("{}"),
     "no manifest": lambda folder: (folder / "sha256.json").unlink(),
     "manifest is no JSON": lambda folder: (folder / "sha256.json").write_text("{"),
     "manifest is a list": lambda folder: (folder / "sha256.json").write_text("[]"),

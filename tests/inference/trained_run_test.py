@@ -129,6 +129,13 @@ def test_a_damaged_checkpoint_is_left_out_by_name(workdir, first, damage, caplog
     assert contents(workdir.path) == before
 
 
+def test_the_best_of_the_undamaged_ones_is_the_best(workdir):
+    first = save_run(workdir, {2: 0.5, 4: 0.9, 6: 0.8, 8: 0.1})
+    for step in (4, 6):
+        flip_a_bit(workdir.checkpoints / str(step))
+    assert_is(load_run(workdir.path), at(first, 2))
+
+
 def test_when_every_checkpoint_is_damaged_there_is_no_run(workdir, first):
     del first
     for step in ACCURACIES:

@@ -258,17 +258,20 @@ def test_a_save_that_fails_names_the_folder_and_keeps_what_was_there(tmp_path, s
         assert checkpoints.latest_step() == 4
 
 
-def test_a_reader_changes_nothing_and_leaves_damaged_checkpoints_out(tmp_path, state, caplog):
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_a_reader_changes_nothing_and_leaves_damaged_checkpoints_out(
+    tmp_path, state, damage, caplog
+):
     with Checkpoints(tmp_path, keep_best=2) as checkpoints:
-        save_all(checkpoints, state, {4: 0.5, 8: 0.4})
-    flip_a_bit(tmp_path / "checkpoints" / "8")
+        save_all(checkpoints, state, {4: 0.4, 8: 0.5})
+    damage(tmp_path / "checkpoints" / "8")
     unfinished = tmp_path / "checkpoints" / "12.orbax-checkpoint-tmp" / "state"
     unfinished.mkdir(parents=True)
     (unfinished / "part").write_text("of another process")
     before = contents(tmp_path)
     with caplog.at_level("WARNING", "absl"), CheckpointReader(tmp_path) as checkpoints:
-        assert checkpoints.steps() == [4, 8]
-        assert [checkpoints.is_sound(step) for step in (4, 8)] == [True, False]
+        assert (checkpoints.steps(), checkpoints.latest_step()) == ([4], 4)
+        assert checkpoints.best_steps(2) == [4]
         assert_same(checkpoints.restore(4, like=state), at(state, 4))
     assert "checkpoints/8 is left out" in caplog.text
     assert contents(tmp_path) == before

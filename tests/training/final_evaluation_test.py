@@ -15,7 +15,7 @@ from mamlpp_jax.training.final_evaluation import (
     run_test,
 )
 from mamlpp_jax.training.preemption import StoppedError
-from tests.helpers.damage import flip_a_bit
+from tests.helpers.damage import DAMAGES
 from tests.helpers.sample_results import RESULT
 from tests.helpers.saved_states import at, save_all
 from tests.helpers.small_runs import small_config, small_experiment
@@ -55,12 +55,13 @@ def test_before_an_epoch_is_finished_there_is_nothing_to_test(tmp_path, experime
             best_states(checkpoints, 3, experiment.state_shapes())
 
 
-def test_what_goes_bad_during_a_run_is_left_out_of_the_ensemble(tmp_path, experiment, state):
+@pytest.mark.parametrize("name", ["bit", "accuracy is no JSON"])
+def test_the_next_best_stands_in_for_what_goes_bad_during_a_run(tmp_path, experiment, state, name):
     with Checkpoints(tmp_path, keep_best=2) as checkpoints:
-        save_all(checkpoints, state, {4: 0.5, 8: 0.4})
+        save_all(checkpoints, state, {4: 0.5, 8: 0.4, 12: 0.3})
         checkpoints.wait()
-        flip_a_bit(tmp_path / "checkpoints" / "4")
-        assert steps_of(best_states(checkpoints, 2, experiment.state_shapes())) == [8]
+        DAMAGES[name](tmp_path / "checkpoints" / "4")
+        assert steps_of(best_states(checkpoints, 2, experiment.state_shapes())) == [8, 12]
 
 
 def test_ensemble_and_best_are_tested_under_every_mode(experiment, state):
