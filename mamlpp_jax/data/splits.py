@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import operator
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -130,9 +129,7 @@ def read_split_file(path: Path, dataset: Dataset) -> tuple[str, ...]:
     return tuple(result)
 
 
-def split_classes(
-    num_classes: int, counts: Mapping[str, int] | Sequence[int], seed: int
-) -> dict[str, np.ndarray]:
+def split_classes(num_classes: int, counts: Mapping[str, int], seed: int) -> dict[str, np.ndarray]:
     """Deals the classes out to the three splits, at random but reproducibly.
 
     The order is that of raw random bits, not of a NumPy distribution: NumPy promises the former
@@ -140,7 +137,7 @@ def split_classes(
 
     Args:
         num_classes: number of classes, which are taken to be in name order.
-        counts: classes per split, by the names in ``SPLITS`` or in their order. Their sum may be
+        counts: classes per split, by the names in ``SPLITS``; each 0 or more. Their sum may be
             smaller than ``num_classes``; the remaining classes are unused.
         seed: what the split depends on besides ``num_classes``; at least 0.
 
@@ -148,23 +145,17 @@ def split_classes(
         For each name in ``SPLITS`` int32 [count] class indices; no class is in two splits.
 
     Raises:
-        ConfigError: the counts are negative or exceed the classes, or the seed is negative.
+        ConfigError: the counts exceed the classes.
     """
-    sizes = _sizes(counts)
-    for split, size in sizes.items():
-        if size < 0:
-            raise ConfigError(f"data.{split}_classes is {size}; it must be 0 or more.")
-    total = sum(sizes.values())
+    total = sum(counts.values())
     if total > num_classes:
-        wanted = " + ".join(f"data.{split}_classes={size}" for split, size in sizes.items())
+        wanted = " + ".join(f"data.{split}_classes={count}" for split, count in counts.items())
         raise ConfigError(
             f"{wanted} = {total} classes, but the data set has {num_classes}; the three together "
             f"may be at most {num_classes}."
         )
-    if seed < 0:
-        raise ConfigError(f"data.seed is {seed}; it must be 0 or more.")
     order = _random_order(num_classes, seed)
-    ends = np.cumsum([sizes[split] for split in SPLITS])
+    ends = np.cumsum([counts[split] for split in SPLITS])
     parts = np.split(order[:total], ends[:-1])
     return dict(zip(SPLITS, parts, strict=True))
 
@@ -172,18 +163,3 @@ def split_classes(
 def _random_order(num_classes: int, seed: int) -> np.ndarray:
     bits = np.random.PCG64(seed).random_raw(num_classes)
     return np.argsort(bits, kind="stable").astype(np.int32)
-
-
-def _sizes(counts: Mapping[str, int] | Sequence[int]) -> dict[str, int]:
-    """Returns the counts by split name, checked to be three integers."""
-    fields = ", ".join(f"data.{split}_classes" for split in SPLITS)
-    if isinstance(counts, Mapping):
-        by_name = dict(counts)
-    else:
-        by_name = dict(zip(SPLITS, counts, strict=False))
-    if set(by_name) != set(SPLITS) or len(counts) != len(SPLITS):
-        raise ConfigError(f"Class counts are {counts!r}; they must be the three of {fields}.")
-    try:
-        return {split: operator.index(by_name[split]) for split in SPLITS}
-    except TypeError as error:
-        raise ConfigError(f"Class counts are {counts!r}; {fields} must be integers.") from error
