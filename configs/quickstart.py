@@ -4,9 +4,9 @@ Run it with ``make quickstart`` or
 
     python -m mamlpp_jax.main --config=configs/quickstart.py
 
-Measured with method=maml++, seed 0, trained with `batch` statistics, at commit 450afe5: test accuracy (300 tasks, ensemble
-of 3 epochs) 95.40 ± 1.08 % with `batch`, 92.87 ± 1.31 % with `support` statistics; 6 minutes on 2 busy CPU cores (AMD
-EPYC, JAX 0.10.2). Cores with other vector units round differently: an earlier run gave 96.40 and 93.87 %.
+Measured with method=maml++, seed 0, trained with `batch` statistics, at commit 450afe5: test accuracy (300 tasks,
+ensemble of 3 epochs) 95.40 ± 1.08 % with `batch`, 92.87 ± 1.31 % with `support` statistics; 6 minutes on 2 busy CPU
+cores (AMD EPYC, JAX 0.10.2). Cores with other vector units round differently: an earlier run gave 96.40 and 93.87 %.
 """
 
 from ml_collections import ConfigDict
