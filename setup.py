@@ -38,6 +38,7 @@ setup(
         "orbax-checkpoint>=0.12",
         "pillow>=10.0",
         "pooch>=1.8",
+        "safetensors>=0.5",
         "tabulate>=0.9",
         "tensorboardX>=2.6",
         "tensorflow-datasets>=4.9.10",
@@ -45,6 +46,8 @@ setup(
     ],
     extras_require={
         "gpu": ["jax[cuda13]>=0.10"],
+        # FewShotClassifier.export
+        "export": ["flatbuffers>=24"],
         "tpu": ["jax[tpu]>=0.10"],
         "test": [
             "hypothesis>=6.100",
