@@ -46,6 +46,8 @@ setup(
     ],
     extras_require={
         "gpu": ["jax[cuda13]>=0.10"],
+        # FewShotClassifier.export
+        "export": ["flatbuffers>=24"],
         "tpu": ["jax[tpu]>=0.10"],
         "test": [
             "hypothesis>=6.100",

@@ -9,7 +9,7 @@ Backbone: `Conv4`, or any Flax module, with `Conv` and `PerStepBatchNorm`; `init
 Inner loop: `Learner`, `adapt`, `lay_out`, and the inner optimizers `lslr`, `sgd`, `InnerOptimizer`, `restricted`.
 Outer loop: `MetaParams`, `MetaState`, `StepPlan`, `init_state`, `meta_loss`, `make_train_step`, `scan_steps`.
 Losses and scores: `cross_entropy`, `accuracy`, `score`, `ensemble`.
-Trained runs: `load_run`, `TrainedRun`, `with_ways`.
+Trained models: `FewShotClassifier`, `export_adaptation`; trained runs: `load_run`, `TrainedRun`, `with_ways`.
 """
 
 from __future__ import annotations
@@ -44,6 +44,8 @@ if TYPE_CHECKING:
     from mamlpp_jax.algorithms.per_step import lay_out as lay_out
     from mamlpp_jax.config import apply_method as apply_method, default_config as default_config
     from mamlpp_jax.data.sources.registry import load_dataset as load_dataset
+    from mamlpp_jax.inference.classifier import FewShotClassifier as FewShotClassifier
+    from mamlpp_jax.inference.export import export_adaptation as export_adaptation
     from mamlpp_jax.inference.trained_run import TrainedRun as TrainedRun, load_run as load_run
     from mamlpp_jax.models.conv4 import Conv4 as Conv4
     from mamlpp_jax.models.forward import init_model as init_model, make_forward as make_forward
@@ -67,6 +69,8 @@ _EXPORTS = {
     "algorithms.per_step": ("lay_out",),
     "config": ("apply_method", "default_config"),
     "data.sources.registry": ("load_dataset",),
+    "inference.classifier": ("FewShotClassifier",),
+    "inference.export": ("export_adaptation",),
     "inference.trained_run": ("TrainedRun", "load_run"),
     "models.conv4": ("Conv4",),
     "models.forward": ("init_model", "make_forward"),

@@ -23,3 +23,11 @@ class DataError(MamlppError):
 
 class WorkdirError(MamlppError):
     """A working directory belongs to another run, or cannot be read or written."""
+
+
+class ModelError(MamlppError):
+    """A trained model cannot be found, or its files are damaged, foreign or of a newer version."""
+
+
+class NotFittedError(MamlppError, AttributeError):
+    """A classifier was used before it had learned any classes."""

@@ -29,7 +29,7 @@ MAY_IMPORT = {
     "artifacts": _TOOLS,
     "training": _TRAINING,
     "reports": {"training"} | _TRAINING,
-    "inference": {"training"} | _TRAINING,
+    "inference": {"training", "_version"} | _TRAINING,
     "cli": {"inference", "reports", "training"} | _TRAINING,
     "main": {"cli", "inference", "reports", "training"} | _TRAINING,
     "predict": {"cli", "inference", "reports", "training"} | _TRAINING,

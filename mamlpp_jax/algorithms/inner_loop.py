@@ -52,18 +52,25 @@ def support_pass(
     return learner.forward(params, step.norm, images, given)
 
 
-def query_pass(
-    learner: Learner, params: Params, step: PerStep, episode: Episode
-) -> tuple[Array, Moments]:
-    """Outputs and batch moments of the query set, normalised as `learner.bn_mode` says.
+def query_statistics(
+    learner: Learner, params: Params, step: PerStep, support_images: Array
+) -> Moments | None:
+    """What normalises the query set, as `learner.bn_mode` says; None for the query batch itself.
 
     `batch`: by the query batch itself (transductive). `running`: by the running statistics of the step.
     `support`: by the support set's moments under the same weights and step (inductive; one more
     forward pass, through which gradients flow).
     """
-    given = {"batch": None, "running": step.bn_stats}.get(learner.bn_mode)
     if learner.bn_mode == "support":
-        _, given = learner.forward(params, step.norm, episode.support_images)
+        return learner.forward(params, step.norm, support_images)[1]
+    return step.bn_stats if learner.bn_mode == "running" else None
+
+
+def query_pass(
+    learner: Learner, params: Params, step: PerStep, episode: Episode
+) -> tuple[Array, Moments]:
+    """Outputs and batch moments of the query set, normalised by its `query_statistics`."""
+    given = query_statistics(learner, params, step, episode.support_images)
     return learner.forward(params, step.norm, episode.query_images, given)
 
 

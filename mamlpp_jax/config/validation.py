@@ -68,7 +68,7 @@ def parse_fractions(text: str) -> tuple[float, ...]:
     Raises:
         ConfigError: it is not three positive numbers with a sum of at most 1.
     """
-    _check_value("data.split_fractions", text)
+    check_value("data.split_fractions", text)
     return tuple(float(part) for part in text.split(","))
 
 
@@ -84,20 +84,21 @@ def _check_fields(config: ConfigDict | dict[str, Any]) -> None:
                 "configuration of a run, a version of mamlpp_jax without this field made the run: use "
                 "that version for it, or train a new run in another --workdir."
             )
-        _check_type(name, given[name])
-        _check_value(name, given[name])
+        check_value(name, given[name])
 
 
-def _check_type(name: str, value: Any) -> None:
+def check_value(name: str, value: Any) -> None:
+    """Checks the value of one field by itself.
+
+    Raises:
+        ConfigError: it is of another type than the field's, or out of range.
+    """
     kind = type(FIELDS[name].default)
     if kind is float and isinstance(value, int) and abs(value) <= rules.MAX_INT:
         kind = int  # A float may be written without a fraction.
     if not isinstance(value, kind) or isinstance(value, bool) != (kind is bool):
         expected = type(FIELDS[name].default).__name__
         raise ConfigError(f"config.{name} is {value!r}; it must be of type {expected}.")
-
-
-def _check_value(name: str, value: Any) -> None:
     rule = FIELDS[name].rule
     if not rule.allows(value):
         raise ConfigError(f"config.{name} is {value!r}; {rule.text}.")

@@ -8,6 +8,7 @@ Sampling without replacement sorts random uint32 bits (stably), which host and d
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -126,12 +127,17 @@ def _rotate(images: Array, rotations: Array) -> Array:
     )(images, rotations)
 
 
+def normalize(images: Array, mean: Sequence[float], std: Sequence[float]) -> Array:
+    """Converts uint8 images [..., C] to float32 with the mean and deviation of each channel, of pixels in 0..1."""
+    pixels = images.astype(jnp.float32) / 255.0
+    return (pixels - jnp.asarray(mean, jnp.float32)) / jnp.asarray(std, jnp.float32)
+
+
 def assemble(images: Array, rotations: Array, shape: TaskShape) -> Episode:
     """Makes the images of one task, uint8 [K, shot + query, H, W, C], an episode of floats."""
     if shape.rotations > 1:
         images = _rotate(images, rotations)
-    mean, std = jnp.asarray(shape.mean, jnp.float32), jnp.asarray(shape.std, jnp.float32)
-    pixels = (images.astype(jnp.float32) / 255.0 - mean) / std
+    pixels = normalize(images, shape.mean, shape.std)
     support, query = pixels[:, : shape.shot], pixels[:, shape.shot :]
     labels = jnp.arange(shape.way, dtype=jnp.int32)
     return Episode(

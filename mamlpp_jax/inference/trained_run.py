@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import pathlib
+from collections.abc import Callable
 
 import jax
 from absl import logging
@@ -61,6 +62,29 @@ def load_run(workdir: str | os.PathLike[str], epoch: str | int = "best") -> Trai
     Raises:
         WorkdirError: there is no such run or checkpoint, or it is damaged or of another version.
     """
+    return _load(workdir, lambda *opened: [_choose_step(epoch, *opened)])[0]
+
+
+def load_best(workdir: str | os.PathLike[str], count: int) -> list[TrainedRun]:
+    """Loads a run's best epochs by validation accuracy, best first; see `load_run`.
+
+    Args:
+        workdir: the folder that training wrote.
+        count: how many; fewer are loaded where fewer were kept.
+    """
+
+    def choose(checkpoints: CheckpointReader, config: ConfigDict, opened: Workdir) -> list[int]:
+        sound = _sound_steps(checkpoints, opened)
+        ranked = checkpoints.best_steps(len(sound))
+        return [step for step in ranked if step in sound][:count] or sound[-1:]
+
+    return _load(workdir, choose)
+
+
+def _load(
+    workdir: str | os.PathLike[str],
+    choose: Callable[[CheckpointReader, ConfigDict, Workdir], list[int]],
+) -> list[TrainedRun]:
     quiet_orbax()
     opened = Workdir(pathlib.Path(workdir))
     config = opened.config()
@@ -72,19 +96,28 @@ def load_run(workdir: str | os.PathLike[str], epoch: str | int = "best") -> Trai
         )
     shape = (size, size, channels)
     sharding = SingleDeviceSharding(jax.local_devices()[0])
+    learner, shapes = make_learner(config), state_shapes(config, shape, sharding)
     with CheckpointReader(opened.path) as checkpoints:
-        step = _choose_step(checkpoints, config, epoch, opened)
-        state = checkpoints.restore(step, state_shapes(config, shape, sharding))
-    logging.info("loaded %s after outer step %d", opened, step)
-    return TrainedRun(config, make_learner(config), state.meta, state.batch_stats, step, shape)
+        steps = choose(checkpoints, config, opened)
+        states = [checkpoints.restore(step, shapes) for step in steps]
+    logging.info("loaded %s after outer step %s", opened, ", ".join(map(str, steps)))
+    return [
+        TrainedRun(config, learner, state.meta, state.batch_stats, step, shape)
+        for step, state in zip(steps, states, strict=True)
+    ]
 
 
-def _choose_step(
-    checkpoints: CheckpointReader, config: ConfigDict, epoch: str | int, workdir: Workdir
-) -> int:
+def _sound_steps(checkpoints: CheckpointReader, workdir: Workdir) -> list[int]:
     sound = checkpoints.steps()
     if not sound:
         raise WorkdirError(f"the run in {workdir} has no whole checkpoint; train it first.")
+    return sound
+
+
+def _choose_step(
+    epoch: str | int, checkpoints: CheckpointReader, config: ConfigDict, workdir: Workdir
+) -> int:
+    sound = _sound_steps(checkpoints, workdir)
     if epoch == "latest":
         return sound[-1]
     if epoch == "best":

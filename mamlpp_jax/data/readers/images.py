@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import struct
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -76,19 +77,38 @@ def decode_rgb(encoded: bytes, origin: str) -> Image.Image:
     """
     if not encoded:
         raise DataError(f"Cannot decode {origin}: it is empty (0 bytes).")
-    return _decode(encoded, origin, lambda image: _to_rgb(ImageOps.exif_transpose(image)))
+    return _decode(encoded, origin, _upright_rgb)
+
+
+def convert_rgb(image: Image.Image, origin: str) -> Image.Image:
+    """Converts an opened image to 8-bit colour, upright, as `decode_rgb` does.
+
+    Raises:
+        DataError: its file is damaged, or its pixels have no known conversion to 8 bits.
+    """
+    with _explain(origin):
+        return _upright_rgb(image)
 
 
 def _decode(
     encoded: bytes, origin: str, convert: Callable[[Image.Image], Image.Image]
 ) -> Image.Image:
+    with _explain(origin), Image.open(io.BytesIO(encoded), formats=_FORMATS) as image:
+        return convert(image)
+
+
+@contextlib.contextmanager
+def _explain(origin: str) -> Iterator[None]:
     try:
-        with Image.open(io.BytesIO(encoded), formats=_FORMATS) as image:
-            return convert(image)
+        yield
     except _DECODE_ERRORS as error:
         raise DataError(
             f"Cannot decode {origin}: {error}. It must be a complete image file."
         ) from error
+
+
+def _upright_rgb(image: Image.Image) -> Image.Image:
+    return _to_rgb(ImageOps.exif_transpose(image))
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

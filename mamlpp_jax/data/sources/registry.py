@@ -22,12 +22,14 @@ class _Source(NamedTuple):
             when it has an identity. It is imported where one of them is called, since reading the
             cache takes NumPy alone.
         channels: of its images; 0 when ``data.channels`` or the images decide.
+        inverted: whether it inverts dark writing on white paper: ink 255, paper 0.
         has_identity: whether it reads many data sets, each with its own cache file.
         version: see `CacheKey`.
     """
 
     module: str
     channels: int = 0
+    inverted: bool = False
     has_identity: bool = False
     version: int = 1
 
@@ -39,10 +41,10 @@ class _Source(NamedTuple):
 
 _TFDS = "tfds:<name>"
 _SOURCES = {
-    "glyphs": _Source("glyphs", channels=1),
+    "glyphs": _Source("glyphs", channels=1, inverted=True),
     "image_folder": _Source("image_folder", has_identity=True),
     "mini_imagenet": _Source("mini_imagenet", channels=3),
-    "omniglot": _Source("omniglot", channels=1),
+    "omniglot": _Source("omniglot", channels=1, inverted=True),
     _TFDS: _Source("tfds", has_identity=True),
 }
 
@@ -56,6 +58,12 @@ def known_channels(data_config: Any) -> int:
     """The channels that a configured data set will have; 0 when its images decide."""
     source = _find(data_config.name)
     return (source.channels if source else 0) or int(data_config.channels)
+
+
+def is_inverted(name: str) -> bool:
+    """Whether the images of the data set of this name are writing, ink 255 on paper 0."""
+    source = _find(name)
+    return source is not None and source.inverted
 
 
 def _find(name: str) -> _Source | None:

@@ -1,0 +1,57 @@
+"""Exporting a model with its inner loop, for programs with JAX alone."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+
+from jax import numpy as jnp
+
+from mamlpp_jax import config as config_lib
+from mamlpp_jax.inference.adaptation import class_probabilities, learn_classes
+from mamlpp_jax.inference.classifier import FewShotClassifier
+from mamlpp_jax.inference.stablehlo import write_stablehlo
+from mamlpp_jax.types import Array
+
+
+def export_adaptation(
+    model: FewShotClassifier | str | os.PathLike[str],
+    file: str | os.PathLike[str],
+    way: int,
+    shot: int,
+) -> None:
+    """Writes the whole function that learns classes and predicts, as portable StableHLO.
+
+    `jax.export.deserialize(content).call(support_images, query_images)` takes uint8 [way * shot, H, W, C], the
+    images of the first class first, and uint8 [n, H, W, C] for any n, as `FewShotClassifier.preprocess` makes them; it
+    returns the queries' probabilities, float32 [n, way]. It is exported for `stablehlo.PLATFORMS`: CPU, CUDA and
+    TPU (neither of the latter two tested).
+
+    Args:
+        model: a classifier, whether fitted or not, or a name as in `FewShotClassifier.from_pretrained`.
+        file: to write.
+        way: classes.
+        shot: support images per class.
+
+    Raises:
+        ConfigError: way or shot is out of range.
+        ModelError: there is no such model, or `flatbuffers` is not installed.
+        WorkdirError: a file cannot be read or written.
+    """
+    config_lib.check_value("task.way", way)
+    config_lib.check_value("task.shot", shot)
+    used = (
+        model if isinstance(model, FewShotClassifier) else FewShotClassifier.from_pretrained(model)
+    )
+    trained = used.model
+    learner, image_format = trained.learner(way, "xla"), trained.image_format
+    labels = jnp.repeat(jnp.arange(way, dtype=jnp.int32), shot)
+
+    def adapt_and_predict(support: Array, query: Array) -> Array:
+        adapted = learn_classes(
+            learner, image_format, way, trained.meta, trained.batch_stats, support, labels
+        )
+        return class_probabilities(learner, image_format, adapted, query)
+
+    shape = image_format.shape
+    write_stablehlo(pathlib.Path(file), adapt_and_predict, [(way * shot, shape), ("n", shape)])

@@ -1,0 +1,128 @@
+"""A trained few-shot model: what is needed to use it, and nothing of how training goes on."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from mamlpp_jax import config as config_lib
+from mamlpp_jax.algorithms.learner import Learner
+from mamlpp_jax.data.episodes import NORMALIZATIONS
+from mamlpp_jax.data.sources.registry import is_inverted
+from mamlpp_jax.inference.preprocessing import ImageFormat
+from mamlpp_jax.inference.trained_run import TrainedRun
+from mamlpp_jax.training.learner import make_learner
+from mamlpp_jax.types import MetaParams, RunningStats
+
+# Fields of the configuration that the model is built from, and some that say where it comes from.
+LEARNER_FIELDS = (
+    "data.name",
+    "method",
+    "seed",
+    "task.way",
+    "task.shot",
+    "train.inner_steps",
+    "norm.train_statistics",
+    "norm.per_step_statistics",
+    "norm.per_step_affine",
+    "inner.optimizer",
+    "inner.learning_rate",
+    "model.name",
+    "model.filters",
+    "model.max_pool",
+    "model.dtype",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class FewShotModel:
+    """A trained few-shot model of one or more members, whose logits are averaged.
+
+    Attributes:
+        fields: values of `LEARNER_FIELDS`.
+        image_format: its images.
+        meta: what the outer loop learned, NumPy leaves [E, ...] for E members, best first.
+        batch_stats: running statistics, NumPy leaves [E, ...].
+        steps: outer steps that each member was trained for.
+        statistics: which batch-norm statistics are used, one of `batch`, `running` and `support`.
+        inner_steps: how many are used.
+        card: its model card, Markdown; "" for one made of the other attributes.
+    """
+
+    fields: Mapping[str, bool | int | float | str]
+    image_format: ImageFormat
+    meta: MetaParams
+    batch_stats: RunningStats
+    steps: tuple[int, ...]
+    statistics: str
+    inner_steps: int
+    card: str = ""
+
+    @property
+    def way(self) -> int:
+        """Classes of the tasks it was trained on."""
+        return int(self.fields["task.way"])
+
+    def learner(self, way: int, conv: str = "auto") -> Learner:
+        """The backbone and inner loop for tasks of `way` classes; the same object for equal models.
+
+        Args:
+            way: K.
+            conv: kind of convolution, one of `ops.conv.KINDS`.
+        """
+        fields = {**self.fields, "task.way": way, "model.conv": conv}
+        return _make_learner(tuple(fields.items()), self.statistics, self.inner_steps)
+
+    def first_members(self, count: int | None) -> FewShotModel:
+        """The model with its best `count` members alone; all of them for None."""
+        meta, batch_stats = jax.tree.map(lambda leaf: leaf[:count], (self.meta, self.batch_stats))
+        return dataclasses.replace(
+            self, meta=meta, batch_stats=batch_stats, steps=self.steps[:count]
+        )
+
+
+@functools.lru_cache
+def _make_learner(
+    fields: tuple[tuple[str, bool | int | float | str], ...], statistics: str, inner_steps: int
+) -> Learner:
+    """One object for equal arguments, so that what is compiled for a model serves equal ones too."""
+    learner = make_learner(learner_config(dict(fields)))
+    return learner._replace(bn_mode=statistics, inner_steps=inner_steps)
+
+
+def learner_config(fields: Mapping[str, bool | int | float | str]) -> ConfigDict:
+    """A configuration with these fields and defaults elsewhere."""
+    config = config_lib.default_config()
+    config.update_from_flattened_dict(dict(fields))
+    return config
+
+
+def from_runs(runs: Sequence[TrainedRun]) -> FewShotModel:
+    """The model of a run's epochs, to be used with `support` statistics and the trained number of inner steps.
+
+    Args:
+        runs: epochs of one run, best first.
+    """
+    config = runs[0].config
+    flat = dict(config_lib.flatten(config))
+    size, _, channels = runs[0].image_shape
+    mean, std = NORMALIZATIONS[config.data.normalize]
+    polarity = "auto" if is_inverted(config.data.name) else None
+    meta, batch_stats = jax.tree.map(
+        lambda *leaves: np.stack([np.asarray(leaf) for leaf in leaves]),
+        *[(run.meta, run.batch_stats) for run in runs],
+    )
+    return FewShotModel(
+        fields={name: flat[name] for name in LEARNER_FIELDS},
+        image_format=ImageFormat(size, channels, mean, std, polarity),
+        meta=meta,
+        batch_stats=batch_stats,
+        steps=tuple(run.step for run in runs),
+        statistics="support",
+        inner_steps=config.train.inner_steps,
+    )

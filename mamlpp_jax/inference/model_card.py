@@ -1,0 +1,77 @@
+"""The model card of a saved model: Markdown behind the front matter that model hubs read."""
+
+from __future__ import annotations
+
+from mamlpp_jax.inference.model import FewShotModel
+
+_CARD = """\
+---
+library_name: mamlpp_jax
+pipeline_tag: image-classification
+{front}tags:
+- few-shot-learning
+- meta-learning
+- maml
+- jax
+---
+
+# {title}
+
+A few-shot image classifier, trained with {method} by mamlpp_jax ("How to train your MAML", Antoniou, Edwards, Storkey,
+ICLR 2019). It learns new classes from a few images of each.
+
+```python
+from mamlpp_jax import FewShotClassifier
+
+clf = FewShotClassifier.from_pretrained({name!r})
+clf.fit(images, labels)
+clf.predict(more_images)
+```
+
+| | |
+|---|---|
+| trained on | {data} |
+| tasks in training | {way}-way {shot}-shot, {inner_steps} inner steps, `{train_statistics}` statistics |
+| outer steps | {steps} |
+| seed | {seed} |
+| images | {size} x {size}, {channels} |
+| used with | {used_steps} inner steps, `{statistics}` statistics |
+
+{body}
+"""
+_BODY = """\
+More classes than {way} are possible and cost much accuracy: the outputs beyond those trained start as their mean.
+Images that differ much from the training data are not what it is for: photographs, say, for a model of writing."""
+
+
+def model_card(
+    model: FewShotModel, *, name: str = "FOLDER", licence: str = "", body: str = ""
+) -> str:
+    """The card of a model.
+
+    Args:
+        model: described.
+        name: what `from_pretrained` is called with.
+        licence: as in the front matter, "mit" for example; "" for none.
+        body: Markdown below the table; "" for two sentences on the model's limits.
+    """
+    fields, image = model.fields, model.image_format
+    ink = ", ink on empty paper of either polarity" if image.polarity else ""
+    return _CARD.format(
+        front=f"license: {licence}\n" if licence else "",
+        title=f"{fields['data.name']}, {model.way}-way {fields['task.shot']}-shot",
+        method=fields["method"],
+        name=name,
+        data=fields["data.name"],
+        way=model.way,
+        shot=fields["task.shot"],
+        inner_steps=fields["train.inner_steps"],
+        train_statistics=fields["norm.train_statistics"],
+        steps=", ".join(map(str, model.steps)),
+        seed=fields["seed"],
+        size=image.size,
+        channels=("grey" if image.channels == 1 else "colour") + ink,
+        used_steps=model.inner_steps,
+        statistics=model.statistics,
+        body=body or _BODY.format(way=model.way),
+    )

@@ -1,0 +1,46 @@
+"""From a name to a model: one shipped with the package, a saved one, or a run's; nothing is downloaded."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+
+from mamlpp_jax.errors import ModelError
+from mamlpp_jax.inference.model import FewShotModel, from_runs
+from mamlpp_jax.inference.saved_model import CONFIG, load_model
+from mamlpp_jax.inference.trained_run import load_best
+from mamlpp_jax.utils.files import exists
+
+SHIPPED = pathlib.Path(__file__).parents[1] / "pretrained"
+
+
+def shipped_models() -> list[str]:
+    """The names of the models that come with the package."""
+    return sorted(path.parent.name for path in SHIPPED.glob(f"*/{CONFIG}"))
+
+
+def find_model(name: str | os.PathLike[str], ensemble: int | None = None) -> FewShotModel:
+    """Loads a model.
+
+    Args:
+        name: of a shipped model, which wins over a folder of that name (`./omniglot` is the folder); or the folder
+            of a saved model; or the working directory of a run.
+        ensemble: how many of the best members or epochs, fewer where there are fewer. None for all members of a
+            saved model and for the best epoch of a run.
+
+    Raises:
+        ModelError: there is none of that name, or its files are damaged.
+        WorkdirError: a run or file cannot be read.
+    """
+    if ensemble is not None and ensemble < 1:
+        raise ModelError(f"ensemble is {ensemble}; it must be 1 or more.")
+    shipped = shipped_models()
+    folder = SHIPPED / name if name in shipped else pathlib.Path(name).expanduser()
+    if exists(folder / "checkpoints"):
+        return from_runs(load_best(folder, ensemble or 1))
+    if not exists(folder / CONFIG):
+        raise ModelError(
+            f"There is no trained model {os.fspath(name)!r}: it is neither one of the models that come with mamlpp_jax "
+            f"({', '.join(shipped) or 'this installation has none'}) nor the folder of a saved model or of a run."
+        )
+    return load_model(folder).first_members(ensemble)

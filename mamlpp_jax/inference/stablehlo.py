@@ -1,0 +1,49 @@
+"""Writing functions as portable StableHLO, which programs with JAX alone can load."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.export
+import numpy as np
+
+from mamlpp_jax.errors import ModelError
+from mamlpp_jax.types import Array
+from mamlpp_jax.utils.files import write_atomically
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+
+
+def write_stablehlo(
+    path: pathlib.Path,
+    function: Callable[..., Array],
+    inputs: Sequence[tuple[int | str, tuple[int, ...]]],
+) -> None:
+    """Writes a function of uint8 arrays, with everything it closes over.
+
+    Args:
+        path: file to write.
+        function: pure.
+        inputs: of each argument the first axis, a number or a name for any number, and the other axes.
+
+    Raises:
+        ModelError: `flatbuffers` is not installed.
+        WorkdirError: the file cannot be written.
+    """
+    shapes = [jax.ShapeDtypeStruct((_axis(first), *rest), np.uint8) for first, rest in inputs]
+    exported = jax.export.export(jax.jit(function), platforms=PLATFORMS)(*shapes)
+    try:
+        content = bytes(exported.serialize())
+    except ImportError as error:
+        raise ModelError(
+            f"{path} cannot be written without the package flatbuffers ({error}); install it with "
+            "`pip install flatbuffers` or `pip install 'mamlpp_jax[export]'`."
+        ) from error
+    write_atomically(path, content)
+
+
+def _axis(size: int | str) -> Any:
+    return jax.export.symbolic_shape(size)[0] if isinstance(size, str) else size

@@ -1,0 +1,174 @@
+"""Images of every kind become the pixels a model was trained on, or are refused by name."""
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+from mamlpp_jax.data.readers.images import decode_grey, decode_rgb, square_ink, square_rgb
+from mamlpp_jax.errors import DataError
+from mamlpp_jax.inference.preprocessing import ImageFormat, load_images
+from tests.helpers.small_models import drawings
+from tests.helpers.small_sources import png
+
+WRITING = ImageFormat(12, 1, polarity="auto")
+PHOTOS = ImageFormat(12, 3)
+DRAWING = drawings(1)[0]
+PHOTO = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
+
+
+def expected_ink(image=DRAWING):
+    return square_ink(Image.fromarray(image), 12)[..., None]
+
+
+def save(path, array, **options):
+    Image.fromarray(array).save(path, **options)
+    return path
+
+
+def test_writing_is_prepared_as_the_omniglot_reader_does():
+    encoded = png(DRAWING > 127)  # 1 bit, as Omniglot's
+    grey = decode_grey(encoded, "drawing")
+    np.testing.assert_array_equal(load_images(grey, WRITING)[0], square_ink(grey, 12)[..., None])
+
+
+def test_photographs_are_prepared_as_the_image_folder_reader_does(tmp_path):
+    path = save(tmp_path / "a.jpg", PHOTO)
+    trained = square_rgb(decode_rgb(path.read_bytes(), "photo"), 12)
+    np.testing.assert_array_equal(load_images(str(path), PHOTOS), trained[None])
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        DRAWING,
+        DRAWING[..., None],
+        np.stack([DRAWING] * 3, axis=-1),
+        np.stack([DRAWING] * 4, axis=-1) | np.array([0, 0, 0, 255], np.uint8),
+        DRAWING / 255.0,
+        (DRAWING / 255.0).astype(np.float16),
+        DRAWING > 0,
+        DRAWING.astype(np.int64),
+        DRAWING.tolist(),
+        Image.fromarray(DRAWING),
+        Image.fromarray(DRAWING).convert("RGB"),
+        Image.fromarray(DRAWING).convert("P"),
+        Image.fromarray(DRAWING).convert("1"),
+        Image.fromarray(DRAWING).convert("LA"),
+        Image.fromarray(DRAWING.astype(np.uint16) * 257),
+    ],
+    ids=lambda image: getattr(image, "mode", None),
+)
+def test_every_form_of_a_drawing_gives_the_same_pixels(image):
+    np.testing.assert_array_equal(load_images([image], WRITING), expected_ink()[None])
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "P", "1"])
+def test_files_of_every_mode_with_unicode_names(tmp_path, mode):
+    path = tmp_path / "字 é.png"
+    Image.fromarray(DRAWING).convert(mode).save(path)
+    np.testing.assert_array_equal(load_images(path, WRITING), expected_ink()[None])
+
+
+def test_one_image_or_several():
+    for several in (drawings(3), drawings(3)[..., None], list(drawings(3)), iter(drawings(3))):
+        assert load_images(several, WRITING).shape == (3, 12, 12, 1)
+    assert load_images([PHOTO, DRAWING, PHOTO[:, :, 0]], PHOTOS).shape == (3, 12, 12, 3)
+    assert load_images(PHOTO, ImageFormat(12, 1)).shape == (1, 12, 12, 1)
+
+
+def test_several_paths_in_a_numpy_array(tmp_path):
+    paths = [str(save(tmp_path / f"{n}.png", image)) for n, image in enumerate(drawings(2))]
+    found = load_images(np.array(paths), WRITING)
+    np.testing.assert_array_equal(found, load_images(drawings(2), WRITING))
+
+
+def test_polarity_is_decided_for_each_image_by_its_border():
+    inverted = 255 - DRAWING
+    np.testing.assert_array_equal(load_images([DRAWING, inverted], WRITING), [expected_ink()] * 2)
+    grey_paper = (DRAWING // 2 + 60).astype(np.uint8)  # ink 60 on 187
+    dark_paper = (255 - grey_paper).astype(np.uint8)
+    both = load_images([grey_paper, dark_paper], WRITING)
+    np.testing.assert_array_equal(both[0], both[1])
+    np.testing.assert_array_equal(both[0], expected_ink(grey_paper))
+
+
+def test_polarity_can_be_chosen():
+    crossing = DRAWING.copy()
+    crossing[:2] = crossing[-2:] = crossing[:, :2] = crossing[:, -2:] = 0  # a black frame
+    dark, light = (
+        load_images(crossing, WRITING._replace(polarity=polarity))[0]
+        for polarity in ("dark_on_light", "light_on_dark")
+    )
+    np.testing.assert_array_equal(dark, expected_ink(crossing))
+    inverted = np.asarray(ImageOps.invert(Image.fromarray(crossing)))
+    np.testing.assert_array_equal(light, expected_ink(inverted))
+
+
+def test_transparent_parts_are_white(tmp_path):
+    alpha = np.where(DRAWING == 0, 255, 0).astype(np.uint8)
+    image = np.stack([np.zeros_like(alpha)] * 3 + [alpha], axis=-1)
+    path = save(tmp_path / "alpha.png", image)
+    np.testing.assert_array_equal(load_images([path, image], WRITING), [expected_ink()] * 2)
+
+
+def text_file(folder):
+    (folder / "notes.png").write_text("no image")
+    return folder / "notes.png"
+
+
+def empty_file(folder):
+    (folder / "empty.png").touch()
+    return folder / "empty.png"
+
+
+def truncated_file(folder):
+    path = save(folder / "cut.png", PHOTO)
+    path.write_bytes(path.read_bytes()[:-500])
+    return path
+
+
+def truncated_pillow(folder):
+    return Image.open(truncated_file(folder))
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (text_file, r"notes\.png"),
+        (empty_file, r"empty\.png: it is empty"),
+        (truncated_file, r"cut\.png"),
+        (truncated_pillow, r"images\[1\]"),
+        (lambda folder: folder / "absent.png", r"absent\.png"),
+        (lambda folder: folder, "cannot be read"),
+        (lambda _: np.zeros((4, 4, 2), np.uint8), r"images\[1\] .* shape \(4, 4, 2\)"),
+        (lambda _: np.zeros((4, 4, 5), np.uint8), r"images\[1\] .* 1, 3 or 4 channels"),
+        (lambda _: np.zeros((0, 4), np.uint8), r"images\[1\] .* shape \(0, 4\)"),
+        (lambda _: np.full((4, 4), 256), r"images\[1\] .*0\.\.255"),
+        (lambda _: np.full((4, 4), -1), r"images\[1\] .*0\.\.255"),
+        (lambda _: np.full((4, 4), 2.0), r"images\[1\] .*0\.\.1"),
+        (lambda _: np.full((4, 4), np.nan), r"images\[1\] .*0\.\.1"),
+        (lambda _: np.full((4, 4), 1j), r"images\[1\] .*complex"),
+        (lambda _: [[1, 2], [3]], r"images\[1\]"),
+        (lambda _: None, r"images\[1\] is a NoneType"),
+        (lambda _: b"bytes", r"images\[1\] is a bytes"),
+        (lambda _: Image.new("F", (4, 4)), r"images\[1\].*floating-point"),
+    ],
+)
+def test_an_image_that_cannot_be_read_is_named(tmp_path, make, said):
+    with pytest.raises(DataError, match=said):
+        load_images([DRAWING, make(tmp_path)], WRITING)
+
+
+@pytest.mark.parametrize(
+    ("images", "said"),
+    [
+        ([], "no images"),
+        (np.zeros((0, 5, 5), np.uint8), "no images"),
+        (np.zeros(4, np.uint8), r"shape \(4,\)"),
+        (3, "of type int"),
+        (b"bytes", "of type bytes"),
+    ],
+)
+def test_what_is_no_image_is_refused(images, said):
+    with pytest.raises(DataError, match=said):
+        load_images(images, WRITING)

@@ -1,0 +1,289 @@
+"""Saved models: read as they were written, and refused by name when they are anything else."""
+
+import hashlib
+import json
+import pickle
+import re
+
+import jax
+import numpy as np
+import pytest
+import safetensors.numpy
+from hypothesis import strategies as st
+
+from mamlpp_jax import FewShotClassifier
+from mamlpp_jax.errors import MamlppError, ModelError
+from mamlpp_jax.inference.saved_model import load_model, save_model
+from tests.helpers.fuzzing import cases, damaged, fuzz, sandbox
+from tests.helpers.refusals import refused
+from tests.helpers.small_models import colour_config, drawings, small_model, small_workdir
+from tests.helpers.small_runs import small_config
+
+__all__ = ["sandbox"]  # a fixture
+
+
+@pytest.fixture
+def folder(tmp_path):
+    save_model(tmp_path / "saved", small_model(members=2))
+    return tmp_path / "saved"
+
+
+def edit(folder, change):
+    """Changes the content of config.json."""
+    path = folder / "config.json"
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+def replace_weights(folder, arrays):
+    """Writes other arrays with their checksum."""
+    content = safetensors.numpy.save(arrays)
+    (folder / "model.safetensors").write_bytes(content)
+    edit(folder, lambda c: c.update(sha256=hashlib.sha256(content).hexdigest()))
+
+
+def same(a, b):
+    assert a.image_format == b.image_format
+    assert dict(a.fields) == dict(b.fields)
+    assert (a.steps, a.statistics, a.inner_steps) == (b.steps, b.statistics, b.inner_steps)
+    for one, other in zip((a.meta, a.batch_stats), (b.meta, b.batch_stats), strict=True):
+        jax.tree.map(np.testing.assert_array_equal, one, other)
+        assert jax.tree.structure(one) == jax.tree.structure(other)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: small_model(members=2),
+        lambda: small_model(small_config("maml")),
+        lambda: small_model(colour_config(), channels=3),
+        lambda: small_model(small_config(**{"model.max_pool": False})),
+    ],
+)
+def test_a_model_is_read_as_it_was_written(tmp_path, make):
+    save_model(tmp_path, make())
+    same(load_model(tmp_path), make())
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["README.md", "config.json", "model.safetensors"]
+
+
+def test_predictions_and_settings_survive_saving(tmp_path):
+    images, labels = drawings(5), list("abcab")
+    clf = FewShotClassifier(small_model(), inner_steps=3, polarity="dark_on_light")
+    expected = clf.fit(images, labels).predict_proba(images)
+    clf.save_pretrained(tmp_path / "new" / "folder")
+    again = FewShotClassifier.from_pretrained(tmp_path / "new" / "folder")
+    assert (again.model.inner_steps, again.model.image_format.polarity) == (3, "dark_on_light")
+    np.testing.assert_array_equal(again.fit(images, labels).predict_proba(images), expected)
+
+
+def test_config_says_what_preprocessing_needs(folder):
+    content = json.loads((folder / "config.json").read_text())
+    assert content["format_version"] == 1
+    assert content["image"] == {
+        "size": 16,
+        "channels": 1,
+        "mean": [0.0],
+        "std": [1.0],
+        "polarity": "auto",
+    }
+    assert content["trained"]["task.way"] == 3
+
+
+def test_tensors_have_plain_names(folder):
+    arrays = safetensors.numpy.load_file(folder / "model.safetensors")
+    assert {"params/conv0/kernel", "norm/norm0/scale", "inner/linear/bias"} <= arrays.keys()
+    assert "batch_stats/norm0/mean" in arrays
+    assert {len(array) for array in arrays.values()} == {2}
+
+
+def test_the_card_has_front_matter_and_is_kept(folder, tmp_path):
+    card = (folder / "README.md").read_text()
+    assert re.match(r"---\n(.+\n)+---\n\n# glyphs, 3-way 1-shot\n", card)
+    assert "pipeline_tag: image-classification" in card
+    (folder / "README.md").write_text("my own words")
+    save_model(tmp_path / "copy", load_model(folder))
+    assert (tmp_path / "copy" / "README.md").read_text() == "my own words"
+    (folder / "README.md").unlink()
+    assert load_model(folder).card == ""
+
+
+def test_nothing_is_compiled_to_read_a_model(folder):
+    with refused(folder.parent, "damaged"):
+        load_model(folder)
+        raise ModelError("damaged")
+
+
+def test_a_saved_model_is_replaced(folder):
+    save_model(folder, small_model())
+    same(load_model(folder), small_model())
+
+
+def test_a_runs_folder_is_not_overwritten(tmp_path):
+    workdir = small_workdir(tmp_path / "run")
+    with refused(tmp_path, r"run/config\.json is not a saved model's"):
+        save_model(workdir, small_model())
+
+
+def delete(name):
+    return lambda folder: (folder / name).unlink()
+
+
+def flip_a_bit(folder):
+    path = folder / "model.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-100] ^= 1
+    path.write_bytes(content)
+
+
+def cut_off(folder):
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-7])
+
+
+def with_arrays(change):
+    def apply(folder):
+        arrays = safetensors.numpy.load_file(folder / "model.safetensors")
+        replace_weights(folder, change(arrays))
+
+    return apply
+
+
+def unreadable(content):
+    def apply(folder):
+        (folder / "model.safetensors").write_bytes(content)
+        edit(folder, lambda c: c.update(sha256=hashlib.sha256(content).hexdigest()))
+
+    return apply
+
+
+def set_entry(**entries):
+    return lambda folder: edit(folder, lambda content: content.update(entries))
+
+
+def set_image(**entries):
+    return lambda folder: edit(folder, lambda content: content["image"].update(entries))
+
+
+def set_trained(name, value):
+    return lambda folder: edit(folder, lambda content: content["trained"].update({name: value}))
+
+
+KERNEL = "params/conv0/kernel"
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (delete("config.json"), r"config\.json"),
+        (delete("model.safetensors"), r"model\.safetensors"),
+        (flip_a_bit, r"model\.safetensors is damaged"),
+        (cut_off, r"model\.safetensors is damaged"),
+        (unreadable(b""), r"model\.safetensors is not readable"),
+        (unreadable(pickle.dumps({"a": 1})), r"model\.safetensors is not readable"),
+        (unreadable(b"\xff" * 64), r"model\.safetensors is not readable"),
+        (with_arrays(lambda a: {**a, "more": a[KERNEL]}), "has, unlike .* 'more'"),
+        (with_arrays(lambda a: {k: a[k] for k in a if k != KERNEL}), f"not have .*{KERNEL}"),
+        (with_arrays(lambda a: {**a, KERNEL: a[KERNEL][:, :2]}), rf"{KERNEL}' as .* \(2, 2, 3"),
+        (with_arrays(lambda a: {**a, KERNEL: a[KERNEL].astype("f2")}), rf"{KERNEL}' as float16"),
+        (with_arrays(lambda a: {k: a[k][:1] for k in a}), r"\(1, .* \(2, "),
+        (lambda f: (f / "config.json").write_text("{"), r"config\.json is not readable"),
+        (lambda f: (f / "config.json").write_text("[]"), r"config\.json is not a saved model's"),
+        (set_entry(format="other"), r"config\.json is not a saved model's"),
+        (set_entry(format_version=2), "version 2; .* reads version 1"),
+        (set_entry(format_version=None), "version None"),
+        (set_entry(statistics="mean"), '"statistics" must be'),
+        (set_entry(inner_steps=0), "inner_steps is 0"),
+        (set_entry(steps=[]), '"steps" must be'),
+        (set_entry(steps=[1]), r"model\.safetensors has the array"),
+        (set_entry(image=None), r"config\.json is damaged"),
+        (set_image(size=0), "image_size is 0"),
+        (set_image(size=32), "has the array"),
+        (set_image(channels=2), '"channels" must be'),
+        (set_image(channels=3, polarity=None), "has the array"),
+        (set_image(channels=3), '"polarity" must be'),
+        (set_image(polarity="odd"), '"polarity" must be'),
+        (set_image(mean=[0.0, 0.0]), '"mean" and "std" must have'),
+        (set_image(std=[0.0]), '"std" positive'),
+        (set_image(mean=[float("nan")]), "must be finite"),
+        (set_image(mean="ab"), r"config\.json is damaged"),
+        (set_trained("model.filters", 5), "has the array"),
+        (set_trained("model.filters", 2**31 - 1), "array|no network"),
+        (set_trained("model.name", "vgg"), "model.name is 'vgg'"),
+        (set_trained("task.way", "many"), "task.way is 'many'"),
+        (lambda f: edit(f, lambda c: c["trained"].pop("task.way")), "'task.way' is missing"),
+        (lambda f: edit(f, lambda c: c.pop("sha256")), "its SHA-256 differs"),
+    ],
+)
+def test_a_damaged_newer_or_foreign_file_is_refused_by_name(folder, damage, said):
+    damage(folder)
+    with refused(folder, said):
+        load_model(folder)
+
+
+# ---- whatever the files hold ----
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=6),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.text(max_size=4) | st.sampled_from(["size", "mean"]), inner, max_size=3
+        )
+    ),
+    max_leaves=4,
+)
+
+
+def reads(sandbox, folder):
+    with sandbox.reads():
+        model = load_model(folder)
+        assert model.way >= 2
+
+
+@cases()
+def test_whatever_the_configuration_holds(count, sandbox):
+    folder = sandbox.inside
+    save_model(folder, small_model())
+    whole = (folder / "config.json").read_text()
+    content = json.loads(whole)
+    paths = [(key,) for key in content]
+    paths += [(key, inner) for key in ("image", "trained") for inner in content[key]]
+
+    def changed(path, value):
+        changed = json.loads(whole)
+        inner = changed
+        for key in path[:-1]:
+            inner = inner[key]
+        inner[path[-1]] = value
+        return json.dumps(changed).encode()
+
+    entries = st.builds(changed, st.sampled_from(paths), VALUES)
+
+    def check(config):
+        (folder / "config.json").write_bytes(config)
+        reads(sandbox, folder)
+
+    fuzz(sandbox, count, entries | damaged([whole.encode()], most=2), check)
+
+
+@cases()
+def test_whatever_the_weights_hold(count, sandbox):
+    """Their checksum is right, so that the reader of the format sees them."""
+    folder = sandbox.inside
+    save_model(folder, small_model())
+    whole = (folder / "model.safetensors").read_bytes()
+    config = json.loads((folder / "config.json").read_text())
+
+    def check(weights):
+        (folder / "model.safetensors").write_bytes(weights)
+        config["sha256"] = hashlib.sha256(weights).hexdigest()
+        (folder / "config.json").write_text(json.dumps(config))
+        reads(sandbox, folder)
+
+    fuzz(sandbox, count, damaged([whole], most=2), check)
+
+
+def test_every_error_is_one_of_ours():
+    assert issubclass(ModelError, MamlppError)
