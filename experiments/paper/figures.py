@@ -50,7 +50,7 @@ def figure_1(comparison: Comparison) -> Figure:
     figure = new_figure(7.0, 4.5)
     axes = figure.subplots()
     _accuracy_curves(axes, comparison, comparison.methods, "step")
-    _finish(axes, comparison, "outer step", "validation accuracy (%)")
+    _finish(axes, comparison, comparison.methods, "outer step", "validation accuracy (%)")
     return figure
 
 
@@ -67,7 +67,13 @@ def stability_figure(compared: Sequence[Comparison]) -> Figure:
                     axes.plot(steps[-1], norms[-1], "x", color=_COLORS[method], markersize=9)
         if axes.lines:
             axes.set_yscale("log")
-        _finish(axes, comparison, "outer step", "meta-gradient norm, mean of an epoch")
+        _finish(
+            axes,
+            comparison,
+            comparison.methods,
+            "outer step",
+            "meta-gradient norm, mean of an epoch",
+        )
     return figure
 
 
@@ -79,7 +85,7 @@ def cost_figure(compared: Sequence[Comparison]) -> Figure:
     for row, (unit, text) in zip(rows, texts, strict=True):
         for axes, comparison in zip(row, compared, strict=True):
             _accuracy_curves(axes, comparison, ["maml", "maml++"], unit)
-            _finish(axes, comparison, text, "validation accuracy (%)")
+            _finish(axes, comparison, ["maml", "maml++"], text, "validation accuracy (%)")
     return figure
 
 
@@ -125,13 +131,17 @@ def _labelled(
     return found
 
 
-def _finish(axes: Axes, comparison: Comparison, x: str, y: str) -> None:
+def _finish(axes: Axes, comparison: Comparison, methods: Sequence[str], x: str, y: str) -> None:
+    """Names the axes, and the methods without a run."""
     axes.set_title(f"{comparison.title} ({comparison.protocol})", fontsize=10)
     axes.set_xlabel(x)
     axes.set_ylabel(y)
     axes.grid(alpha=0.3)
     if axes.lines:
-        axes.legend(fontsize=7)
+        for method in methods:
+            if not comparison.kept[method]:
+                axes.plot([], [], color=_COLORS[method], label=f"{method}: {cells.NO_RUN}")
+        axes.legend(fontsize=8)
     else:
         axes.text(0.5, 0.5, cells.NO_RUN, transform=axes.transAxes, ha="center", size=14)
 
