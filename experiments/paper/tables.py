@@ -1,0 +1,224 @@
+"""The report's tables as Markdown, from what is kept of the runs."""
+
+from __future__ import annotations
+
+import math
+import pathlib
+import statistics
+from collections.abc import Callable, Sequence
+
+from experiments.paper import cells, runs as runs_lib
+from experiments.paper.cells import NO_RUN, Group, Legend
+from experiments.paper.comparisons import Comparison, comparisons
+from experiments.paper.kept_runs import KeptRun, load_all, load_folder
+from experiments.paper.published import published_text
+from experiments.paper.runs import Run
+
+PROTOCOLS = ("paper", "released", "short")
+_ACCURACY_NOTE = (
+    "Test accuracy in percent: mean ± sample standard deviation over seeds (none for one seed) [± half the 95 % "
+    "interval over test tasks, mean over seeds]. `batch` and `support`: what normalises in the test, training uses "
+    "`batch`; ensemble: of the best epochs, best: the single best one."
+)
+_REACHED = (80, 90, 95, 97, 98, 99)  # percent
+
+
+def all_tables(results: pathlib.Path) -> dict[str, str]:
+    """Every table of the report by the name that its markers have.
+
+    Args:
+        results: the folder with a folder per run.
+
+    Raises:
+        WorkdirError: a file of a run cannot be read or is not what `keep` writes.
+    """
+    return {
+        "table1": accuracy_table(results, runs_lib.table_1, "shot", "method"),
+        "table2": accuracy_table(results, runs_lib.table_2, "shot", "method", "steps"),
+        "table3": time_table(results),
+        "table4": accuracy_table(results, runs_lib.table_4, "shot", "method"),
+        "stability": stability_table(comparisons(results)),
+        "cost": cost_table(comparisons(results)),
+        "other": other_table(results),
+    }
+
+
+def accuracy_table(results: pathlib.Path, planned: Callable[[str], list[Run]], *labels: str) -> str:
+    """Tables 1, 2 and 4: a row per cell of the paper's table, protocol and length.
+
+    Args:
+        results: as above.
+        planned: the runs of the table by protocol.
+        *labels: attributes of `Run` that are the first columns.
+    """
+    legend, rows = Legend(), []
+    for cell in _cells(planned("paper")):
+        names = {_column(label): str(getattr(cell, label)) for label in labels}
+        known = published_text(cell.data, cell.way, cell.shot, cell.method, cell.steps)
+        names["published"] = known
+        found = [
+            {**names, "protocol": protocol, **row}
+            for protocol, group in _groups(results, planned, cell)
+            for row in cells.accuracy_cells(group, legend)
+        ]
+        empty = cells.empty_cells(len(runs_lib.SEEDS))
+        rows += found or [{**names, "protocol": "", **empty}]
+    return cells.table(rows, legend, _ACCURACY_NOTE)
+
+
+def time_table(results: pathlib.Path) -> str:
+    """Table 3: milliseconds per outer step. MAML++ has cheaper and dearer epochs, so the last one is shown too."""
+    legend, rows = Legend(), []
+    for cell in _cells(runs_lib.table_3("paper")):
+        names = {"inner steps": str(cell.steps), "method": cell.method, "published": "unknown"}
+        found = [
+            {
+                **names,
+                "protocol": protocol,
+                "outer steps": group.length,
+                "seeds": group.seeds,
+                "ms per step, mean": _milliseconds(group, statistics.fmean),
+                "ms per step, last epoch": _milliseconds(group, lambda values: values[-1]),
+                "made": legend.signs(group.with_results),
+            }
+            for protocol, group in _groups(results, runs_lib.table_3, cell)
+        ]
+        empty = dict.fromkeys(("ms per step, mean", "ms per step, last epoch"), NO_RUN)
+        none = {"protocol": "", "outer steps": NO_RUN, "seeds": "0 of 1", **empty, "made": ""}
+        rows += found or [{**names, **none}]
+    note = (
+        "The median over an epoch's dispatches leaves compilation out; the mean is over epochs, ± over seeds. Compare "
+        "rows of the same machine only."
+    )
+    return cells.table(rows, legend, note)
+
+
+def _milliseconds(group: Group, reduce: Callable[[list[float]], float]) -> str:
+    values = [run.series("ms_per_step")[1] for run in group.with_results]
+    if not any(values):
+        return "not measured" if values else "diverged"
+    return cells.mean_and_spread([reduce(times) for times in values if times], "{:.0f}".format)
+
+
+def _cells(planned: Sequence[Run]) -> list[Run]:
+    """A run per cell of a table: those of the first seed."""
+    first = planned[0].seed
+    return [run for run in planned if run.seed == first]
+
+
+def _groups(
+    results: pathlib.Path, planned: Callable[[str], list[Run]], cell: Run
+) -> list[tuple[str, Group]]:
+    """What has been made for a cell, by protocol."""
+    found = []
+    for protocol in PROTOCOLS:
+        like = cell._replace(protocol=protocol)
+        same = [run for run in planned(protocol) if run._replace(seed=like.seed) == like]
+        kept = load_all(results, same)
+        found += [(protocol, group) for group in cells.groups(kept, len(same))]
+    return found
+
+
+def _column(label: str) -> str:
+    return "inner steps" if label == "steps" else label
+
+
+def stability_table(compared: Sequence[Comparison]) -> str:
+    """Per method the runs that diverged and the size of the meta-gradient."""
+    legend, rows = Legend(), []
+    for comparison in compared:
+        for method in comparison.methods:
+            kept, planned = comparison.kept[method], comparison.planned[method]
+            names = {"task": comparison.title, "method": method, "protocol": comparison.protocol}
+            found = [
+                {
+                    **names,
+                    "outer steps": group.length,
+                    "seeds": group.seeds,
+                    "diverged": f"{sum(map(bool, (r.failure for r in group.runs)))} of {len(group.runs)}",
+                    "gradient norm, median": _norm(group, "grad_norm", statistics.median),
+                    "gradient norm, largest": _norm(group, "grad_norm_max", max),
+                    "made": legend.signs(group.runs),
+                }
+                for group in cells.groups(kept, planned)
+            ]
+            none = {"outer steps": NO_RUN, "seeds": f"0 of {planned}", "diverged": NO_RUN}
+            rows += found or [names | none]
+    note = (
+        "Norm of the meta-gradient: the median is of the means of epochs, the largest of single outer steps, over all "
+        "seeds and up to where a run diverged."
+    )
+    return cells.table(rows, legend, note)
+
+
+def _norm(group: Group, key: str, reduce: Callable[[list[float]], float]) -> str:
+    values = [value for run in group.runs for value in run.series(key)[1]]
+    return f"{reduce(values):.3g}" if values else "not measured"
+
+
+def cost_table(compared: Sequence[Comparison]) -> str:
+    """Outer steps and seconds of training until validation first reaches an accuracy, MAML against MAML++."""
+    legend, rows = Legend(), []
+    for comparison in compared:
+        for method in ("maml", "maml++"):
+            names = {"task": comparison.title, "method": method, "protocol": comparison.protocol}
+            found = [
+                _cost_row(group, percent, legend) | {"percent": str(percent)}
+                for group in cells.groups(comparison.kept[method], comparison.planned[method])
+                for percent in _REACHED
+            ]
+            rows += [
+                {**names, "validation accuracy": f"{row.pop('percent')} %", **row} for row in found
+            ] or [{**names, "validation accuracy": NO_RUN, "steps": NO_RUN, "seconds": NO_RUN}]
+    note = (
+        "Outer steps and seconds of training, with compilation and without validation, until validation (`batch`, "
+        "after each epoch) first reaches the accuracy: mean ± sample standard deviation over the seeds that reach it. "
+        "Compare seconds of the same machine only."
+    )
+    return cells.table(rows, legend, note)
+
+
+def _cost_row(group: Group, percent: int, legend: Legend) -> dict[str, str]:
+    found = [cost for run in group.runs if (cost := cost_to_reach(run, percent / 100))]
+    steps = seconds = "not reached"
+    if found:
+        steps = cells.mean_and_spread([step for step, _ in found], "{:,.0f}".format)
+        seconds = cells.mean_and_spread([second for _, second in found], "{:,.0f}".format)
+    return {
+        "steps": steps,
+        "seconds": seconds,
+        "reached by": f"{len(found)} of {len(group.runs)} runs",
+        "outer steps": group.length,
+        "seeds": group.seeds,
+        "made": legend.signs(group.runs),
+    }
+
+
+def cost_to_reach(run: KeptRun, accuracy: float) -> tuple[int, float] | None:
+    """Outer steps and seconds of training until validation first reaches an accuracy; None if it never does."""
+    seconds = 0.0
+    for record in run.epochs:
+        seconds += record.get("seconds", math.nan)
+        if record.get("val_accuracy", 0.0) >= accuracy:
+            return record["step"], seconds
+    return None
+
+
+def other_table(results: pathlib.Path) -> str:
+    """Kept runs that no list of `experiments.paper.runs` has, such as variants."""
+    listed = {
+        run.name
+        for planned in runs_lib.LISTS.values()
+        for protocol in PROTOCOLS
+        for run in planned(protocol)
+    }
+    folders = sorted(path for path in results.glob("*") if path.is_dir())
+    kept = [load_folder(path) for path in folders if path.name not in listed]
+    legend = Legend()
+    rows = [
+        {"run": run.name, "protocol": str(run.config["protocol"]), **row}
+        for run in kept
+        if run is not None
+        for row in cells.accuracy_cells(Group([run], 1), legend)
+    ]
+    return cells.table(rows, legend, _ACCURACY_NOTE) if rows else "No other runs."

@@ -1,0 +1,207 @@
+"""The report says what there is of each run, and nothing else."""
+
+import json
+import pathlib
+
+import pytest
+
+from experiments.paper import runs as runs_lib
+from experiments.paper.kept_runs import load_kept, planned_config
+from experiments.paper.report import fill, write_report
+from experiments.paper.runs import Run
+from experiments.paper.tables import all_tables, cost_to_reach
+from mamlpp_jax.errors import WorkdirError
+from mamlpp_jax.utils.files import write_json
+
+ROOT = pathlib.Path(__file__).parents[2]
+HARDWARE = {"platform": "cpu", "device": "cpu", "processor": "Abacus", "devices": 2, "jax": "0.10"}
+MAML = Run("omniglot", 5, 1, "maml", "short")
+
+
+def write_run(results, run, accuracy=0.9, failure="", tasks=600, commit="abc123", **fields):
+    """What `keep` leaves of a run of a few epochs."""
+    folder = results / run.name
+    folder.mkdir()
+    config = planned_config(run)
+    config.update_from_flattened_dict(fields)
+    epochs, length = config.train.epochs, config.train.steps_per_epoch
+    write_json(folder / "config.json", config.to_dict())
+    records = [
+        {
+            "epoch": epoch,
+            "step": (epoch + 1) * length,
+            "grad_norm": 2.0,
+            "grad_norm_max": 3.0 + epoch,
+            "val_accuracy": accuracy - 0.1 + 0.1 * (epoch > 0),
+            "ms_per_step": 100.0,
+            "seconds": 50.0,
+        }
+        for epoch in range(2 if failure else epochs)
+    ]
+    (folder / "epochs.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
+    if failure:
+        (folder / "failure.txt").write_text(failure)
+        return folder
+    conditions = {"train_statistics": "batch", "way": run.way, "shot": run.shot, "query": 1}
+    tests = [
+        {
+            "model": model,
+            "eval_statistics": mode,
+            **conditions,
+            "inner_steps": run.steps,
+            "tasks": tasks,
+            "accuracy": accuracy - 0.01 * (model == "best") - 0.02 * (mode == "support"),
+            "ci95": 0.005,
+            "loss": 0.1,
+            "accuracy_per_step": [0.2],
+        }
+        for mode in ("batch", "support")
+        for model in ("ensemble", "best")
+    ]
+    about = {"method": run.method, "protocol": run.protocol, "seed": run.seed}
+    about |= {"steps": epochs * length, "finished": True, "commit": commit, "hardware": HARDWARE}
+    write_json(folder / "results.json", {**about, "config": config.to_dict(), "test": tests})
+    return folder
+
+
+def rows(table):
+    """The rows of a Markdown table as dicts of stripped cells."""
+    lines = [line for line in table.splitlines() if line.startswith("|")]
+    split = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    return [dict(zip(split[0], row, strict=True)) for row in split[2:]]
+
+
+def found(tables, name, **wanted):
+    cells = {key: str(value) for key, value in wanted.items()}
+    return [row for row in rows(tables[name]) if cells.items() <= row.items()]
+
+
+def test_without_runs_every_row_says_so(tmp_path):
+    tables = all_tables(tmp_path)
+    for name in ("table1", "table2", "table3", "table4", "stability", "cost"):
+        assert rows(tables[name])
+        for row in rows(tables[name]):
+            assert "no run" in row.values()
+            assert not any("±" in cell for key, cell in row.items() if key != "published")
+    assert len(rows(tables["table1"])) == 14
+    assert tables["other"] == "No other runs."
+
+
+def test_a_cell_has_mean_spread_interval_and_provenance(tmp_path):
+    for seed, accuracy in enumerate((0.90, 0.92)):
+        write_run(tmp_path, MAML._replace(seed=seed), accuracy, commit=f"commit{seed}")
+    tables = all_tables(tmp_path)
+    (row,) = found(tables, "table4", shot=1, method="maml")
+    assert row["batch, ensemble"] == "91.00 ± 1.41 [± 0.50]"
+    assert row["support, best"] == "88.00 ± 1.41 [± 0.50]"
+    assert row["protocol"] == "short"
+    assert row["outer steps"] == "5,000; shortened from 75,000"
+    assert row["seeds"] == "2 of 3 (seed 0, 1)"
+    assert (row["test tasks"], row["made"]) == ("600", "a, b")
+    assert "- b: Abacus, 2 devices, JAX 0.10, commit commit1" in tables["table4"]
+    (other,) = found(tables, "table4", shot=1, method="maml++")
+    assert other["batch, ensemble"] == "no run"
+
+
+def test_runs_of_other_lengths_protocols_and_tests_are_not_averaged(tmp_path):
+    write_run(tmp_path, MAML, 0.9)
+    write_run(tmp_path, MAML._replace(seed=1), 0.8, **{"train.epochs": 3})
+    write_run(tmp_path, MAML._replace(seed=2), 0.7, tasks=6000)
+    write_run(tmp_path, MAML._replace(protocol="released"), 0.99)
+    seen = found(all_tables(tmp_path), "table4", shot=1, method="maml")
+    cells = [(row["outer steps"], row["test tasks"], row["batch, ensemble"]) for row in seen]
+    assert cells == [
+        ("50,000", "600", "99.00 [± 0.50]"),
+        ("5,000; shortened from 75,000", "600", "90.00 [± 0.50] (1 of 2 tested)"),
+        ("5,000; shortened from 75,000", "6,000", "70.00 [± 0.50] (1 of 2 tested)"),
+        (
+            "1,500; shortened from 75,000; changed: train.epochs=3",
+            "600",
+            "80.00 [± 0.50]",
+        ),
+    ]
+
+
+def test_diverged_runs_are_counted_and_not_averaged(tmp_path):
+    write_run(tmp_path, MAML, 0.9)
+    failure = "loss is nan at outer step 1234 (epoch 2)"
+    write_run(tmp_path, MAML._replace(seed=1), failure=failure)
+    write_run(tmp_path, MAML._replace(method="maml++"), failure=failure)
+    tables = all_tables(tmp_path)
+    (row,) = found(tables, "table4", shot=1, method="maml")
+    assert row["batch, ensemble"] == "90.00 [± 0.50]"
+    assert row["seeds"] == "1 of 3 (seed 0); diverged: seed 1"
+    (row,) = found(tables, "table4", shot=1, method="maml++")
+    assert row["outer steps"].startswith("diverged at 1,234; ")
+    assert row["batch, ensemble"] == "diverged"
+    wanted = {"task": "Omniglot 5-way 1-shot", "method": "maml", "protocol": "short"}
+    (row,) = found(tables, "stability", **wanted)
+    assert row["diverged"] == "1 of 2"
+    assert (row["gradient norm, median"], row["gradient norm, largest"]) == ("2", "12")
+
+
+def test_the_cost_of_an_accuracy(tmp_path):
+    write_run(tmp_path, MAML, 0.9)
+    kept = load_kept(tmp_path, MAML)
+    assert cost_to_reach(kept, 0.8) == (500, 50.0)
+    assert cost_to_reach(kept, 0.9) == (1000, 100.0)
+    assert cost_to_reach(kept, 0.91) is None
+    wanted = {"task": "Omniglot 5-way 1-shot", "method": "maml"}
+    tables = all_tables(tmp_path)
+    (row,) = found(tables, "cost", **wanted, **{"validation accuracy": "90 %"})
+    assert (row["steps"], row["seconds"], row["reached by"]) == ("1,000", "100", "1 of 1 runs")
+    (row,) = found(tables, "cost", **wanted, **{"validation accuracy": "95 %"})
+    assert (row["steps"], row["reached by"]) == ("not reached", "0 of 1 runs")
+
+
+def test_unlisted_runs_are_shown_and_misplaced_ones_refused(tmp_path):
+    variant = MAML._replace(variant="ema")
+    folder = write_run(tmp_path, variant, 0.95)
+    (row,) = rows(all_tables(tmp_path)["other"])
+    assert (row["run"], row["batch, ensemble"]) == (variant.name, "95.00 [± 0.50]")
+    folder.rename(tmp_path / MAML._replace(method="maml++").name)
+    with pytest.raises(WorkdirError, match=r"another run .* method='maml'"):
+        all_tables(tmp_path)
+
+
+def test_equal_results_give_equal_bytes_and_stay_as_they_are(tmp_path):
+    results = tmp_path / "results"
+    results.mkdir()
+    for run in runs_lib.figure_1()[:3:2]:
+        write_run(results, run)
+    before = {path: path.read_bytes() for path in results.rglob("*") if path.is_file()}
+    pages = [write_report(results, tmp_path / name) for name in ("one", "two")]
+    assert pages[0] == pages[1]
+    names = {path.name for path in (tmp_path / "one").iterdir()}
+    figures = {
+        f"{name}.{kind}" for name in ("figure1", "stability", "cost") for kind in ("png", "svg")
+    }
+    assert names == figures | {"report.md"}
+    for name in names:
+        content = (tmp_path / "one" / name).read_bytes()
+        assert content == (tmp_path / "two" / name).read_bytes()
+        assert b"dc:date" not in content
+    assert before == {path: path.read_bytes() for path in results.rglob("*") if path.is_file()}
+    drawn = (tmp_path / "one" / "figure1.svg").read_text()  # has its texts as comments
+    assert "<!-- maml: 2 of 3 seeds -->" in drawn
+    assert "<!-- maml++: no run -->" in drawn
+
+
+def test_a_page_is_filled_between_its_markers_only():
+    page = "before\n<!-- report:table1 -->\nold\n<!-- /report -->\nafter\n"
+    tables = {"table1": "| new |"}
+    filled = fill(page, tables)
+    assert filled == "before\n<!-- report:table1 -->\n\n| new |\n\n<!-- /report -->\nafter\n"
+    assert fill(filled, tables) == filled
+    assert fill("no markers", tables) == "no markers"
+    with pytest.raises(WorkdirError, match="table9"):
+        fill(page.replace("table1", "table9"), tables)
+    for broken in ("<!-- /report -->", "<!-- report:table1 -->"):
+        with pytest.raises(WorkdirError, match="no partner"):
+            fill(page.replace(broken, ""), tables)
+
+
+def test_the_readmes_tables_are_what_the_report_prints():
+    page = (ROOT / "README.md").read_text(encoding="utf-8")
+    same = fill(page, all_tables(ROOT / "experiments" / "results")) == page
+    assert same, "run: python -m experiments.paper.report --fill=README.md"
