@@ -28,12 +28,6 @@ from mamlpp_jax.cli.flags import fail
 from mamlpp_jax.errors import MamlppError, WorkdirError
 from mamlpp_jax.utils.files import wrap_os_errors, write_atomically
 
-_RESULTS = flags.DEFINE_string(
-    "results", "experiments/results", "Folder of what is kept of the runs."
-)
-_OUTPUT = flags.DEFINE_string("output", "runs/report", "Folder of the page and the figures.")
-_FILL = flags.DEFINE_string("fill", "", "A page in which the tables between markers are replaced.")
-
 # Table or figure by its name, in the order of the page.
 _TITLES = {
     "table1": "Table 1: Omniglot 20-way",
@@ -110,16 +104,22 @@ def fill(text: str, tables: Mapping[str, str]) -> str:
     )
 
 
+def _define_flags() -> None:
+    flags.DEFINE_string("results", "experiments/results", "Folder of what is kept of the runs.")
+    flags.DEFINE_string("output", "runs/report", "Folder of the page and the figures.")
+    flags.DEFINE_string("fill", "", "A page in which the tables between markers are replaced.")
+
+
 def _main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unknown argument {argv[1]!r}.")
     try:
-        results = pathlib.Path(_RESULTS.value)
-        if not _FILL.value:
-            print(write_report(results, pathlib.Path(_OUTPUT.value)), end="")
+        results = pathlib.Path(flags.FLAGS.results)
+        if not flags.FLAGS.fill:
+            print(write_report(results, pathlib.Path(flags.FLAGS.output)), end="")
             return
         check_results(results)
-        page = pathlib.Path(_FILL.value)
+        page = pathlib.Path(flags.FLAGS.fill)
         with wrap_os_errors(page, "read"):
             text = page.read_text(encoding="utf-8")
         write_atomically(page, fill(text, all_tables(results)).encode())
@@ -128,4 +128,5 @@ def _main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    _define_flags()
     app.run(_main)
