@@ -58,7 +58,13 @@ class _ConfigParser(flags.ArgumentParser):
         return self._parser.parse(":".join([str(find_config(path)), *rest]))
 
 
-def parse_flags(argv: list[str], configs: Sequence[flags.FlagHolder]) -> list[str]:
+def parse_flags(
+    argv: list[str],
+    configs: Sequence[flags.FlagHolder] = (),
+    *,
+    of: str = "config",
+    rest: bool = False,
+) -> list[str]:
     """Parses flags; a mistake in them is one paragraph, not a traceback.
 
     `--help` prints the docstring and the flags of the module that defines the flags, and exits with 0.
@@ -66,20 +72,22 @@ def parse_flags(argv: list[str], configs: Sequence[flags.FlagHolder]) -> list[st
     Args:
         argv: the command line.
         configs: the flags that name configuration files.
+        of: a flag of that module.
+        rest: whether there may be arguments that are no flags.
 
     Returns:
-        What is no flag: the program's name.
+        What is no flag, behind the program's name.
     """
     if not _HELP.isdisjoint(argv[1:]):
-        _print_help(configs[0].name)
+        _print_help(of, with_configs=bool(configs))
         sys.exit(0)
     try:
         for holder in configs:
             flags.FLAGS[holder.name].parser = _ConfigParser(flags.FLAGS[holder.name].parser)
         _check_field_names(argv, [holder.name for holder in configs])
-        rest = flags.FLAGS(argv)
-        if len(rest) > 1:
-            raise ConfigError(f"{rest[1]!r} is not a flag; flags start with --.")
+        left = flags.FLAGS(argv)
+        if len(left) > 1 and not rest:
+            raise ConfigError(f"{left[1]!r} is not a flag; flags start with --.")
         for holder in configs:
             if holder.value is not None:
                 holder.value.items()  # A file that cannot be read is only told of on first use.
@@ -94,15 +102,16 @@ def parse_flags(argv: list[str], configs: Sequence[flags.FlagHolder]) -> list[st
         fail(f"--config: unknown configuration field: {_first_text(error)}")
     except (TypeError, ValueError) as error:
         fail(f"a --config field has a value of the wrong type: {error}")
-    return rest
+    return left
 
 
-def _print_help(flag: str) -> None:
+def _print_help(flag: str, with_configs: bool) -> None:
     """Prints the help of the module that defines a flag; absl's own knows the started script only."""
     module = flags.FLAGS.find_module_defining_flag(flag)
     print(sys.modules.get(module, sys.modules["__main__"]).__doc__)
     print(f"flags:\n{flags.FLAGS.module_help(module)}")
-    print(f"\nconfigurations found from any folder: {', '.join(ready_configs())}")
+    if with_configs:
+        print(f"\nconfigurations found from any folder: {', '.join(ready_configs())}")
 
 
 def _check_field_names(argv: list[str], names: Sequence[str]) -> None:
