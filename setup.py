@@ -16,11 +16,12 @@ setup(
     packages=[*find_packages(include=["mamlpp_jax", "mamlpp_jax.*"]), "mamlpp_jax.configs"],
     # The ready configurations; an editable install uses the checkout's folder (cli/flags.py).
     package_dir={"mamlpp_jax.configs": "configs"},
-    package_data={"mamlpp_jax": ["py.typed"]},
+    package_data={"mamlpp_jax": ["py.typed", "pretrained/*", "pretrained/*/*"]},
     entry_points={
         "console_scripts": [
             "mamlpp = mamlpp_jax.main:main",
             "mamlpp-data = mamlpp_jax.cli.data:main",
+            "mamlpp-predict = mamlpp_jax.cli.predict:main",
         ]
     },
     install_requires=[

@@ -67,7 +67,11 @@ class _ConfigParser(flags.ArgumentParser):
 
 
 def parse_flags(
-    argv: list[str], configs: Sequence[flags.FlagHolder], module: str = "__main__"
+    argv: list[str],
+    configs: Sequence[flags.FlagHolder] = (),
+    *,
+    module: str = "__main__",
+    rest: bool = False,
 ) -> list[str]:
     """Parses flags; a mistake in them is one paragraph, not a traceback.
 
@@ -77,20 +81,21 @@ def parse_flags(
         argv: the command line.
         configs: the flags that name configuration files.
         module: the command's module.
+        rest: whether there may be arguments that are no flags.
 
     Returns:
-        What is no flag: the program's name.
+        What is no flag, behind the program's name.
     """
     if not _HELP.isdisjoint(argv[1:]):
-        _print_help(module)
+        _print_help(module, with_configs=bool(configs))
         sys.exit(0)
     try:
         for holder in configs:
             flags.FLAGS[holder.name].parser = _ConfigParser(flags.FLAGS[holder.name].parser)
         _check_field_names(argv, [holder.name for holder in configs])
-        rest = flags.FLAGS(argv)
-        if len(rest) > 1:
-            raise ConfigError(f"{rest[1]!r} is not a flag; flags start with --.")
+        left = flags.FLAGS(argv)
+        if len(left) > 1 and not rest:
+            raise ConfigError(f"{left[1]!r} is not a flag; flags start with --.")
         for holder in configs:
             if holder.value is not None:
                 holder.value.items()  # A file that cannot be read is only told of on first use.
@@ -105,14 +110,16 @@ def parse_flags(
         fail(f"--config: unknown configuration field: {_first_text(error)}")
     except (TypeError, ValueError) as error:
         fail(f"a --config field has a value of the wrong type: {error}")
-    return rest
+    return left
 
 
-def _print_help(module: str) -> None:
+def _print_help(module: str, with_configs: bool) -> None:
     """Prints the help of a command; absl's own knows the started script only."""
+    modules = [__name__, module] if with_configs else [module]
     print(sys.modules[module].__doc__)
-    print(f"flags:\n{flags.FLAGS.module_help(__name__)}\n{flags.FLAGS.module_help(module)}")
-    print(f"\nconfigurations found from any folder: {', '.join(ready_configs())}")
+    print("flags:", *map(flags.FLAGS.module_help, modules), sep="\n")
+    if with_configs:
+        print(f"\nconfigurations found from any folder: {', '.join(ready_configs())}")
 
 
 def _check_field_names(argv: list[str], names: Sequence[str]) -> None:

@@ -12,7 +12,6 @@ SIGINT or --max_minutes) with everything saved: the same command goes on. A seco
 from __future__ import annotations
 
 import json
-import logging as std_logging
 import os
 import sys
 import traceback
@@ -26,8 +25,8 @@ from ml_collections import ConfigDict, config_flags
 
 from mamlpp_jax.artifacts.workdir import Workdir
 from mamlpp_jax.cli import commands
+from mamlpp_jax.cli.compilation import set_up_compilation
 from mamlpp_jax.cli.flags import CONFIG, USAGE_EXIT_CODE, parse_flags
-from mamlpp_jax.data.cache import cache_folder
 from mamlpp_jax.distributed import processes
 from mamlpp_jax.distributed.mesh import cpu_devices
 from mamlpp_jax.errors import MamlppError
@@ -80,11 +79,7 @@ def _fail(message: str) -> NoReturn:
 
 def _set_up_jax(config: ConfigDict, group: processes.Group) -> None:
     """Sets what must be set before JAX is first used, and joins the other processes."""
-    # A machine without a TPU says so at length; which devices are used is logged anyway.
-    std_logging.getLogger("jax._src.xla_bridge").setLevel(std_logging.WARNING)
-    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        compiled = cache_folder(config.data.cache_dir) / "compiled"
-        jax.config.update("jax_compilation_cache_dir", str(compiled))
+    set_up_compilation(config.data.cache_dir)
     # Splits the CPU into devices; means nothing to a GPU.
     cores = (
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

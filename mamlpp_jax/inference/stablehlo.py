@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -33,16 +34,16 @@ def write_stablehlo(
         ModelError: `flatbuffers` is not installed.
         WorkdirError: the file cannot be written.
     """
-    shapes = [jax.ShapeDtypeStruct((_axis(first), *rest), np.uint8) for first, rest in inputs]
-    exported = jax.export.export(jax.jit(function), platforms=PLATFORMS)(*shapes)
     try:
-        content = bytes(exported.serialize())
+        importlib.import_module("flatbuffers")  # which JAX serialises with and does not require
     except ImportError as error:
         raise ModelError(
             f"{path} cannot be written without the package flatbuffers ({error}); install it with "
             "`pip install flatbuffers` or `pip install 'mamlpp_jax[export]'`."
         ) from error
-    write_atomically(path, content)
+    shapes = [jax.ShapeDtypeStruct((_axis(first), *rest), np.uint8) for first, rest in inputs]
+    exported = jax.export.export(jax.jit(function), platforms=PLATFORMS)(*shapes)
+    write_atomically(path, bytes(exported.serialize()))
 
 
 def _axis(size: int | str) -> Any:

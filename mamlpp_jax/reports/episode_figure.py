@@ -15,7 +15,7 @@ from mamlpp_jax.types import Array, Episode
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_CORRECT, _WRONG = "#1a9641", "#d7191c"
+_CORRECT, _WRONG, _NEUTRAL = "#1a9641", "#d7191c", "#555555"
 _MAX_CLASSES = 40
 _MAX_QUERIES = 40
 _MAX_QUERIES_OF_A_CLASS = 8
@@ -34,7 +34,11 @@ _MIN_WIDTH = 3.9  # room for the title
 
 
 def draw(
-    episode: Episode, probabilities: np.ndarray, class_names: Sequence[str] | None = None
+    episode: Episode,
+    probabilities: np.ndarray,
+    class_names: Sequence[str] | None = None,
+    *,
+    judged: bool = True,
 ) -> Figure:
     """Draws an episode, a row per class: support images, then query images with their predictions.
 
@@ -46,6 +50,7 @@ def draw(
         episode: NumPy arrays; the images in any range, C = 1 (grey) or 3 (colour).
         probabilities: float [M, K], the predicted distribution of each query image.
         class_names: [K]; default the labels. Long ones stand beside the rows only.
+        judged: False where `query_labels` are not the truth: then no prediction is marked correct or wrong.
 
     Raises:
         ValueError: the arrays' lengths do not fit each other.
@@ -58,7 +63,7 @@ def draw(
     cmap = "gray_r" if reverse else "gray"
     canvas = Canvas(max(layout.width, _MIN_WIDTH), layout.height, _INCHES, cmap)
     predictions = probabilities.argmax(axis=1)
-    _draw_head(canvas, layout, _title(episode, predictions, layout))
+    _draw_head(canvas, layout, _title(episode, predictions, layout, judged))
     for label in range(layout.classes):
         left, top = layout.corner(label)
         canvas.row_name(left + _NAME, top, beside[label])
@@ -69,18 +74,22 @@ def draw(
         for column, index in enumerate(_first(episode.query_labels, label, layout.queries)):
             predicted = predictions[index]
             caption = f"{below[predicted]}\n{100 * probabilities[index, predicted]:.0f} %"
-            _draw_query(canvas, left + column, top, query[index], predicted == label, caption)
+            correct = bool(predicted == label) if judged else None
+            _draw_query(canvas, left + column, top, query[index], correct, caption)
     return canvas.figure
 
 
 def _draw_query(
-    canvas: Canvas, left: float, top: float, image: np.ndarray, correct: bool, caption: str
+    canvas: Canvas, left: float, top: float, image: np.ndarray, correct: bool | None, caption: str
 ) -> None:
-    color = _CORRECT if correct else _WRONG
-    canvas.image(left, top, image, color=color, linewidth=1.8, linestyle="-" if correct else "--")
-    mark = "\N{CHECK MARK}" if correct else "\N{BALLOT X}"
+    color, line, mark = {
+        None: (_NEUTRAL, "-", ""),
+        True: (_CORRECT, "-", "\N{CHECK MARK} "),
+        False: (_WRONG, "--", "\N{BALLOT X} "),
+    }[correct]
+    canvas.image(left, top, image, color=color, linewidth=1.8, linestyle=line)
     style = {"ha": "center", "va": "top", "linespacing": 1.1, "color": color}
-    canvas.text(left + 0.5, top + 0.99, f"{mark} {caption}", size=5.5, **style)
+    canvas.text(left + 0.5, top + 0.99, f"{mark}{caption}", size=5.5, **style)
 
 
 def _check(episode: Episode, probabilities: np.ndarray, class_names: Sequence[str] | None) -> None:
@@ -173,7 +182,7 @@ class _Layout:
         return block * self.block_width, _HEAD + row * _ROW
 
 
-def _title(episode: Episode, predictions: np.ndarray, layout: _Layout) -> list[str]:
+def _title(episode: Episode, predictions: np.ndarray, layout: _Layout, judged: bool) -> list[str]:
     """Lines short enough for a narrow figure."""
     labels = episode.query_labels
     total, correct = len(labels), int((predictions == labels).sum())
@@ -184,9 +193,12 @@ def _title(episode: Episode, predictions: np.ndarray, layout: _Layout) -> list[s
         f"{queries} of {total} query images": queries < total,
     }
     cut = ", ".join(text for text, is_cut in shown.items() if is_cut)
+    fewest = int(np.bincount(episode.support_labels).min())
+    shots = f"{layout.shot}-shot" if fewest == layout.shot else f"{fewest}- to {layout.shot}-shot"
+    score = f"{correct} of {total} predictions correct ({100 * correct / total:.1f} %)"
     return [
-        f"{layout.way}-way {layout.shot}-shot episode",
-        f"{correct} of {total} predictions correct ({100 * correct / total:.1f} %)",
+        f"{layout.way}-way {shots} episode",
+        score if judged else f"{total} query images, beside the class predicted for them",
         *([f"shown: {cut}"] if cut else []),
     ]
 

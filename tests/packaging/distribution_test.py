@@ -105,7 +105,20 @@ def test_the_wheel_holds_the_library_and_nothing_else(wheel):
     library = {path.relative_to(ROOT).as_posix() for path in (ROOT / "mamlpp_jax").rglob("*.py")}
     configs = {f"mamlpp_jax/configs/{path.name}" for path in (ROOT / "configs").glob("*.py")}
     assert {f"mamlpp_jax/configs/{name}.py" for name in READY} <= configs
-    assert files(wheel) == library | configs | {"mamlpp_jax/py.typed"}
+    shipped = {path for path in (ROOT / "mamlpp_jax" / "pretrained").rglob("*") if path.is_file()}
+    models = {path.relative_to(ROOT).as_posix() for path in shipped}
+    assert files(wheel) == library | configs | models | {"mamlpp_jax/py.typed"}
+
+
+def test_the_wheel_carries_the_notices_of_what_the_models_were_trained_on(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        notices = archive.read("mamlpp_jax/pretrained/NOTICES.txt").decode()
+        sizes = {info.filename: info.file_size for info in archive.infolist()}
+    for owner in ("Copyright (c) 2015 Brenden Lake", "Bitstream", "Tavmjong Bah"):
+        assert owner in notices
+    for name, size in sizes.items():
+        if name.startswith("mamlpp_jax/pretrained/"):
+            assert size < 1e6, name
 
 
 def test_the_source_distribution_gives_the_same_wheel(wheel, sdist, tmp_path):
@@ -132,7 +145,7 @@ def test_every_import_is_required(wheel):
         if "extra ==" not in text
     }
     owners = importlib.metadata.packages_distributions()
-    for name in files(wheel) - {"mamlpp_jax/py.typed"}:
+    for name in (name for name in files(wheel) if name.endswith(".py")):
         with zipfile.ZipFile(wheel) as archive:
             tree = ast.parse(archive.read(name))
         for top in imported(tree) - {*sys.stdlib_module_names, "mamlpp_jax"}:
@@ -173,7 +186,9 @@ for name in ["mamlpp_jax", *names]:
     [
         (["-m", "mamlpp_jax.main"], "--workdir"),
         (["-m", "mamlpp_jax.data"], "--contact_sheet"),
+        (["-m", "mamlpp_jax.predict"], "--support"),
         (["bin/mamlpp"], "--workdir"),
+        (["bin/mamlpp-predict"], "--support"),
         (["bin/mamlpp-data"], "--contact_sheet"),
     ],
 )

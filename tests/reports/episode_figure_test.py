@@ -44,6 +44,16 @@ def test_correct_and_wrong_predictions_are_marked_by_more_than_colour():
     assert (min(wrong.get_xdata()), min(wrong.get_ydata())) == (left, top)
 
 
+def test_predictions_without_a_truth_are_neither_correct_nor_wrong():
+    episode, probabilities = make_episode(shot=2)
+    fewer = Episode(episode.support_images[1:], episode.support_labels[1:], *episode[2:])
+    (axes,) = episode_figure.draw(fewer, probabilities, judged=False).axes
+    assert not [*frames(axes, GREEN), *frames(axes, RED), *captions(axes, "✓")]
+    assert len(captions(axes, "class 1\n")) == 2
+    assert "3-way 1- to 2-shot episode" in texts(axes)
+    assert "6 query images, beside the class predicted for them" in texts(axes)
+
+
 def test_images_stand_in_the_row_of_their_class_support_left_of_query():
     episode, probabilities = make_episode(way=3, shot=2, query=2)
     # In any order: each image has a value of its own.
