@@ -31,7 +31,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
     config.data.image_size = 84  # images are resized to a square of this side, in pixels
     config.data.channels = 3  # 1 for grey
     config.data.normalize = "imagenet"  # for photographs; "none" for grey images
-    config.data.rotations = False  # True: every quarter turn of a class is one more class
+    config.data.rotations = False  # True: every 90-degree rotation of a class is one more class
     # 0: by the folders train, val and test, or else by the fractions; numbers of classes work too.
     config.data.train_classes = config.data.val_classes = config.data.test_classes = 0
     config.data.split_fractions = "0.64,0.16,0.2"

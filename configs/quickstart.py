@@ -24,7 +24,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
     config.data.train_classes = 1400
     config.data.val_classes = 200
     config.data.test_classes = 400
-    config.data.rotations = False  # a turned letter is often another one (b and q, u and n)
+    config.data.rotations = False  # a rotated letter is often another one (b and q, u and n)
     config.norm.eval_statistics = "batch,support"
     # Shortened by a factor of 150 against the paper's protocol, with every component still at work.
     config.train.epochs = 5

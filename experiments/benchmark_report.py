@@ -1,4 +1,4 @@
-"""The benchmark's files: a page, a picture and the rows as JSON."""
+"""The benchmark's files: a page, a figure and the rows as JSON."""
 
 from __future__ import annotations
 

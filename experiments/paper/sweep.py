@@ -171,8 +171,9 @@ def _divergence(log: pathlib.Path) -> str:
 
 
 def _main(argv: list[str]) -> None:
-    del argv
     logging.set_verbosity(logging.INFO)
+    if len(argv) > 1:
+        fail(f"{argv[1]!r} is not a flag; flags start with --.")
     try:
         if not all(seed.isdigit() for seed in _SEEDS.value):
             raise ConfigError(

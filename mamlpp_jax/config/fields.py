@@ -43,15 +43,15 @@ FIELDS: dict[str, Field] = {
     "data.image_size": Field(28, whole(1, 1024)),  # height and width in pixels
     "data.channels": Field(0, rules.CHANNELS),  # 1 grey, 3 colour; 0 = as the images are (own images, TFDS data sets)
     "data.normalize": Field("none", one_of("none", "imagenet")),  # pixels in 0..1, or ImageNet's mean and deviation
-    "data.rotations": Field(True),  # every quarter-turn rotation of a class is a class
+    "data.rotations": Field(True),  # every 90-degree rotation of a class is a class
     "data.rotate_evaluation": Field(True),  # in validation and test too (released code: in training only)
     # Classes before rotation. 0 takes all of a published split; three zeros divide the others by fractions.
     "data.train_classes": Field(1150, whole(0)),
     "data.val_classes": Field(50, whole(0)),
     "data.test_classes": Field(423, whole(0)),
     "data.split_fractions": Field("0.64,0.16,0.2", rules.FRACTIONS),  # of classes without a published split
-    "data.split_file": Field(""),  # CSV with the header "class,split"; "" = the rules above
-    "data.tfds_dir": Field("", rules.FOLDER, resumable=True),  # prepared TFDS data sets; "" = prepare our own
+    "data.split_file": Field("", rules.FOLDER),  # CSV with the header "class,split"; "" = the rules above
+    "data.tfds_dir": Field("", rules.FOLDER, resumable=True),  # root of prepared TFDS data sets
     "data.manual_dir": Field("", rules.FOLDER, resumable=True),  # raw archives or images; "" = download them
     "data.cache_dir": Field("", rules.FOLDER, resumable=True),  # where prepared data go; "" = the user's cache folder
     "data.device_limit_mib": Field(8192, whole(0), resumable=True),  # larger data stay on the host; same tasks

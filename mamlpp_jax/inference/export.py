@@ -45,9 +45,9 @@ def export_adaptation(
     )
     trained = used.model
     learner, image_format = trained.learner(way, "xla"), trained.image_format
-    labels = jnp.repeat(jnp.arange(way, dtype=jnp.int32), shot)
 
     def adapt_and_predict(support: Array, query: Array) -> Array:
+        labels = jnp.repeat(jnp.arange(way, dtype=jnp.int32), shot)
         adapted = learn_classes(
             learner, image_format, way, trained.meta, trained.batch_stats, support, labels
         )

@@ -40,8 +40,12 @@ def save_model(folder: pathlib.Path, model: FewShotModel) -> None:
         WorkdirError: a file cannot be written.
     """
     config_file = folder / CONFIG
-    if exists(config_file) and not _is_ours(read_json(config_file)):
-        raise ModelError(f"{config_file} is not a saved model's; save the model to another folder.")
+    if not (exists(config_file) and _is_ours(read_json(config_file))):
+        for name in (CONFIG, WEIGHTS, CARD):
+            if exists(folder / name):
+                raise ModelError(
+                    f"{folder / name} is not a saved model's; save the model to another folder."
+                )
     with wrap_os_errors(folder, "make"):
         folder.mkdir(parents=True, exist_ok=True)
     names = _named(model.meta, model.batch_stats)
