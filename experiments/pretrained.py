@@ -72,7 +72,7 @@ RECIPES = {
     ),
     "omniglot": Recipe(
         "configs/omniglot.py:way=20,shot=1,protocol=short",
-        {"model.filters": 64, "train.epochs": 12, "train.first_order_epochs": 8},
+        {"model.filters": 64, "train.epochs": 10, "train.first_order_epochs": 8},
         Notes(
             "Omniglot (Lake, Salakhutdinov, Tenenbaum, Science 2015): 1,623 handwritten characters of 50 alphabets, "
             "each drawn by 20 people; 1,150 to train, 50 to validate, 423 to test, each quarter-turn rotation a class.",
