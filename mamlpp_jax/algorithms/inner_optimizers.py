@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from mamlpp_jax.types import Params
+from mamlpp_jax.types import MetaParams, Params
 
 
 class InnerOptimizer(NamedTuple):
@@ -57,6 +57,23 @@ def lslr(learning_rate: float) -> InnerOptimizer:
         return optax.stateless(scale)
 
     return InnerOptimizer(init, transform)
+
+
+def decay_rates(initial: float, strength: float) -> optax.GradientTransformation:
+    """Draws learned rates back to where they started: weight decay towards `initial`, as a link of the outer optimizer.
+
+    Adds ``strength * (rate - initial)`` to the updates of `MetaParams.inner`. Its place is behind Adam's scaling
+    and before the outer rate (decoupled: Loshchilov & Hutter, ICLR 2019).
+    """
+
+    def update(updates: MetaParams, meta: MetaParams | None) -> MetaParams:
+        assert meta is not None
+        drawn = jax.tree.map(
+            lambda u, rate: u + strength * (rate - initial), updates.inner, meta.inner
+        )
+        return updates._replace(inner=drawn)
+
+    return optax.stateless(update)
 
 
 def restricted(base: InnerOptimizer, adapts: Callable[[str], bool]) -> InnerOptimizer:

@@ -73,6 +73,7 @@ FIELDS: dict[str, Field] = {
 
     "inner.optimizer": Field("lslr", one_of("lslr", "sgd")),  # learned per-tensor per-step rates, or one fixed rate
     "inner.learning_rate": Field(0.1, rules.POSITIVE),  # fixed, or where learned rates start
+    "inner.rate_decay": Field(0.0, rules.STRENGTH),  # how strongly learned rates are drawn back to there; 0 = not
 
     "train.epochs": Field(150, whole(1)),  # released code: 100
     "train.steps_per_epoch": Field(500, whole(1)),  # outer steps
@@ -86,6 +87,8 @@ FIELDS: dict[str, Field] = {
     "train.final_learning_rate": Field(1e-5, rules.POSITIVE),  # where CA ends
     "train.adam_b1": Field(0.9, rules.DECAY),
     "train.adam_b2": Field(0.99, rules.DECAY),  # released code: 0.999
+    "train.label_smoothing": Field(0.0, rules.DECAY),  # of the query loss; 0 = off
+    "train.average_decay": Field(0.0, rules.DECAY),  # test a moving average of the meta-parameters; 0 = the last ones
     "train.clip_norm": Field(0.0, rules.CLIP),  # global L2 norm the meta-gradient is scaled down to; 0 = off
     "train.clip_value": Field(0.0, rules.CLIP),  # its elements' largest size; 0 = off (released mini-ImageNet code: 10)
 

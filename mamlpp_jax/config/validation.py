@@ -42,6 +42,7 @@ def validate(config: ConfigDict) -> None:
     _check_fields(config)
     check_method(config)
     _check_annealing(config)
+    _check_rate_decay(config)
     _check_image_size(config)
     _check_divisibility(config)
 
@@ -110,6 +111,14 @@ def _check_annealing(config: ConfigDict) -> None:
         raise ConfigError(
             f"config.train.final_learning_rate is {train.final_learning_rate}; annealing goes down, so it "
             f"must be at most config.train.learning_rate={train.learning_rate}."
+        )
+
+
+def _check_rate_decay(config: ConfigDict) -> None:
+    if config.inner.rate_decay and config.inner.optimizer != "lslr":
+        raise ConfigError(
+            f"config.inner.rate_decay is {config.inner.rate_decay}, but config.inner.optimizer "
+            f"{config.inner.optimizer!r} learns no rates; use 0, or a method with lslr."
         )
 
 

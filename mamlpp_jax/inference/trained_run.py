@@ -12,6 +12,7 @@ from absl import logging
 from jax.sharding import SingleDeviceSharding
 from ml_collections import ConfigDict
 
+from mamlpp_jax.algorithms.averaging import evaluated_meta
 from mamlpp_jax.algorithms.learner import Learner
 from mamlpp_jax.artifacts.workdir import Workdir
 from mamlpp_jax.data.sources.registry import known_channels
@@ -28,7 +29,8 @@ class TrainedRun:
     Attributes:
         config: what it was trained with.
         learner: backbone and inner loop.
-        meta: what the outer loop learned; norm leaves [S, F] or [F], inner leaves [S, ...].
+        meta: what the outer loop learned, or its average (`train.average_decay`); norm leaves [S, F] or [F],
+            inner leaves [S, ...].
         batch_stats: running statistics, leaves [S, F] or [F].
         step: outer steps taken.
         image_shape: (H, W, C) of its images.
@@ -102,7 +104,7 @@ def _load(
         states = [checkpoints.restore(step, shapes) for step in steps]
     logging.info("loaded %s after outer step %s", opened, ", ".join(map(str, steps)))
     return [
-        TrainedRun(config, learner, state.meta, state.batch_stats, step, shape)
+        TrainedRun(config, learner, evaluated_meta(state), state.batch_stats, step, shape)
         for step, state in zip(steps, states, strict=True)
     ]
 

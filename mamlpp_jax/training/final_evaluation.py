@@ -10,6 +10,7 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from mamlpp_jax import config as config_lib
+from mamlpp_jax.algorithms.averaging import evaluated_meta
 from mamlpp_jax.algorithms.metrics import Predictions, correct_per_task, ensemble, score
 from mamlpp_jax.artifacts.provenance import provenance
 from mamlpp_jax.artifacts.results import TestResult
@@ -63,7 +64,7 @@ def run_test(
         predictions = []
         for state in states:
             before_each()
-            meta = with_ways(state.meta, experiment.config.task.way)
+            meta = with_ways(evaluated_meta(state), experiment.config.task.way)
             predictions.append(evaluate(meta, state.batch_stats, experiment.tasks["test"]))
         ensembles.append(ensemble(predictions))
         both = (("ensemble", ensembles[-1]), ("best", predictions[0]))

@@ -12,8 +12,10 @@ from ml_collections import ConfigDict
 
 from mamlpp_jax import config as config_lib
 from mamlpp_jax.algorithms import schedules
-from mamlpp_jax.algorithms.inner_optimizers import make_inner_optimizer
+from mamlpp_jax.algorithms.averaging import average_weights
+from mamlpp_jax.algorithms.inner_optimizers import decay_rates, make_inner_optimizer
 from mamlpp_jax.algorithms.learner import Learner
+from mamlpp_jax.algorithms.metrics import cross_entropy, smoothed_cross_entropy
 from mamlpp_jax.algorithms.outer_loop import init_state
 from mamlpp_jax.models import init_model, make_backbone, make_forward
 from mamlpp_jax.types import Array, MetaState, StepPlan
@@ -28,6 +30,7 @@ def stream_key(seed: int, stream: str) -> Array:
 
 def make_learner(config: ConfigDict) -> Learner:
     """The backbone and inner loop of a configuration."""
+    smoothing = config.train.label_smoothing
     return Learner(
         forward=make_forward(_module(config)),
         inner_optimizer=make_inner_optimizer(config.inner.optimizer, config.inner.learning_rate),
@@ -36,6 +39,7 @@ def make_learner(config: ConfigDict) -> Learner:
         per_step_affine=config.norm.per_step_affine,
         per_step_statistics=config.norm.per_step_statistics,
         remat=config.compute.remat,
+        query_loss=smoothed_cross_entropy(smoothing) if smoothing else cross_entropy,
     )
 
 
@@ -64,15 +68,19 @@ def outer_learning_rate(config: ConfigDict) -> optax.Schedule:
 
 
 def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
-    """Outer Adam, behind clipping where that is on."""
-    train = config.train
-    parts = []
+    """Outer Adam with what the configuration puts before and after it."""
+    train, parts = config.train, []
     if train.clip_value:
         parts.append(optax.clip(train.clip_value))
     if train.clip_norm:
         parts.append(optax.clip_by_global_norm(train.clip_norm))
-    adam = optax.adam(outer_learning_rate(config), b1=train.adam_b1, b2=train.adam_b2)
-    return optax.chain(*parts, adam) if parts else adam
+    parts.append(optax.scale_by_adam(b1=train.adam_b1, b2=train.adam_b2))
+    if config.inner.rate_decay:
+        parts.append(decay_rates(config.inner.learning_rate, config.inner.rate_decay))
+    parts.append(optax.scale_by_learning_rate(outer_learning_rate(config)))
+    if train.average_decay:
+        parts.append(average_weights(train.average_decay))
+    return optax.chain(*parts)
 
 
 def first_state(config: ConfigDict, image_shape: tuple[int, int, int]) -> MetaState:

@@ -13,6 +13,7 @@ import numpy as np
 from absl import logging
 
 from mamlpp_jax import config as config_lib
+from mamlpp_jax.algorithms.averaging import evaluated_meta
 from mamlpp_jax.algorithms.metrics import score
 from mamlpp_jax.algorithms.outer_loop import StepMetrics
 from mamlpp_jax.artifacts.metric_writer import MetricsWriter, NullWriter
@@ -215,7 +216,8 @@ class _Loop:
     def validate(self, state: MetaState, epoch: int) -> float:
         """Reports the accuracy under the first statistics mode, which ranks the epoch, and returns it."""
         started = time.monotonic()
-        scores = score(self.evaluate(state.meta, state.batch_stats, self.experiment.tasks["val"]))
+        meta, tasks = evaluated_meta(state), self.experiment.tasks["val"]
+        scores = score(self.evaluate(meta, state.batch_stats, tasks))
         step, mode = int(state.step), self.bn_mode
         self.writer.validation(
             {

@@ -8,8 +8,18 @@ from mamlpp_jax.algorithms.metrics import (
     correct_per_task,
     ensemble,
     score,
+    smoothed_cross_entropy,
     student_t95,
 )
+
+
+def test_smoothed_labels_share_their_weight_among_all_classes():
+    logits = np.random.default_rng(0).normal(size=(6, 4))
+    labels = np.array([0, 1, 2, 3, 0, 2])
+    targets = 0.9 * np.eye(4)[labels] + 0.1 / 4
+    log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    expected = -(targets * log_p).sum(-1).mean()
+    assert float(smoothed_cross_entropy(0.1)(logits, labels)) == pytest.approx(expected, rel=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 
+from mamlpp_jax.algorithms.averaging import evaluated_meta
 from mamlpp_jax.algorithms.metrics import score
 from mamlpp_jax.artifacts.workdir import Workdir
 from mamlpp_jax.cli import commands
@@ -55,6 +56,14 @@ def assert_is(run, state):
     assert run.step == int(state.step)
     jax.tree.map(np.testing.assert_array_equal, run.meta, state.meta)
     jax.tree.map(np.testing.assert_array_equal, run.batch_stats, state.batch_stats)
+
+
+def test_the_average_is_loaded_where_one_is_kept(workdir):
+    state = save_run(workdir, ACCURACIES, **{"train.average_decay": 0.9})
+    kept = evaluated_meta(at(state, 4))
+    jax.tree.map(np.testing.assert_array_equal, load_run(workdir.path).meta, kept)
+    with pytest.raises(AssertionError):
+        jax.tree.map(np.testing.assert_array_equal, kept, at(state, 4).meta)
 
 
 @pytest.mark.parametrize(

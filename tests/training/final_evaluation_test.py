@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 
+from mamlpp_jax.algorithms.averaging import AverageState
 from mamlpp_jax.errors import WorkdirError
 from mamlpp_jax.training.checkpoints import CheckpointReader, Checkpoints
 from mamlpp_jax.training.final_evaluation import (
@@ -62,6 +63,15 @@ def test_the_next_best_stands_in_for_what_goes_bad_during_a_run(tmp_path, experi
         checkpoints.wait()
         DAMAGES[name](tmp_path / "checkpoints" / "4")
         assert steps_of(best_states(checkpoints, 2, experiment.state_shapes())) == [8, 12]
+
+
+def test_the_average_is_tested_where_one_is_kept(experiment, state):
+    other = jax.tree.map(lambda leaf: leaf + 0.3, state.meta)
+    kept = state._replace(meta=other, opt_state=(state.opt_state, AverageState(1, state.meta)))
+    tested = [run_test(experiment, [one])[2].logits for one in (state, kept)]
+    np.testing.assert_array_equal(*tested)
+    moved = run_test(experiment, [state._replace(meta=other)])[2].logits
+    assert not np.array_equal(moved, tested[0])
 
 
 def test_ensemble_and_best_are_tested_under_every_mode(experiment, state):

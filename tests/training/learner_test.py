@@ -1,11 +1,14 @@
 """From a configuration alone to the learner, the optimizer, the first state and the plan of each epoch."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 from jax.sharding import SingleDeviceSharding
 
+from mamlpp_jax.config import validate
+from mamlpp_jax.errors import ConfigError
 from mamlpp_jax.training import learner as learner_lib
 from mamlpp_jax.training.summary import count_parameters
 from tests.helpers.refusals import compilations
@@ -122,6 +125,38 @@ def test_the_outer_rate_is_annealed_over_the_whole_run_or_constant():
     )
     assert [float(annealed(step)) for step in (0, 6)] == pytest.approx([1e-3, 1e-5])
     assert [float(constant(step)) for step in (0, 6)] == pytest.approx([1e-3, 1e-3])
+
+
+def test_labels_are_smoothed_in_the_query_loss_alone():
+    made = learner_lib.make_learner(small_config(**{"train.label_smoothing": 0.2}))
+    sure, labels = jnp.array([[50.0, 0.0]]), jnp.array([0])
+    assert float(made.inner_loss(sure, labels)) == pytest.approx(0.0, abs=1e-6)
+    assert float(made.query_loss(sure, labels)) == pytest.approx(0.1 * 50.0)
+
+
+def update_once(state, **fields):
+    """A state after one outer update by a gradient of ones."""
+    optimizer = learner_lib.make_optimizer(small_config(**fields))
+    gradient = jax.tree.map(jnp.ones_like, state.meta)
+    updates, opt_state = optimizer.update(gradient, optimizer.init(state.meta), state.meta)
+    return state._replace(meta=optax.apply_updates(state.meta, updates), opt_state=opt_state)
+
+
+def test_learned_rates_are_drawn_back_to_where_they_started_and_nothing_else_is():
+    state = learner_lib.first_state(small_config(), IMAGE_SHAPE)
+    moved = state.meta._replace(inner=jax.tree.map(lambda rate: rate + 0.5, state.meta.inner))
+    state = state._replace(meta=moved)
+    free, drawn = update_once(state), update_once(state, **{"inner.rate_decay": 3.0})
+    rate = small_config().train.learning_rate
+    for a, b in zip(*map(jax.tree.leaves, (free.meta.inner, drawn.meta.inner)), strict=True):
+        np.testing.assert_allclose(b, a - rate * 3.0 * 0.5, atol=1e-6)
+    for a, b in zip(*map(jax.tree.leaves, (free.meta[:2], drawn.meta[:2])), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_decay_of_rates_needs_learned_rates():
+    with pytest.raises(ConfigError, match="'sgd' learns no rates"):
+        validate(small_config("maml", **{"inner.rate_decay": 0.1}))
 
 
 @pytest.mark.parametrize(
