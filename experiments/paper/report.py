@@ -37,6 +37,7 @@ _TITLES = {
     "figure1": "Figure 1: strided MAML against strided MAML++",
     "stability": "Stability: meta-gradient norm and diverged runs",
     "cost": "Cost to reach an accuracy",
+    "options": "Options for more accuracy, MAML++ on Omniglot 1-shot by the short protocol",
     "other": "Other runs",
 }
 _MARKED = re.compile(r"<!-- report:(\w+) -->\n((?:(?!<!-- report:).)*?)<!-- /report -->", re.DOTALL)

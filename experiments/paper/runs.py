@@ -121,6 +121,24 @@ def figure_1(protocol: str = "short") -> list[Run]:
     ]
 
 
+# What may raise accuracy in the same protocol and backbone, each alone: a variant's name and its fields.
+OPTIONS: dict[str, dict[str, Any]] = {
+    "average": {"train.average_decay": 0.999},
+    "smoothing": {"train.label_smoothing": 0.1},
+    "long_multi_step": {"train.multi_step_epochs": 5},
+    "rate_decay": {"inner.rate_decay": 1.0},
+}
+
+
+def options(protocol: str = "short") -> list[Run]:
+    """MAML++ on Omniglot 5- and 20-way 1-shot, as it is and with each option."""
+    return [
+        Run("omniglot", way, 1, "maml++", protocol, variant=variant, fields=fields)
+        for way in (5, 20)
+        for variant, fields in {"": {}, **OPTIONS}.items()
+    ]
+
+
 def first(protocol: str = "short") -> list[Run]:
     """What can be run on two CPU cores, the most telling first."""
     methods = ("maml++", "maml", *METHODS[1:-1])
@@ -143,6 +161,7 @@ LISTS: dict[str, Callable[[str], list[Run]]] = {
     "table3": table_3,
     "table4": table_4,
     "figure1": figure_1,
+    "options": options,
 }
 
 
@@ -160,7 +179,7 @@ def load_runs(name: str, protocol: str, seeds: Sequence[int] = ()) -> list[Run]:
     """
     path = pathlib.Path(name)
     if name in LISTS:
-        usual = "short" if name in ("first", "figure1") else "paper"
+        usual = "short" if name in ("first", "figure1", "options") else "paper"
         runs = LISTS[name](protocol or usual)
     elif path.is_file():
         with wrap_os_errors(path, "read"):

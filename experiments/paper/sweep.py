@@ -3,6 +3,7 @@
     nice -n 19 python -m experiments.paper.sweep --list=first
     python -m experiments.paper.sweep --list=table1 --protocol=short --seeds=0 --print_commands
     python -m experiments.paper.sweep --list=FILE --test_tasks=6000
+    python -m experiments.paper.sweep --list=options --test_tasks=6000 --test_inner_steps=10
 
 Lists: see `experiments.paper.runs`. It can be stopped at any time with SIGTERM or SIGINT: the run saves, and the same
 command goes on. Runs that are kept in --results are skipped; remove a folder there to have its run made again.
@@ -32,7 +33,7 @@ from mamlpp_jax.utils.files import read_json, wrap_os_errors
 
 _LIST = flags.DEFINE_string("list", "first", f"{', '.join(LISTS)}, or a file.")
 _PROTOCOL = flags.DEFINE_string(
-    "protocol", "", "Of the list's runs; default: short for first and figure1, else paper."
+    "protocol", "", "Of the list's runs; default: short for first, figure1 and options, else paper."
 )
 _SEEDS = flags.DEFINE_list("seeds", [], "Only runs with these seeds.")
 _PRINT = flags.DEFINE_bool("print_commands", False, "Print the commands of missing runs, and stop.")
@@ -44,6 +45,9 @@ _WORKDIRS = flags.DEFINE_string(
 _RESULTS = flags.DEFINE_string("results", "experiments/results", "Folder of what is kept.")
 _TASKS = flags.DEFINE_integer(
     "test_tasks", 0, "Test on so many tasks too; 0 = as configured only.", lower_bound=0
+)
+_INNER_STEPS = flags.DEFINE_integer(
+    "test_inner_steps", 0, "Test with so many inner steps too; 0 = as trained only.", lower_bound=0
 )
 
 FAILED_EXIT_CODE = 1
@@ -91,29 +95,40 @@ class Sweep:
     """Where runs are made and kept, and how."""
 
     def __init__(
-        self, workdirs: pathlib.Path, results: pathlib.Path, tasks: int, launch: Launch
+        self,
+        workdirs: pathlib.Path,
+        results: pathlib.Path,
+        tasks: int,
+        launch: Launch,
+        inner_steps: int = 0,
     ) -> None:
         """Sets the sweep up; nothing is run.
 
         Args:
             workdirs: has the workdir and the log of each run.
             results: has what is kept of each run.
-            tasks: number of tasks of an additional test; 0 for none.
+            tasks: number of tasks of the additional tests; 0 for as many as configured.
             launch: runs a command.
+            inner_steps: of a further test; 0 for none.
         """
         self.workdirs, self.results, self.tasks, self.launch = workdirs, results, tasks, launch
+        self.inner_steps = inner_steps
 
     def is_done(self, run: Run) -> bool:
         """Whether the run is kept with all its tests, or diverged."""
         kept = self.results / run.name
-        return (kept / FAILURE_FILE).exists() or self._is_tested(kept)
+        return (kept / FAILURE_FILE).exists() or (_is_finished(kept) and not self._untested(kept))
 
-    def _is_tested(self, folder: pathlib.Path) -> bool:
-        if not (folder / "results.json").exists():
-            return False
+    def _untested(self, folder: pathlib.Path) -> list[list[str]]:
+        """The flags of each additional test that the results of a finished run lack."""
         results = read_json(folder / "results.json")
-        tested = not self.tasks or any(row["tasks"] == self.tasks for row in results["test"])
-        return bool(results["finished"]) and tested
+        config, missing = results["config"], []
+        trained, tasks = config["train"]["inner_steps"], self.tasks or config["evaluation"]["tasks"]
+        done = {(row["tasks"], row["inner_steps"]) for row in results["test"]}
+        for steps in dict.fromkeys((trained, self.inner_steps or trained)):
+            if (tasks, steps) not in done:
+                missing.append([f"--tasks={tasks}", f"--inner_steps={steps}"])
+        return missing
 
     def train_command(self, run: Run) -> list[str]:
         """The command that makes a run, or continues it."""
@@ -144,10 +159,10 @@ class Sweep:
             self.workdirs.mkdir(parents=True, exist_ok=True)
         workdir, log = self.workdirs / run.name, self._log(run)
         code = self.launch(self.train_command(run), log)
-        if code == 0 and self.tasks and not self._is_tested(workdir):
-            # Running statistics are near chance, and this test is long.
-            test = ["--mode=evaluate", f"--tasks={self.tasks}", "--statistics=batch,support"]
-            code = self.launch([*_main_command(workdir), *test], log)
+        for conditions in self._untested(workdir) if code == 0 else []:
+            # Running statistics are near chance, and these tests are long.
+            test = ["--mode=evaluate", *conditions, "--statistics=batch,support"]
+            code = code or self.launch([*_main_command(workdir), *test], log)
         diverged = _divergence(log) if code == 2 else ""
         if code == 0 or diverged:
             keep = [sys.executable, "-m", "experiments.paper.keep", str(workdir)]
@@ -156,6 +171,11 @@ class Sweep:
 
     def _log(self, run: Run) -> pathlib.Path:
         return self.workdirs / f"{run.name}.log"
+
+
+def _is_finished(folder: pathlib.Path) -> bool:
+    path = folder / "results.json"
+    return path.exists() and bool(read_json(path)["finished"])
 
 
 def _main_command(workdir: pathlib.Path) -> list[str]:
@@ -182,7 +202,7 @@ def _main(argv: list[str]) -> None:
         runs = load_runs(_LIST.value, _PROTOCOL.value, [int(seed) for seed in _SEEDS.value])
         launcher = Launcher()
         folders = pathlib.Path(_WORKDIRS.value), pathlib.Path(_RESULTS.value)
-        sweep = Sweep(*folders, _TASKS.value, launcher)
+        sweep = Sweep(*folders, _TASKS.value, launcher, _INNER_STEPS.value)
         if _PRINT.value:
             for run in runs:
                 if not sweep.is_done(run):

@@ -11,6 +11,7 @@ from experiments.paper import cells, runs as runs_lib
 from experiments.paper.cells import NO_RUN, Group, Legend
 from experiments.paper.comparisons import Comparison, comparisons
 from experiments.paper.kept_runs import KeptRun, load_all, load_folder
+from experiments.paper.options import options_table
 from experiments.paper.published import published_text
 from experiments.paper.runs import Run
 
@@ -39,6 +40,7 @@ def all_tables(results: pathlib.Path) -> dict[str, str]:
         "table4": accuracy_table(results, runs_lib.table_4, "shot", "method"),
         "stability": stability_table(comparisons(results)),
         "cost": cost_table(comparisons(results)),
+        "options": options_table(results),
         "other": other_table(results),
     }
 

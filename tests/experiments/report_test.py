@@ -1,8 +1,10 @@
 """The report says what there is of each run, and nothing else."""
 
+import dataclasses
 import json
 import pathlib
 
+import numpy as np
 import pytest
 
 from experiments.paper import runs as runs_lib
@@ -10,6 +12,7 @@ from experiments.paper.kept_runs import load_kept, planned_config
 from experiments.paper.report import fill, write_report
 from experiments.paper.runs import Run
 from experiments.paper.tables import all_tables, cost_to_reach
+from mamlpp_jax.artifacts.workdir import Workdir
 from mamlpp_jax.errors import WorkdirError
 from mamlpp_jax.utils.files import write_json
 
@@ -205,3 +208,31 @@ def test_the_readmes_tables_are_what_the_report_prints():
     page = (ROOT / "README.md").read_text(encoding="utf-8")
     same = fill(page, all_tables(ROOT / "experiments" / "results")) == page
     assert same, "run: python -m experiments.paper.report --fill=README.md"
+
+
+def test_an_option_is_compared_with_plain_runs_on_the_same_tasks(tmp_path):
+    rng = np.random.default_rng(0)
+    correct = rng.integers(2, 6, size=(3, 40))  # plain, smoothed, plain with more inner steps
+    plain, *options = runs_lib.options()[: 1 + len(runs_lib.OPTIONS)]
+    smoothed = next(run for run in options if run.variant == "smoothing")
+    for run, rows_of in ((plain, {5: correct[0], 10: correct[2]}), (smoothed, {5: correct[1]})):
+        folder = write_run(tmp_path, run, tasks=40)
+        results = Workdir(folder).results()
+        results["test"] = [
+            dataclasses.replace(test, inner_steps=steps, accuracy=right.mean() / 5)
+            for test in results["test"]
+            for steps, right in rows_of.items()
+        ]
+        Workdir(folder).write_results(
+            results, {test.key: rows_of[test.inner_steps] for test in results["test"]}
+        )
+    table = all_tables(tmp_path)
+    for option, steps, right in (("smoothing", 5, correct[1]), ("none", 10, correct[2])):
+        (row,) = found(table, "options", way=5, option=option, **{"inner steps": steps})
+        gains = 100 * (right - correct[0]) / 5
+        half = 2.0227 * gains.std(ddof=1) / 40**0.5  # Student's t, 39 degrees of freedom
+        assert row["batch, best"] == (f"{20 * right.mean():.2f} ({gains.mean():+.2f} ± {half:.2f})")
+    (row,) = found(table, "options", way=5, option="none", **{"inner steps": 5})
+    assert row["support, ensemble"] == f"{20 * correct[0].mean():.2f}"
+    (row,) = found(table, "options", way=20, option="average")
+    assert row["batch, best"] == "no run"

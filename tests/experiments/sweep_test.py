@@ -36,21 +36,25 @@ class Programs:
         if command[2] == "experiments.paper.keep":
             return self._keep(*map(pathlib.Path, arguments[:2]), failure=arguments[2])
         workdir = pathlib.Path(arguments[0].removeprefix("--workdir="))
-        tasks = [int(word.partition("=")[2]) for word in arguments if "--tasks=" in word]
-        self.launched.append(("evaluate" if tasks else "train", workdir.name))
+        given = dict(word[2:].split("=", 1) for word in arguments)
+        kind = "evaluate" if "mode" in given else "train"
+        self.launched.append((kind, workdir.name))
         code = self.codes.pop(0) if self.codes else 0
         with log.open("a") as file:
             file.write(f"{self.says}\n" if code else "fine\n")
         if code == 0:
-            self._write_results(workdir, tasks or [600])
+            tested = (int(given.get("tasks", 600)), int(given.get("inner_steps", 5)))
+            self._write_results(workdir, tested)
         return code
 
-    def _write_results(self, workdir, tasks):
+    def _write_results(self, workdir, tested):
         workdir.mkdir(parents=True, exist_ok=True)
         path = workdir / "results.json"
         known = json.loads(path.read_text())["test"] if path.exists() else []
-        rows = {row["tasks"]: row for row in [*known, *({"tasks": count} for count in tasks)]}
-        path.write_text(json.dumps({"finished": True, "test": list(rows.values())}))
+        row = dict(zip(("tasks", "inner_steps"), tested, strict=True))
+        config = {"train": {"inner_steps": 5}, "evaluation": {"tasks": 600}}
+        results = {"finished": True, "config": config, "test": [*known, row]}
+        path.write_text(json.dumps(results))
 
     def _keep(self, workdir, output, failure):
         self.launched.append(("keep", output.name))
@@ -62,8 +66,8 @@ class Programs:
         return 0
 
 
-def sweep_of(tmp_path, programs, tasks=0):
-    return Sweep(tmp_path / "workdirs", tmp_path / "results", tasks, programs)
+def sweep_of(tmp_path, programs, tasks=0, inner_steps=0):
+    return Sweep(tmp_path / "workdirs", tmp_path / "results", tasks, programs, inner_steps)
 
 
 def steps(programs, *names):
@@ -119,6 +123,20 @@ def test_a_test_on_more_tasks_is_added_once(tmp_path):
         assert sweep_of(tmp_path, programs, tasks=6000)(RUNS[:1]) == 0
     name = RUNS[0].name
     assert programs.launched == [("train", name), ("evaluate", name), ("keep", name)]
+
+
+def test_a_test_with_more_inner_steps_is_added_to_that_on_more_tasks(tmp_path):
+    programs = Programs()
+    sweep = sweep_of(tmp_path, programs, tasks=6000, inner_steps=10)
+    assert sweep(RUNS[:1]) == sweep(RUNS[:1]) == 0
+    name = RUNS[0].name
+    assert programs.launched == [("train", name), *[("evaluate", name)] * 2, ("keep", name)]
+    tests = json.loads((sweep.results / name / "results.json").read_text())["test"]
+    assert [(row["tasks"], row["inner_steps"]) for row in tests] == [
+        (600, 5),
+        (6000, 5),
+        (6000, 10),
+    ]
 
 
 def test_images_come_from_the_data_folder_where_it_has_them(tmp_path, monkeypatch):
