@@ -1,6 +1,7 @@
 """The convolution family against `lax.conv`, in value and in first and second derivatives."""
 
 import itertools
+import re
 from functools import partial
 
 import jax
@@ -8,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mamlpp_jax.ops import conv
-from mamlpp_jax.ops.conv import conv2d
+from mamlpp_jax.ops import conv_backend
+from mamlpp_jax.ops.conv import KINDS, conv2d
 
 CASES = [
     # size, kernel, stride, padding, channels, filters
@@ -20,7 +21,11 @@ CASES = [
     ((9, 9), (1, 1), 3, 0, 4, 3),
     ((5, 6), (2, 3), 2, 0, 1, 1),
     ((4, 4), (3, 3), 1, 3, 2, 2),
+    ((5, 6), (3, 3), 1, 1, 16, 17),
+    ((6, 5), (3, 3), 2, 1, 17, 16),
 ]
+# Every way of computing; `auto` is one of them, and `xla` is what they are compared with.
+WAYS = sorted(set(KINDS) - {"auto", "xla"})
 
 
 def make(case, seed=0):
@@ -44,7 +49,7 @@ def second_derivatives(x, w, options, kind):
     return inner(x, w), jax.grad(inner, (0, 1))(x, w), jax.grad(outer, (0, 1))(x, w)
 
 
-@pytest.mark.parametrize("kind", ["patches", "direct"])
+@pytest.mark.parametrize("kind", WAYS)
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_agrees_with_lax_conv_to_second_order(case, kind):
     with jax.enable_x64(True):
@@ -57,7 +62,7 @@ def test_agrees_with_lax_conv_to_second_order(case, kind):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["patches", "direct"])
+@pytest.mark.parametrize("kind", WAYS)
 @pytest.mark.parametrize(
     ("size", "stride", "channels"), list(itertools.product((5, 14, 21), (1, 2), (1, 3, 64)))
 )
@@ -71,9 +76,9 @@ def test_agrees_over_a_grid_of_shapes(size, stride, channels, kind):
 @pytest.mark.parametrize("case", CASES[1:4], ids=str)
 def test_kernel_gradients_of_large_inputs_agree(monkeypatch, case, block_elements, few_channels):
     """What large images use, image by image or all at once, on small ones."""
-    monkeypatch.setattr(conv, "_FEW_POSITIONS", 0)
-    monkeypatch.setattr(conv, "_FEW_CHANNELS", few_channels)
-    monkeypatch.setattr(conv, "_BLOCK_ELEMENTS", block_elements)
+    monkeypatch.setattr(conv_backend, "_FEW_POSITIONS", 0)
+    monkeypatch.setattr(conv_backend, "_FEW_CHANNELS", few_channels)
+    monkeypatch.setattr(conv_backend, "_BLOCK_ELEMENTS", block_elements)
     test_agrees_with_lax_conv_to_second_order(case, "direct")
 
 
@@ -87,28 +92,32 @@ def test_against_loops():
             np.testing.assert_allclose(y[n, i, j, f], np.sum(window * np.asarray(w)[..., f]))
 
 
-@pytest.mark.parametrize("kind", ["patches", "direct"])
-@pytest.mark.parametrize("shared", [None, "images", "kernel"])
-def test_under_vmap(kind, shared):
-    """A kernel per task, one kernel for all, and one image set for all, with both gradients."""
+BATCHED = [axes for axes in itertools.product((0, None), repeat=3) if any(a == 0 for a in axes)]
 
-    def everything(x, w, kind):
-        y, pull = jax.vjp(lambda x, w: jnp.sin(conv2d(x, w, kind=kind)), x, w)
-        return y, pull(y)
 
+@pytest.mark.parametrize("kind", WAYS)
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("axes", BATCHED, ids=str)
+def test_under_vmap(axes, stride, kind):
+    """Images, kernels and cotangents of each task, or some of them the same for all."""
+
+    def everything(x, w, dy, kind):
+        y, pull = jax.vjp(partial(conv2d, kind=kind, stride=stride), x, w)
+        return y, *pull(dy)
+
+    out = 6 // stride
     with jax.enable_x64(True):
         rng = np.random.default_rng(1)
-        x = jnp.asarray(rng.normal(size=(3, 2, 6, 6, 2)))
-        w = jnp.asarray(rng.normal(size=(3, 3, 3, 2, 4)))
-        x = x[0] if shared == "images" else x
-        w = w[0] if shared == "kernel" else w
-        axes = (None if shared == "images" else 0, None if shared == "kernel" else 0)
-        together = jax.vmap(partial(everything, kind=kind), axes)(x, w)
+        shapes = ((2, 6, 6, 2), (3, 3, 2, 4), (2, out, out, 4))
+        tasks = [[jnp.asarray(rng.normal(size=shape)) for shape in shapes] for _ in range(3)]
+        given = [
+            jnp.stack(each) if axis == 0 else each[0]
+            for each, axis in zip(zip(*tasks, strict=True), axes, strict=True)
+        ]
+        together = jax.vmap(partial(everything, kind=kind), axes)(*given)
         for i in range(3):
-            alone = everything(
-                x if shared == "images" else x[i], w if shared == "kernel" else w[i], "xla"
-            )
-            for a, b in zip(jax.tree.leaves(together), jax.tree.leaves(alone), strict=True):
+            alone = [a[i] if axis == 0 else a for a, axis in zip(given, axes, strict=True)]
+            for a, b in zip(together, everything(*alone, "xla"), strict=True):
                 np.testing.assert_allclose(a[i], b, atol=1e-12)
 
 
@@ -119,7 +128,30 @@ def test_direct_leaves_batched_kernels_to_matrix_products():
     assert "conv_general_dilated" in str(jax.make_jaxpr(partial(conv2d, kind="direct"))(x[0], w[0]))
 
 
-@pytest.mark.parametrize("kind", ["patches", "direct", "xla"])
+def second_order_program(kind):
+    """The text of a meta-gradient's convolutions, for two tasks."""
+
+    def gradient(x, w):
+        return jax.grad(lambda w: jnp.sum(conv2d(x, w, kind=kind) ** 2))(w)
+
+    x, w = jnp.zeros((2, 1, 6, 6, 16)), jnp.zeros((2, 3, 3, 16, 4))
+    outer = jax.grad(lambda x, w: jnp.sum(jax.vmap(gradient)(x, w) ** 2), (0, 1))
+    return str(jax.make_jaxpr(outer)(x, w))
+
+
+def test_grouped_has_one_convolution_for_all_tasks_in_every_derivative():
+    text = second_order_program("grouped")
+    assert "dot_general" not in text
+    counts = r"batch_group_count=(\d+).*?feature_group_count=(\d+)"
+    assert set(re.findall(counts, text, re.DOTALL)) == {("1", "2"), ("2", "1")}
+
+
+def test_shifted_gathers_no_patches():
+    assert "concatenate" in second_order_program("patches")
+    assert f"{9 * 16}]" not in second_order_program("shifted")
+
+
+@pytest.mark.parametrize("kind", [*WAYS, "xla"])
 def test_bfloat16_operands_change_little_and_no_dtype(kind):
     x, w, options = make(CASES[2])
     x, w = x.astype(jnp.float32), w.astype(jnp.float32)
@@ -146,14 +178,13 @@ def test_third_derivative():
     with jax.enable_x64(True):
         x, w, options = make(((5, 5), (3, 3), 1, 1, 1, 2))
         results = []
-        for kind in ("patches", "direct", "xla"):
+        for kind in (*WAYS, "xla"):
 
             def f(s, kind=kind):
                 return jnp.sum(jnp.sin(conv2d(s * x, s * w, kind=kind, **options)))
 
             results.append(jax.grad(jax.grad(jax.grad(f)))(jnp.asarray(0.3)))
-        np.testing.assert_allclose(results[0], results[2], rtol=1e-9)
-        np.testing.assert_allclose(results[1], results[2], rtol=1e-9)
+        np.testing.assert_allclose(results[:-1], results[-1], rtol=1e-9)
 
 
 def test_unknown_kind_lists_the_known():

@@ -1,0 +1,122 @@
+"""What all ways of computing a convolution share: its static part, padding, and products."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jax import lax
+
+from mamlpp_jax.types import Array
+
+
+class Geometry(NamedTuple):
+    """The static part of a convolution.
+
+    Attributes:
+        size: (height, width) of the input.
+        kernel: (height, width) of the kernel.
+        stride: the same in both directions.
+        padding: zeros added on every side of the input.
+        way: how it is computed (`mamlpp_jax.ops.conv`).
+        compute_dtype: dtype that the factors of every product are rounded to; "" for their own.
+    """
+
+    size: tuple[int, int]
+    kernel: tuple[int, int]
+    stride: int
+    padding: int
+    way: str = "patches"
+    compute_dtype: str = ""
+
+    @property
+    def out(self) -> tuple[int, int]:
+        """(height, width) of the output."""
+        high, wide = (
+            (n + 2 * self.padding - k) // self.stride + 1
+            for n, k in zip(self.size, self.kernel, strict=True)
+        )
+        return high, wide
+
+    @property
+    def backward_padding(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        """(low, high) padding of dy per axis: negative crops, and high covers rows no window reached."""
+        rows, columns = (
+            (
+                self.kernel[axis] - 1 - self.padding,
+                self.size[axis] + self.padding - 1 - self.stride * (self.out[axis] - 1),
+            )
+            for axis in (0, 1)
+        )
+        return rows, columns
+
+
+class Way(NamedTuple):
+    """One way of computing the three functions of a convolution, in value; derivatives are not its matter.
+
+    Attributes:
+        conv: (geometry, x, w) -> y.
+        input_gradient: (geometry, dy, w) -> dx.
+        kernel_gradient: (geometry, x, dy) -> dw.
+    """
+
+    conv: Callable[[Geometry, Array, Array], Array]
+    input_gradient: Callable[[Geometry, Array, Array], Array]
+    kernel_gradient: Callable[[Geometry, Array, Array], Array]
+
+
+def padded_input(g: Geometry, x: Array) -> Array:
+    """Images with the zeros around them."""
+    return pad(x, (g.padding, g.padding), (g.padding, g.padding))
+
+
+def padded_cotangent(g: Geometry, dy: Array) -> Array:
+    """A dy that, correlated at stride 1 with the mirrored kernel, gives dx: dilated by the stride and padded."""
+    return pad(dy, *g.backward_padding, g.stride - 1)
+
+
+def pad(x: Array, rows: tuple[int, int], columns: tuple[int, int], interior: int = 0) -> Array:
+    """Pads [N, H, W, C] by (low, high) rows and columns; negative crops."""
+    config = [(0, 0, 0), (*rows, interior), (*columns, interior), (0, 0, 0)]
+    return lax.pad(x, jnp.zeros((), x.dtype), config)
+
+
+def mirrored(w: Array) -> Array:
+    """[kh, kw, C, F] -> [kh, kw, F, C], mirrored in both directions."""
+    return jnp.flip(w, (0, 1)).swapaxes(2, 3)
+
+
+def pieces(x: Array, kernel: tuple[int, int], out: tuple[int, int], stride: int) -> list[Array]:
+    """What each element of the kernel meets in the padded images, row by row: [N, H', W', C]."""
+    batch, _, _, channels = x.shape
+    high, wide = (stride * (n - 1) + 1 for n in out)
+    return [
+        lax.slice(
+            x,
+            (0, row, column, 0),
+            (batch, row + high, column + wide, channels),
+            (1, stride, stride, 1),
+        )
+        for row in range(kernel[0])
+        for column in range(kernel[1])
+    ]
+
+
+def multiply(x: Array, matrix: Array) -> Array:
+    """[N, H', W', A] times [A, F]: [N, H', W', F]."""
+    return _dot(x, matrix, (3,), (0,))
+
+
+def sum_products(a: Array, b: Array) -> Array:
+    """[N, H', W', A] and [N, H', W', B] -> [A, B], summed over all positions."""
+    return _dot(a, b, (0, 1, 2), (0, 1, 2))
+
+
+def _dot(a: Array, b: Array, axes_a: tuple[int, ...], axes_b: tuple[int, ...]) -> Array:
+    return lax.dot_general(a, b, ((axes_a, axes_b), ((), ())), preferred_element_type=sum_dtype(a))
+
+
+def sum_dtype(x: Array) -> jnp.dtype:
+    """What products of such factors are summed in: float32, or float64 for float64."""
+    return jnp.promote_types(x.dtype, jnp.float32)
