@@ -6,7 +6,8 @@ it, is imported when the name is first used.
 Configuration: `default_config`, `apply_method`.
 Data: `load_dataset`, `Episode`, `fixed_tasks`.
 Backbone: `Conv4`, or any Flax module, with `Conv` and `PerStepBatchNorm`; `init_model`, `make_forward`.
-Inner loop: `Learner`, `adapt`, `lay_out`, and the inner optimizers `lslr`, `sgd`, `InnerOptimizer`, `restricted`.
+Inner loop: `Learner`, `adapt`, `lay_out`; inner optimizers: `InnerOptimizer`, `sgd`, `lslr`, `metasgd`, `restricted`,
+`away_from_zero`.
 Outer loop: `MetaParams`, `MetaState`, `StepPlan`, `init_state`, `meta_loss`, `make_train_step`, `scan_steps`.
 Losses and scores: `cross_entropy`, `accuracy`, `score`, `ensemble`.
 Trained models: `FewShotClassifier`, `export_adaptation`; trained runs: `load_run`, `TrainedRun`, `with_ways`.
@@ -23,7 +24,9 @@ if TYPE_CHECKING:
     from mamlpp_jax.algorithms.inner_loop import adapt as adapt
     from mamlpp_jax.algorithms.inner_optimizers import (
         InnerOptimizer as InnerOptimizer,
+        away_from_zero as away_from_zero,
         lslr as lslr,
+        metasgd as metasgd,
         restricted as restricted,
         sgd as sgd,
     )
@@ -61,7 +64,10 @@ if TYPE_CHECKING:
 # Module below this package -> its public names. The imports above tell type checkers the same.
 _EXPORTS = {
     "algorithms.inner_loop": ("adapt",),
-    "algorithms.inner_optimizers": ("InnerOptimizer", "lslr", "restricted", "sgd"),
+    "algorithms.inner_optimizers": (
+        *("InnerOptimizer", "away_from_zero", "lslr"),
+        *("metasgd", "restricted", "sgd"),
+    ),
     "algorithms.learner": ("Learner",),
     "algorithms.meta_loss": ("meta_loss",),
     "algorithms.metrics": ("accuracy", "cross_entropy", "ensemble", "score"),

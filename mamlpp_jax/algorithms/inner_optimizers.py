@@ -1,14 +1,30 @@
 """Inner optimizers: optax transformations whose coefficients the outer loop may learn.
 
 An inner optimizer is a pair of pure functions, in optax's manner. ``init(params, num_steps)`` makes the part
-that is learned, every leaf with a leading axis S; ``transform(learned)`` turns one step's entry of it into the
-`optax.GradientTransformation` of that inner step. Compose others by wrapping ``transform``:
+that is learned, every leaf with a leading axis: S, an entry per inner step, or 1, an entry that all steps share.
+``transform(learned)`` turns one step's entry of it into the `optax.GradientTransformation` of that inner step, which
+gets the task's weights beside their gradients. Compose others by wrapping ``transform``:
 
     clipped = InnerOptimizer(
         base.init, lambda learned: optax.chain(optax.clip(1.0), base.transform(learned))
     )
 
 `restricted` adapts some parameters only.
+
+Any optax transformation can be used; its state is carried over the inner steps. Second order differentiates through it,
+and one that divides by a root or a norm has no derivative where the gradient is zero, as it is behind a dead unit. The
+meta-gradient then is NaN with
+
+    adam, adamw, radam without `eps_root`, lamb, rmsprop with `eps_in_sqrt=False`   where any element is zero
+    clip_by_block_rms, adaptive_grad_clip                                           where a whole tensor is zero
+    clip_by_global_norm, normalize_by_update_norm                                   where all gradients are zero
+
+`away_from_zero` in front of them guards against it; so does ``eps_root=1e-8`` in the three that have it. First order
+differentiates none of them.
+
+    adam = InnerOptimizer(
+        lambda params, num_steps: {}, lambda learned: optax.chain(away_from_zero(), optax.adam(1e-2))
+    )
 """
 
 from __future__ import annotations
@@ -23,22 +39,38 @@ import optax
 from mamlpp_jax.types import MetaParams, Params
 
 
+def _itself(learned: Any) -> Any:
+    return learned
+
+
 class InnerOptimizer(NamedTuple):
     """What adapts a task's parameters.
 
     Attributes:
-        init: (params, num_steps) -> learned pytree, leaves [S, ...]; empty when nothing is learned.
+        init: (params, num_steps) -> learned pytree, leaves [S, ...], or [1, ...] where all steps share an
+            entry; empty when nothing is learned.
         transform: one step's entry of it -> the gradient transformation of that inner step. The
             transformation's state is started with the first entry and carried over the steps.
+        rates: learned pytree -> the part of it that holds learning rates, which figures show.
     """
 
     init: Callable[[Params, int], Any]
     transform: Callable[[Any], optax.GradientTransformation]
+    rates: Callable[[Any], Any] = _itself
 
 
 def sgd(learning_rate: float) -> InnerOptimizer:
     """Gradient descent with one fixed rate (MAML: Finn, Abbeel, Levine, ICML 2017)."""
     return InnerOptimizer(lambda params, num_steps: {}, lambda learned: optax.sgd(learning_rate))
+
+
+def _scaled(rates: Any) -> optax.GradientTransformation:
+    """Descends by a rate per tensor, [], or per weight."""
+
+    def scale(updates: Any, _: Params | None) -> Any:
+        return jax.tree.map(lambda rate, g: -rate * g, rates, updates)
+
+    return optax.stateless(scale)
 
 
 def lslr(learning_rate: float) -> InnerOptimizer:
@@ -50,13 +82,26 @@ def lslr(learning_rate: float) -> InnerOptimizer:
     def init(params: Params, num_steps: int) -> Any:
         return jax.tree.map(lambda p: jnp.full((num_steps,), learning_rate, p.dtype), params)
 
-    def transform(rates: Any) -> optax.GradientTransformation:
-        def scale(updates: Any, _: Params | None) -> Any:
-            return jax.tree.map(lambda rate, g: -rate * g, rates, updates)
+    return InnerOptimizer(init, _scaled)
 
-        return optax.stateless(scale)
 
-    return InnerOptimizer(init, transform)
+def metasgd(learning_rate: float, *, per_step: bool = False) -> InnerOptimizer:
+    """A learned rate per weight: ``theta - rate * gradient``, element by element (Meta-SGD).
+
+    Args:
+        learning_rate: where the rates start; they are free to become negative.
+        per_step: rates of their own for every inner step; otherwise all steps share them.
+
+    References:
+        Li, Zhou, Chen, Li, "Meta-SGD: Learning to Learn Quickly for Few-Shot Learning", 2017, equation 2; its
+        single inner step has become any number.
+    """
+
+    def init(params: Params, num_steps: int) -> Any:
+        entries = num_steps if per_step else 1
+        return jax.tree.map(lambda p: jnp.full((entries, *p.shape), learning_rate, p.dtype), params)
+
+    return InnerOptimizer(init, _scaled)
 
 
 def decay_rates(initial: float, strength: float) -> optax.GradientTransformation:
@@ -100,20 +145,45 @@ def restricted(base: InnerOptimizer, adapts: Callable[[str], bool]) -> InnerOpti
     def transform(learned: Any) -> optax.GradientTransformation:
         return optax.partition({True: base.transform(learned), False: optax.set_to_zero()}, chosen)
 
-    return InnerOptimizer(init, transform)
+    return InnerOptimizer(init, transform, base.rates)
 
 
-INNER_OPTIMIZERS = {"sgd": sgd, "lslr": lslr}
+def away_from_zero(smallest: float = 1e-12) -> optax.GradientTransformation:
+    """Replaces gradients smaller than `smallest` by that constant, where a root has no usable derivative.
+
+    For the front of a chain, see the module's text. Second-order terms of the replaced elements are left out; other
+    elements pass unchanged.
+
+    Args:
+        smallest: positive; its square must be a number of the gradient's dtype.
+    """
+
+    def replace(updates: Any, _: Params | None) -> Any:
+        return jax.tree.map(lambda g: jnp.where(jnp.abs(g) < smallest, smallest, g), updates)
+
+    return optax.stateless(replace)
 
 
-def make_inner_optimizer(name: str, learning_rate: float) -> InnerOptimizer:
+INNER_OPTIMIZERS: dict[str, Callable[..., InnerOptimizer]] = {
+    "sgd": sgd,
+    "lslr": lslr,
+    "metasgd": metasgd,
+}
+
+
+def make_inner_optimizer(name: str, learning_rate: float, **options: Any) -> InnerOptimizer:
     """The inner optimizer of a configuration.
 
+    Args:
+        name: one of `INNER_OPTIMIZERS`.
+        learning_rate: fixed, or where learned rates start.
+        **options: of that optimizer, such as `per_step` of `metasgd`.
+
     Raises:
-        ValueError: the name is not one of `INNER_OPTIMIZERS`.
+        ValueError: the name is unknown.
     """
     if name not in INNER_OPTIMIZERS:
         raise ValueError(
             f"inner optimizer {name!r} is unknown; choose one of {', '.join(INNER_OPTIMIZERS)}"
         )
-    return INNER_OPTIMIZERS[name](learning_rate)
+    return INNER_OPTIMIZERS[name](learning_rate, **options)

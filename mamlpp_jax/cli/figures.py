@@ -50,7 +50,9 @@ def draw_run(
             stream.task_class_names(0),
         ),
     }
-    rates = jax.tree_util.tree_leaves_with_path(best.meta.inner)
+    rates = jax.tree_util.tree_leaves_with_path(
+        experiment.learner.inner_optimizer.rates(best.meta.inner)
+    )
     if rates:
         figures["inner_rates"] = plots.inner_rates(
             {

@@ -71,9 +71,12 @@ FIELDS: dict[str, Field] = {
     "norm.train_statistics": Field("batch", one_of("batch", "running", "support")),  # what normalises in training
     "norm.eval_statistics": Field("batch", some_of("batch", "running", "support")),  # the first selects epochs
 
-    "inner.optimizer": Field("lslr", one_of("lslr", "sgd")),  # learned per-tensor per-step rates, or one fixed rate
+    # One fixed rate, or learned ones: per tensor and step, per weight.
+    "inner.optimizer": Field("lslr", one_of("lslr", "sgd", "metasgd")),
     "inner.learning_rate": Field(0.1, rules.POSITIVE),  # fixed, or where learned rates start
     "inner.rate_decay": Field(0.0, rules.STRENGTH),  # how strongly learned rates are drawn back to there; 0 = not
+    "inner.per_step": Field(False),  # metasgd: rates per weight and step
+    "inner.adapts": Field("all", one_of("all", "head", "body")),  # what the inner loop changes: ANIL head, BOIL body
 
     "train.epochs": Field(150, whole(1)),  # released code: 100
     "train.steps_per_epoch": Field(500, whole(1)),  # outer steps

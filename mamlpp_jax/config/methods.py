@@ -1,4 +1,4 @@
-"""Methods and their components: rows of Table 1 of the paper, and every other combination.
+"""Methods and their components: rows of Table 1 of the paper, the other methods of the family, and combinations.
 
 A component is a field with a value that turns it off. A method is a set of components. Both are tables, so that
 a new one is a new row.
@@ -6,6 +6,7 @@ a new one is a new row.
 
 from __future__ import annotations
 
+import itertools
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
@@ -29,18 +30,32 @@ class Component(NamedTuple):
     on: Any = None
 
 
+_ALWAYS = 10**6  # epochs, more than any run has
+
 COMPONENTS: dict[str, Component] = {
+    # MAML++: Antoniou, Edwards, Storkey, "How to train your MAML", ICLR 2019.
     "msl": Component("train.multi_step_epochs", off=0),  # multi-step loss
     "da": Component("train.first_order_epochs", off=0),  # derivative-order annealing
     "bnrs": Component("norm.per_step_statistics", off=False, on=True),
     "bnwb": Component("norm.per_step_affine", off=False, on=True),
     "lslr": Component("inner.optimizer", off="sgd", on="lslr"),  # learned inner rates
     "ca": Component("train.cosine_annealing", off=False, on=True),
+    # First-order MAML: Finn, Abbeel, Levine, ICML 2017, section 5.2.
+    "fomaml": Component("train.first_order_epochs", off=0, on=_ALWAYS),
+    # The inner loop adapts the head alone: Raghu et al., "Rapid Learning or Feature Reuse?", ICLR 2020.
+    "anil": Component("inner.adapts", off="all", on="head"),
+    # Or all but the head: Oh et al., "BOIL: Towards Representation Change for Few-shot Learning", ICLR 2021.
+    "boil": Component("inner.adapts", off="all", on="body"),
+    # A learned rate per weight: Li et al., "Meta-SGD: Learning to Learn Quickly for Few-Shot Learning", 2017.
+    "metasgd": Component("inner.optimizer", off="sgd", on="metasgd"),
 }
+_MAML_PLUS_PLUS = frozenset({"msl", "da", "bnrs", "bnwb", "lslr", "ca"})
 # Each name can be followed by more components: "maml+msl+lslr".
 METHODS: dict[str, frozenset[str]] = {
     "maml": frozenset(),
-    "maml++": frozenset({"msl", "da", "bnrs", "bnwb", "lslr", "ca"}),
+    "maml++": _MAML_PLUS_PLUS,
+    "mamlpp": _MAML_PLUS_PLUS,  # another spelling, which others can follow: "mamlpp+boil"
+    **{name: frozenset({name}) for name in ("fomaml", "anil", "boil", "metasgd")},
 }
 
 
@@ -48,24 +63,42 @@ def parse_method(method: str) -> frozenset[str]:
     """The components of a method: a name in `METHODS`, alone or with components joined by "+".
 
     Raises:
-        ConfigError: the name does not parse; lists what does.
+        ConfigError: the name does not parse (lists what does), or two of its components exclude each other.
     """
-    if method in METHODS:
-        return METHODS[method]
-    base, *added = method.split("+")
-    if base not in METHODS or not set(added) <= COMPONENTS.keys():
+    base, *added = [method] if method in METHODS else method.split("+")
+    if base not in METHODS or not set(added) <= COMPONENTS.keys() | METHODS.keys():
         raise ConfigError(
-            f"config.method is {method!r}; it must be {', '.join(METHODS)} or maml followed by "
-            f"components, such as maml+msl or maml+bnrs+bnwb. Components: {', '.join(COMPONENTS)}."
+            f"config.method is {method!r}; it must be {', '.join(METHODS)}, or one of these followed by "
+            f"components, such as maml+msl, maml+bnrs+bnwb or mamlpp+boil. Components: {', '.join(COMPONENTS)}."
         )
-    return METHODS[base].union(added)
+    named = METHODS[base].union(*(METHODS.get(name, {name}) for name in added))
+    _check_compatible(method, named)
+    return named
+
+
+def _check_compatible(method: str, named: frozenset[str]) -> None:
+    """Checks that no two components set the same field."""
+    for first, second in itertools.combinations([name for name in COMPONENTS if name in named], 2):
+        field = COMPONENTS[first].field
+        if field == COMPONENTS[second].field:
+            raise ConfigError(
+                f"config.method is {method!r}, but {first} and {second} exclude each other: both set config.{field}. "
+                f"Leave one of them out{_spelled_out(method)}."
+            )
+
+
+def _spelled_out(method: str) -> str:
+    """For a method that begins with MAML++: what it would have to be taken from."""
+    if not method.startswith("mamlpp"):
+        return ""
+    return f" (mamlpp is maml+{'+'.join(name for name in COMPONENTS if name in _MAML_PLUS_PLUS)})"
 
 
 def apply_method(config: ConfigDict, method: str) -> None:
     """Sets `config.method` and, in place, the field of every component.
 
     Components that `method` leaves out are turned off, but for those that the protocol always has. Those it names
-    get their `on` value; where that is None, the field stays as it is.
+    get their `on` value; where that is None, the field stays as it is. The label of "mamlpp" alone is "maml++".
 
     Raises:
         ConfigError: the method is unknown, or adds a component that the configuration has turned off.
@@ -76,7 +109,8 @@ def apply_method(config: ConfigDict, method: str) -> None:
     used = {part.field for part in parts}
     off = {part.field: part.off for part in COMPONENTS.values() if part.field not in used}
     on = {part.field: part.on for part in parts if part.on is not None}
-    config.update_from_flattened_dict({"method": method} | off | on)
+    label = "maml++" if method == "mamlpp" else method
+    config.update_from_flattened_dict({"method": label} | off | on)
 
 
 def _check_added(config: ConfigDict, method: str) -> None:

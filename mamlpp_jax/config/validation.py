@@ -41,6 +41,7 @@ def validate(config: ConfigDict) -> None:
     """
     _check_fields(config)
     check_method(config)
+    _check_inner_rates(config)
     _check_annealing(config)
     _check_rate_decay(config)
     _check_image_size(config)
@@ -105,6 +106,15 @@ def check_value(name: str, value: Any) -> None:
         raise ConfigError(f"config.{name} is {value!r}; {rule.text}.")
 
 
+def _check_inner_rates(config: ConfigDict) -> None:
+    inner = config.inner
+    if inner.per_step and inner.optimizer != "metasgd":
+        raise ConfigError(
+            f"config.inner.per_step is True, which only the inner optimizer metasgd has, but config.inner.optimizer is "
+            f"{inner.optimizer!r}; choose method=metasgd, or leave inner.per_step False."
+        )
+
+
 def _check_annealing(config: ConfigDict) -> None:
     train = config.train
     if train.cosine_annealing and train.final_learning_rate > train.learning_rate:
@@ -115,10 +125,10 @@ def _check_annealing(config: ConfigDict) -> None:
 
 
 def _check_rate_decay(config: ConfigDict) -> None:
-    if config.inner.rate_decay and config.inner.optimizer != "lslr":
+    if config.inner.rate_decay and config.inner.optimizer not in ("lslr", "metasgd"):
         raise ConfigError(
             f"config.inner.rate_decay is {config.inner.rate_decay}, but config.inner.optimizer "
-            f"{config.inner.optimizer!r} learns no rates; use 0, or a method with lslr."
+            f"{config.inner.optimizer!r} learns no rates; use 0, or a method with lslr or metasgd."
         )
 
 

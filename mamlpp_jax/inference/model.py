@@ -32,11 +32,15 @@ LEARNER_FIELDS = (
     "norm.per_step_affine",
     "inner.optimizer",
     "inner.learning_rate",
+    "inner.per_step",
+    "inner.adapts",
     "model.name",
     "model.filters",
     "model.max_pool",
     "model.dtype",
 )
+# Fields of methods that came after the first saved models, with what those have.
+LATER_FIELDS = {"inner.per_step": False, "inner.adapts": "all"}
 
 
 @dataclasses.dataclass(frozen=True)

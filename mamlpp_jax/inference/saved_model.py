@@ -17,7 +17,7 @@ from mamlpp_jax import config as config_lib
 from mamlpp_jax._version import __version__
 from mamlpp_jax.algorithms.learner import BN_MODES
 from mamlpp_jax.errors import ModelError
-from mamlpp_jax.inference.model import LEARNER_FIELDS, FewShotModel, learner_config
+from mamlpp_jax.inference.model import LATER_FIELDS, LEARNER_FIELDS, FewShotModel, learner_config
 from mamlpp_jax.inference.model_card import model_card
 from mamlpp_jax.inference.preprocessing import POLARITIES, ImageFormat
 from mamlpp_jax.training.learner import state_shapes
@@ -107,7 +107,8 @@ def _from_json(content: dict[str, Any]) -> FewShotModel:
     Raises:
         KeyError, TypeError, ValueError, OverflowError: an entry is missing or not of its kind.
     """
-    fields = {name: content["trained"][name] for name in LEARNER_FIELDS}
+    trained = {**LATER_FIELDS, **content["trained"]}
+    fields = {name: trained[name] for name in LEARNER_FIELDS}
     for name, value in fields.items():
         config_lib.check_value(name, value)
     config_lib.check_value("train.inner_steps", content["inner_steps"])

@@ -13,11 +13,17 @@ from ml_collections import ConfigDict
 from mamlpp_jax import config as config_lib
 from mamlpp_jax.algorithms import schedules
 from mamlpp_jax.algorithms.averaging import average_weights
-from mamlpp_jax.algorithms.inner_optimizers import decay_rates, make_inner_optimizer
+from mamlpp_jax.algorithms.inner_optimizers import (
+    InnerOptimizer,
+    decay_rates,
+    make_inner_optimizer,
+    restricted,
+)
 from mamlpp_jax.algorithms.learner import Learner
 from mamlpp_jax.algorithms.metrics import cross_entropy, smoothed_cross_entropy
 from mamlpp_jax.algorithms.outer_loop import init_state
 from mamlpp_jax.models import init_model, make_backbone, make_forward
+from mamlpp_jax.models.head import HEAD
 from mamlpp_jax.types import Array, MetaState, StepPlan
 
 _STREAMS = {"init": 0, "train": 1, "val": 2, "test": 3}
@@ -33,7 +39,7 @@ def make_learner(config: ConfigDict) -> Learner:
     smoothing = config.train.label_smoothing
     return Learner(
         forward=make_forward(_module(config)),
-        inner_optimizer=make_inner_optimizer(config.inner.optimizer, config.inner.learning_rate),
+        inner_optimizer=_inner_optimizer(config),
         inner_steps=config.train.inner_steps,
         bn_mode=config.norm.train_statistics,
         per_step_affine=config.norm.per_step_affine,
@@ -41,6 +47,16 @@ def make_learner(config: ConfigDict) -> Learner:
         remat=config.compute.remat,
         query_loss=smoothed_cross_entropy(smoothing) if smoothing else cross_entropy,
     )
+
+
+def _inner_optimizer(config: ConfigDict) -> InnerOptimizer:
+    inner = config.inner
+    options = {"per_step": inner.per_step} if inner.optimizer == "metasgd" else {}
+    optimizer = make_inner_optimizer(inner.optimizer, inner.learning_rate, **options)
+    if inner.adapts == "all":
+        return optimizer
+    of_head = inner.adapts == "head"
+    return restricted(optimizer, lambda path: path.startswith(f"{HEAD}/") == of_head)
 
 
 def _module(config: ConfigDict) -> nn.Module:

@@ -63,7 +63,7 @@ def test_a_method_keeps_the_epochs_that_the_configuration_chose():
     assert switches(config) == {"msl", "bnrs", "bnwb", "lslr", "ca"}
 
 
-@pytest.mark.parametrize("method", ["mamal", "maml+", "maml+lsrl", "maml+++", "", "msl"])
+@pytest.mark.parametrize("method", ["mamal", "maml+", "maml+lsrl", "maml+++", "", "msl", "boil+"])
 def test_unknown_method_lists_the_known(tmp_path, method):
     with refused(
         tmp_path, f"method is '{method}'".replace("+", r"\+"), "msl, da, bnrs, bnwb, lslr, ca"
@@ -100,11 +100,11 @@ def test_a_method_may_be_cut_short():
 
 
 def test_a_new_method_and_a_second_component_of_a_field_are_rows(monkeypatch):
-    """Here one for first order throughout, on the field of derivative-order annealing."""
+    """Here one on the field of derivative-order annealing."""
     always = Component("train.first_order_epochs", off=0, on=1000)
     monkeypatch.setitem(methods.COMPONENTS, "fo", always)
-    monkeypatch.setitem(methods.METHODS, "fomaml", frozenset({"fo"}))
-    for method, epochs in [("fomaml", 1000), ("fomaml+ca", 1000), ("maml+da", 1), ("maml", 0)]:
+    monkeypatch.setitem(methods.METHODS, "fo", frozenset({"fo"}))
+    for method, epochs in [("fo", 1000), ("fo+ca", 1000), ("maml+da", 1), ("maml", 0)]:
         config = small_config(method)
         config_lib.validate(config)
         assert config.train.first_order_epochs == epochs
@@ -114,3 +114,61 @@ def test_a_new_method_and_a_second_component_of_a_field_are_rows(monkeypatch):
         ConfigError, match=r"leaves out da and fo, but .*first_order_epochs is 1000"
     ):
         config_lib.validate(config)
+
+
+OTHERS = {
+    "fomaml": {"train.first_order_epochs": 10**6},
+    "anil": {"inner.adapts": "head"},
+    "boil": {"inner.adapts": "body"},
+    "metasgd": {"inner.optimizer": "metasgd"},
+}
+MAML = {
+    "train.first_order_epochs": 0,
+    "train.multi_step_epochs": 0,
+    "inner.optimizer": "sgd",
+    "inner.adapts": "all",
+}
+
+
+@pytest.mark.parametrize("method", OTHERS)
+def test_other_methods_change_their_field_of_maml(method):
+    for name in (method, f"maml+{method}", f"{method}+maml"):
+        config = small_config(name)
+        config_lib.validate(config)
+        assert config.method == name
+        fields = dict(config_lib.flatten(config))
+        assert {key: fields[key] for key in MAML | OTHERS[method]} == MAML | OTHERS[method]
+
+
+@pytest.mark.parametrize("method", ["mamlpp+boil", "maml+anil", "metasgd+msl", "fomaml+lslr+anil"])
+def test_methods_combine(method):
+    config = small_config(method)
+    config_lib.validate(config)
+    expected = {"msl", "da", "bnrs", "bnwb", "lslr", "ca"} if "mamlpp" in method else set()
+    expected |= {part for part in method.split("+") if part in methods.METHODS["maml++"]}
+    assert switches(config) - {"da"} == expected - {"da"}
+
+
+def test_mamlpp_is_another_spelling():
+    assert small_config("mamlpp") == small_config("maml++")
+    assert switches(small_config("mamlpp+ca")) == TABLE_1["maml++"]
+
+
+@pytest.mark.parametrize(
+    ("method", "pair", "field"),
+    [
+        ("anil+boil", "anil and boil", "inner.adapts"),
+        ("metasgd+lslr", "lslr and metasgd", "inner.optimizer"),
+        ("fomaml+da", "da and fomaml", "train.first_order_epochs"),
+        ("mamlpp+metasgd", "lslr and metasgd", "inner.optimizer.*mamlpp is maml.msl.da.bnrs"),
+    ],
+)
+def test_components_that_exclude_each_other_are_refused_by_name(method, pair, field):
+    with pytest.raises(ConfigError, match=f"{pair} exclude each other.*{field}"):
+        small_config(method)
+
+
+def test_an_option_of_another_inner_optimizer_is_refused():
+    config_lib.validate(small_config("metasgd", **{"inner.per_step": True}))
+    with pytest.raises(ConfigError, match=r"inner.per_step is True, .* is 'sgd'"):
+        config_lib.validate(small_config("anil", **{"inner.per_step": True}))

@@ -24,11 +24,13 @@ OPTIMIZER = optax.adam(1e-2)
 class OneBlock(nn.Module):
     """A backbone of the project's own layers that compiles in a second."""
 
+    ways: int = WAY
+
     @nn.compact
     def __call__(self, images):
         x, bias = Conv(4, name="conv0")(images)
         x = nn.leaky_relu(PerStepBatchNorm(max_pool=True, name="norm0")(x, bias), 0.01)
-        return nn.Dense(WAY, dtype=x.dtype, name="linear")(x.reshape(len(x), -1))
+        return nn.Dense(self.ways, dtype=x.dtype, name="linear")(x.reshape(len(x), -1))
 
 
 def make_learner(**options):

@@ -12,7 +12,9 @@ import safetensors.numpy
 from hypothesis import strategies as st
 
 from mamlpp_jax import FewShotClassifier
+from mamlpp_jax.config.fields import FIELDS
 from mamlpp_jax.errors import MamlppError, ModelError
+from mamlpp_jax.inference.model import LATER_FIELDS
 from mamlpp_jax.inference.saved_model import load_model, save_model
 from tests.helpers.fuzzing import cases, damaged, fuzz, sandbox
 from tests.helpers.refusals import refused
@@ -57,6 +59,8 @@ def same(a, b):
     [
         lambda: small_model(members=2),
         lambda: small_model(small_config("maml")),
+        lambda: small_model(small_config("anil+lslr")),
+        lambda: small_model(small_config("metasgd+boil")),
         lambda: small_model(colour_config(), channels=3),
         lambda: small_model(small_config(**{"model.max_pool": False})),
     ],
@@ -164,6 +168,13 @@ def set_entry(**entries):
 
 def set_image(**entries):
     return lambda folder: edit(folder, lambda content: content["image"].update(entries))
+
+
+def test_a_model_saved_before_a_method_existed_is_as_it_was(folder):
+    edit(folder, lambda content: [content["trained"].pop(name) for name in LATER_FIELDS])
+    fields = FewShotClassifier.from_pretrained(folder).model.fields
+    assert {name: fields[name] for name in LATER_FIELDS} == LATER_FIELDS
+    assert {name: FIELDS[name].default for name in LATER_FIELDS} == LATER_FIELDS
 
 
 def set_trained(name, value):

@@ -1,0 +1,78 @@
+"""Contracts of every method: it resumes bit for bit, and computes the same on several devices."""
+
+import jax
+import numpy as np
+import pytest
+
+from mamlpp_jax.artifacts.metric_writer import read_metrics
+from mamlpp_jax.artifacts.workdir import Workdir
+from mamlpp_jax.config.methods import METHODS
+from mamlpp_jax.models import BACKBONES
+from mamlpp_jax.training import trainer
+from mamlpp_jax.training.checkpoints import Checkpoints
+from mamlpp_jax.training.preemption import StoppedError
+from tests.helpers.small_learner import OneBlock
+from tests.helpers.small_runs import small_experiment
+
+COMBINED = ("mamlpp+boil", "anil+lslr", "metasgd+msl+bnwb", "fomaml+boil+metasgd")
+ALL = (*(name for name in METHODS if name != "mamlpp"), *COMBINED)
+# In `make test`; the others are combinations or differ from these by one number.
+QUICK = {"maml", "anil+lslr", "metasgd"}
+EACH_METHOD = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in ALL]
+EPOCHS, PER_EPOCH = 3, 2
+
+
+@pytest.fixture(autouse=True)
+def _small_backbone(monkeypatch):
+    monkeypatch.setitem(BACKBONES, "conv4", lambda ways, **options: OneBlock(ways))
+
+
+class _StopAfter:
+    """A preemption handler that says stop when it has been asked a number of times."""
+
+    def __init__(self, times):
+        self.left = times
+
+    def reason(self):
+        self.left -= 1
+        return "enough" if self.left < 0 else ""
+
+
+def train(folder, method, stop_after=None, **fields):
+    """Trains one outer step at a time, from the latest checkpoint; returns the last state's arrays."""
+    fields = {"train.epochs": EPOCHS, "compute.steps_per_dispatch": 1, **fields}
+    experiment = small_experiment(method, **fields)
+    handler = None if stop_after is None else _StopAfter(stop_after)
+    with Checkpoints(folder, experiment.config.evaluation.ensemble) as checkpoints:
+        trainer.train(experiment, Workdir(folder), checkpoints, handler)
+        state = checkpoints.restore(checkpoints.latest_step(), experiment.state_shapes())
+    return jax.tree.map(np.asarray, state)
+
+
+def assert_learned(meta, first):
+    """No part of what the outer loop learns is without a gradient, but the bias that batch norm cancels."""
+    for path, after in jax.tree_util.tree_leaves_with_path(meta):
+        before = first.pop(path)
+        assert "conv0']['bias" in jax.tree_util.keystr(path) or np.any(before != after), path
+
+
+def losses(folder):
+    return [row["loss"] for row in read_metrics(folder) if "loss" in row]
+
+
+@pytest.mark.parametrize("method", EACH_METHOD)
+def test_every_method_resumes_bit_for_bit_and_agrees_over_devices(tmp_path, method):
+    whole, stopped, shared = (tmp_path / name for name in ("whole", "stopped", "shared"))
+    expected = train(whole, method)
+    first = small_experiment(method).first_state().meta
+    assert_learned(expected.meta, dict(jax.tree_util.tree_leaves_with_path(first)))
+    for times in (2, 1):  # in the middle of an epoch, and again
+        with pytest.raises(StoppedError):
+            train(stopped, method, stop_after=times)
+    resumed = train(stopped, method)
+    jax.tree.map(np.testing.assert_array_equal, resumed, expected)
+    assert (stopped / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
+    assert len(losses(whole)) == EPOCHS * PER_EPOCH
+
+    train(shared, method, **{"compute.devices": 2})
+    np.testing.assert_allclose(losses(shared), losses(whole), rtol=0, atol=1e-5)
