@@ -14,7 +14,7 @@ setup(
     license="MIT",
     python_requires=">=3.11",
     packages=[*find_packages(include=["mamlpp_jax", "mamlpp_jax.*"]), "mamlpp_jax.configs"],
-    # The ready configurations; an editable install uses the checkout's folder (cli/flags.py).
+    # The ready configurations; an editable install uses the checkout's folder (cli/config_files.py).
     package_dir={"mamlpp_jax.configs": "configs"},
     package_data={"mamlpp_jax": ["py.typed", "pretrained/*", "pretrained/*/*"]},
     entry_points={

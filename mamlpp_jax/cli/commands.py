@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -77,6 +77,18 @@ def resolve_config(
     if workdir is not None:
         workdir.check_owner(config)
     return config
+
+
+@contextlib.contextmanager
+def naming_flags() -> Iterator[None]:
+    """In an evaluation, an error names --way and not config.task.way, which only a training can change."""
+    try:
+        yield
+    except ConfigError as error:
+        message = str(error)
+        for flag, field in EVALUATION_FLAGS.items():
+            message = message.replace(f"config.{field}", f"--{flag}")
+        raise ConfigError(message) from error
 
 
 def to_compare(

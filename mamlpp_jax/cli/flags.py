@@ -1,24 +1,21 @@
-"""What the command lines share: help, ready configurations, mistakes told in one paragraph."""
+"""What the command lines share: help, and mistakes told in one paragraph."""
 
 from __future__ import annotations
 
-import pathlib
 import re
 import sys
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from absl import flags
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from mamlpp_jax import config as config_lib
+from mamlpp_jax.cli.config_files import error_text, load_config, ready_configs
 from mamlpp_jax.errors import ConfigError, MamlppError
 
 USAGE_EXIT_CODE = 2
 _HELP = {"--help", "-help", "-h", "-?", "--helpshort"}
-_PACKAGE = pathlib.Path(__file__).parents[1]
-# Where a wheel puts the ready configurations, and where a checkout has them.
-_READY_FOLDERS = (_PACKAGE / "configs", _PACKAGE.parent / "configs")
 
 CONFIG = config_flags.DEFINE_config_file(
     "config",
@@ -28,42 +25,17 @@ CONFIG = config_flags.DEFINE_config_file(
 )
 
 
-def ready_configs() -> dict[str, pathlib.Path]:
-    """The files of the ready configurations by name, such as "quickstart"."""
-    folder = next(filter(pathlib.Path.is_dir, _READY_FOLDERS), _READY_FOLDERS[0])
-    return {path.stem: path for path in sorted(folder.glob("[a-z]*.py"))}
-
-
-def find_config(path: str) -> pathlib.Path:
-    """Finds a configuration file: a local one, or else the ready one of that name.
-
-    Args:
-        path: a file, or "configs/NAME.py", "NAME.py" or "NAME" of a ready configuration.
-
-    Raises:
-        ConfigError: neither exists; lists the ready ones.
-    """
-    file, ready = pathlib.Path(path), ready_configs()
-    if file.exists() and not file.is_dir():
-        return file
-    name = re.fullmatch(r"(configs/)?(\w+)(\.py)?", file.as_posix())
-    if name is None or name[2] not in ready:
-        raise ConfigError(
-            f"there is no configuration file {path!r} here, and no ready configuration of that name; "
-            f"the ready ones are {', '.join(f'configs/{known}.py' for known in ready)}."
-        )
-    return ready[name[2]]
-
-
 class _ConfigParser(flags.ArgumentParser):
-    """The parser of a configuration flag, which also finds the ready configurations."""
+    """The parser of a configuration flag."""
 
-    def __init__(self, parser: Any) -> None:
-        self._parser = parser
+    def __init__(self, flag: str) -> None:
+        self._flag = flag
 
-    def parse(self, argument: str) -> Any:
-        path, *rest = argument.split(":", 1)
-        return self._parser.parse(":".join([str(find_config(path)), *rest]))
+    def parse(self, argument: str) -> ConfigDict:
+        try:
+            return load_config(argument).lock()
+        except MamlppError as error:
+            raise ConfigError(f"--{self._flag}: {error}") from error
 
 
 def parse_flags(
@@ -89,27 +61,19 @@ def parse_flags(
     if not _HELP.isdisjoint(argv[1:]):
         _print_help(module, with_configs=bool(configs))
         sys.exit(0)
+    names = [holder.name for holder in configs]
     try:
-        for holder in configs:
-            flags.FLAGS[holder.name].parser = _ConfigParser(flags.FLAGS[holder.name].parser)
-        _check_field_names(argv, [holder.name for holder in configs])
+        for name in names:
+            flags.FLAGS[name].parser = _ConfigParser(name)
+        _check_field_names(argv, names)
         left = flags.FLAGS(argv)
         if len(left) > 1 and not rest:
             raise ConfigError(f"{left[1]!r} is not a flag; flags start with --.")
-        for holder in configs:
-            if holder.value is not None:
-                holder.value.items()  # A file that cannot be read is only told of on first use.
     except (flags.Error, MamlppError) as error:
-        fail(str(_root_cause(error)))
-    except SyntaxError as error:
-        fail(f"--config: {error.filename} is not a configuration file: {error}")
-    except OSError as error:
-        fail(f"--config cannot be read: {str(error).splitlines()[-1].strip()}")
-    except (AttributeError, KeyError) as error:
-        # What ml_collections raises when a configuration file reads a field that is not there.
-        fail(f"--config: unknown configuration field: {_first_text(error)}")
-    except (TypeError, ValueError) as error:
-        fail(f"a --config field has a value of the wrong type: {error}")
+        fail(_explain(error, names))
+    except (TypeError, ValueError, LookupError, AttributeError, SyntaxError) as error:
+        # What ml_collections raises for a --config.FIELD in a --flagfile that is no field.
+        fail(f"a flag cannot be used ({error_text(error)}).")
     return left
 
 
@@ -125,25 +89,52 @@ def _print_help(module: str, with_configs: bool) -> None:
 def _check_field_names(argv: list[str], names: Sequence[str]) -> None:
     """Checks the fields of --config.FIELD=... flags, whose own message names a part of the field."""
     for argument in argv[1:]:
-        override = re.match(rf"--?(no)?({'|'.join(names)})\.(?P<field>[^=]+)", argument)
+        override = re.match(rf"--?(no)?({'|'.join(names)})\.(?P<field>[^=]*)", argument)
         if override:
             config_lib.check_field(override["field"])
 
 
+def _explain(error: Exception, configs: Sequence[str]) -> str:
+    """What is wrong with the flags and what they may be; the flag libraries quote Python's own errors."""
+    root = _root_cause(error)
+    if isinstance(root, MamlppError):
+        return str(root)
+    if isinstance(error, flags.UnrecognizedFlagError):
+        config, _, field = error.flagname.partition(".")
+        if config in configs and field:
+            return f"--{error.flagname} changes a field of --{config}, which is missing; give --{config}=FILE."
+        return f"{str(error).removesuffix(' ?')}; --help lists the flags, and --noNAME is for flags of true and false."
+    head = re.match(r"flag --([\w.]+)=", str(error))
+    if not isinstance(error, flags.IllegalFlagValueError) or head is None:
+        return str(error)
+    value = str(error)[head.end() :].removesuffix(f": {error.__context__}")
+    config, _, field = head[1].partition(".")
+    if not field:
+        return f"--{head[1]} is {value!r}; it must be {_allowed(flags.FLAGS[head[1]].parser)}."
+    try:
+        config_lib.check_value(field, value)  # a text, which the field may not be
+    except ConfigError as wrong:
+        return f"--{config}: {wrong}"
+    return str(error)
+
+
+def _allowed(parser: flags.ArgumentParser) -> str:
+    """The values that a flag may have."""
+    if isinstance(parser, flags.EnumParser):
+        return f"one of {', '.join(parser.enum_values)}"
+    if isinstance(parser, flags.BooleanParser):
+        return "true or false"
+    kind = "a whole number" if isinstance(parser, flags.IntegerParser) else "a number"
+    low = getattr(parser, "lower_bound", None)
+    return kind if low is None else f"{kind} of at least {low:g}"
+
+
 def _root_cause(error: BaseException) -> BaseException:
-    """Our own error, which the flag libraries wrap into others that quote its traceback."""
+    """Our own error that explains most, which the flag libraries wrap into others that quote its traceback."""
     cause: BaseException | None = error
-    root = error
-    while cause is not None:
-        root = cause if isinstance(cause, MamlppError) else root
+    while cause is not None and not isinstance(cause, MamlppError):
         cause = cause.__cause__ or cause.__context__
-    return root
-
-
-def _first_text(error: BaseException) -> str:
-    """The message of an error whose argument may be another error, on one line."""
-    first = error.args[0] if error.args else ""
-    return _first_text(first) if isinstance(first, BaseException) else " ".join(str(first).split())
+    return cause or error
 
 
 def fail(message: str) -> NoReturn:

@@ -28,6 +28,7 @@ from mamlpp_jax.cli.compilation import set_up_compilation
 from mamlpp_jax.cli.flags import fail, parse_flags
 from mamlpp_jax.data.readers.class_folders import scan_classes
 from mamlpp_jax.data.readers.images import SUFFIXES
+from mamlpp_jax.distributed.mesh import available_devices
 from mamlpp_jax.errors import ConfigError, DataError, MamlppError
 from mamlpp_jax.inference.classifier import FewShotClassifier
 from mamlpp_jax.reports import episode_figure
@@ -150,6 +151,7 @@ def _run(queries: Sequence[str]) -> None:
             raise ConfigError(f"--{flag.name} is missing; see --help.")
     if not queries:
         raise ConfigError("--query is missing; it names images, or folders of images.")
+    available_devices()
     clf = FewShotClassifier.from_pretrained(
         _MODEL.value,
         ensemble=_ENSEMBLE.value,

@@ -28,7 +28,7 @@ from mamlpp_jax.cli import commands
 from mamlpp_jax.cli.compilation import set_up_compilation
 from mamlpp_jax.cli.flags import CONFIG, USAGE_EXIT_CODE, parse_flags
 from mamlpp_jax.distributed import processes
-from mamlpp_jax.distributed.mesh import cpu_devices
+from mamlpp_jax.distributed.mesh import available_devices, cpu_devices
 from mamlpp_jax.errors import MamlppError
 from mamlpp_jax.training.preemption import (
     STOPPED_EXIT_CODE,
@@ -88,6 +88,7 @@ def _set_up_jax(config: ConfigDict, group: processes.Group) -> None:
     cores = max(cores // processes.sharing_host(group, count), 1)
     tasks, devices = config.train.tasks_per_step, config.compute.devices
     jax.config.update("jax_num_cpu_devices", cpu_devices(tasks, devices, count, cores))
+    available_devices()  # Where JAX finds none, it says so before anything is read.
     if not processes.is_first():
         logging.set_verbosity(logging.WARNING)
 
@@ -138,7 +139,8 @@ def _run() -> None:
         commands.dry_run(config, workdir)
     elif _MODE.value == "evaluate":
         assert workdir is not None  # Else resolve_config has complained.
-        commands.evaluate(config, workdir, overrides, other_data)
+        with commands.naming_flags():
+            commands.evaluate(config, workdir, overrides, other_data)
     else:
         # After joining the others, whose set-up installs handlers of its own.
         with preemption.listening():

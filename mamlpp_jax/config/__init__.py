@@ -37,6 +37,7 @@ from mamlpp_jax.config.validation import (
     check_chunk as check_chunk,
     check_classes as check_classes,
     check_field as check_field,
+    check_types as check_types,
     check_value as check_value,
     from_dict as from_dict,
     parse_fractions as parse_fractions,

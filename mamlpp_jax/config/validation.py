@@ -76,6 +76,17 @@ def parse_fractions(text: str) -> tuple[float, ...]:
 
 def _check_fields(config: ConfigDict | dict[str, Any]) -> None:
     """Checks names, types and values of all fields, each by itself."""
+    check_types(config)
+    for name, value in flatten(config):
+        check_value(name, value)
+
+
+def check_types(config: ConfigDict | dict[str, Any]) -> None:
+    """Checks that there is a value of the right type for every field, and nothing else.
+
+    Raises:
+        ConfigError: names the field.
+    """
     given = dict(flatten(config))
     for name in given:
         check_field(name)
@@ -86,7 +97,7 @@ def _check_fields(config: ConfigDict | dict[str, Any]) -> None:
                 "configuration of a run, a version of mamlpp_jax without this field made the run: use "
                 "that version for it, or train a new run in another --workdir."
             )
-        check_value(name, given[name])
+        _check_type(name, given[name])
 
 
 def check_value(name: str, value: Any) -> None:
@@ -95,15 +106,19 @@ def check_value(name: str, value: Any) -> None:
     Raises:
         ConfigError: it is of another type than the field's, or out of range.
     """
+    _check_type(name, value)
+    rule = FIELDS[name].rule
+    if not rule.allows(value):
+        raise ConfigError(f"config.{name} is {value!r}; {rule.text}.")
+
+
+def _check_type(name: str, value: Any) -> None:
     kind = type(FIELDS[name].default)
     if kind is float and isinstance(value, int) and abs(value) <= rules.MAX_INT:
         kind = int  # A float may be written without a fraction.
     if not isinstance(value, kind) or isinstance(value, bool) != (kind is bool):
         expected = type(FIELDS[name].default).__name__
         raise ConfigError(f"config.{name} is {value!r}; it must be of type {expected}.")
-    rule = FIELDS[name].rule
-    if not rule.allows(value):
-        raise ConfigError(f"config.{name} is {value!r}; {rule.text}.")
 
 
 def _check_inner_rates(config: ConfigDict) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import partial
 from typing import Any
 
@@ -47,6 +48,26 @@ def _check_processes(tasks_per_step: int, devices: int, processes: int) -> None:
         )
 
 
+def available_devices() -> list[jax.Device]:
+    """The devices of all processes; JAX starts its back end for it.
+
+    Raises:
+        ConfigError: there are none of the kind that JAX_PLATFORMS asks for.
+    """
+    try:
+        return jax.devices()
+    except (
+        RuntimeError,
+        AssertionError,
+    ) as error:  # JAX asserts that a platform it knows has a plugin
+        wanted = os.environ.get("JAX_PLATFORMS", "")
+        reason = f" ({str(error).partition(' (set JAX')[0]})" if str(error) else ""
+        raise ConfigError(
+            f"JAX_PLATFORMS is {wanted!r}, but JAX finds no such device here{reason}. Unset it, or set it to cpu; "
+            "a GPU or TPU needs JAX built for it (pip install '.[gpu]' or '.[tpu]')."
+        ) from error
+
+
 def make_mesh(tasks_per_step: int, devices: int = 0) -> Mesh:
     """A one-axis mesh, with equally many devices of every process, those of one process together.
 
@@ -57,7 +78,7 @@ def make_mesh(tasks_per_step: int, devices: int = 0) -> Mesh:
     Raises:
         ConfigError: more devices were asked for than there are, or some process would have none.
     """
-    available = jax.devices()
+    available = available_devices()
     if devices > len(available):
         raise ConfigError(
             f"config.compute.devices is {devices}, but JAX sees {len(available)} "

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from mamlpp_jax.cli.flags import find_config, ready_configs
+from mamlpp_jax.cli.config_files import find_config, ready_configs
 from mamlpp_jax.errors import ConfigError
 
 ROOT = pathlib.Path(__file__).parents[2]

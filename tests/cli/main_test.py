@@ -46,7 +46,7 @@ def command(*arguments, **environment):
         ),
         (
             ["--config=configs/quickstart.py", "--config.train.epochs=many"],
-            "flag --config.train.epochs=many: invalid literal for int()",
+            "config.train.epochs is 'many'; it must be of type int",
         ),
         (
             ["--config=configs/omniglot.py:ways=5"],

@@ -1,20 +1,14 @@
 """Whatever configuration is given, it is taken or refused in one paragraph; see `helpers/fuzzing`."""
 
-import contextlib
 import copy
 import importlib
-import io
 import json
 import pathlib
-import types
 
-from absl import flags
 from hypothesis import strategies as st
-from ml_collections import config_flags
 
 from mamlpp_jax import config as config_lib
 from mamlpp_jax.artifacts.workdir import Workdir
-from mamlpp_jax.cli import commands, flags as cli_flags
 from tests.helpers.fuzzing import JSON, TEXTS, cases, damaged, fuzz, sandbox
 
 __all__ = ["sandbox"]  # a fixture
@@ -45,46 +39,6 @@ def test_arguments_of_configuration_files(count, sandbox):
             use(importlib.import_module(f"configs.{name}").get_config(argument))
 
     fuzz(sandbox, count, st.tuples(files, st.one_of(st.none(), TEXTS, pairs)), check)
-
-
-@cases()
-def test_overrides_on_the_command_line(count, sandbox, monkeypatch):
-    names = st.one_of(
-        st.sampled_from(sorted(FIELDS)),
-        st.sampled_from(sorted(FIELDS)),
-        st.sampled_from(["data", "train.epochs.x", "items", "__class__", "train.", ".", "a.b"]),
-        st.text(max_size=6).filter(lambda text: "flagfile" not in text),
-    )
-    forms = st.sampled_from(["--config.{}={}", "--config.{}={}", "-config.{}={}", "--noconfig.{}"])
-    overrides = st.lists(
-        st.builds(lambda form, name, text: form.format(name, text), forms, names, TEXTS), max_size=3
-    )
-    ends = st.sampled_from([[], [], [], ["more"], ["--config.seed"], ["--"], ["--config"]])
-
-    def check(argv):
-        argv = ["main", f"--config={CONFIGS / 'quickstart.py'}", *argv]
-        values = flags.FlagValues()
-        monkeypatch.setattr(
-            cli_flags, "flags", types.SimpleNamespace(FLAGS=values, Error=flags.Error)
-        )
-        holder = config_flags.DEFINE_config_file(
-            "config", None, "", flag_values=values, sys_argv=argv
-        )
-        said = io.StringIO()
-        with sandbox.reads(), contextlib.redirect_stderr(said):
-            left = None
-            try:
-                cli_flags.parse_flags(argv, [holder])
-                use(commands.resolve_config("train", holder.value, None, {}))
-            except SystemExit as caught:
-                left = caught
-        if left is not None:
-            assert left.code == cli_flags.USAGE_EXIT_CODE
-            assert said.getvalue().startswith("error: ")
-            assert "Traceback" not in said.getvalue()
-            assert said.getvalue().count("\n") == 1
-
-    fuzz(sandbox, count, st.builds(lambda a, b: a + b, overrides, ends), check)
 
 
 def with_changes(changes):

@@ -202,7 +202,7 @@ def test_help_of_the_installed_commands(installed, tmp_path, command, flag):
 
 
 def test_the_installed_configurations_are_found_from_an_empty_folder(installed, tmp_path):
-    program = "from mamlpp_jax.cli import flags; print(*flags.ready_configs().values(), sep='\\n')"
+    program = "from mamlpp_jax.cli import config_files; print(*config_files.ready_configs().values(), sep='\\n')"
     paths = run_installed(installed, tmp_path, "-c", program).splitlines()
     assert {pathlib.Path(path).stem for path in paths} >= set(READY)
     assert {pathlib.Path(path).parent for path in paths} == {installed / "mamlpp_jax" / "configs"}
