@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
-import os
 import sys
 import time
 from collections.abc import Callable
 from typing import Any, TextIO
 
 from absl import logging
+
+from mamlpp_jax.utils.terminal import terminal_bar
 
 
 class Progress:
@@ -23,7 +25,7 @@ class Progress:
         stream: TextIO | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Draws nothing yet on a stream that is no terminal.
+        """Draws the bar at once on a terminal; logs nothing yet elsewhere.
 
         Args:
             total_steps: outer steps of the whole run.
@@ -36,7 +38,18 @@ class Progress:
         self._every = log_every_seconds
         self._stream = sys.stderr if stream is None else stream
         self._clock = clock
-        self._bar = _bar(total_steps, start_step, self._stream) if self._stream.isatty() else None
+        self._stack = contextlib.ExitStack()
+        self._bar: Any = None
+        if self._stream.isatty():
+            bar = terminal_bar(
+                self._stream,
+                total=total_steps,
+                initial=start_step,
+                unit=" steps",
+                mininterval=0.5,
+                miniters=1,  # a fixed count: otherwise the bar stalls when steps become slower
+            )
+            self._bar = self._stack.enter_context(bar)
         # Time and step of the last log line; set by the first update, so that the first rate
         # leaves out compilation.
         self._mark: tuple[float, int] | None = None
@@ -69,8 +82,7 @@ class Progress:
 
     def __exit__(self, *_: object) -> None:
         """Leaves the bar as it stands and ends its line."""
-        if self._bar is not None:
-            self._bar.close()
+        self._stack.close()
 
     def _log(self, step: int, loss: float, accuracy: float, epoch: int) -> None:
         now = self._clock()
@@ -87,28 +99,3 @@ class Progress:
             "step %d/%d, epoch %d: loss %.4f, accuracy %.1f %%, %.2f steps/s, ETA %s",
             *(step, self._total, epoch, loss, 100 * accuracy, rate, left),
         )
-
-
-def _bar(total_steps: int, start_step: int, stream: TextIO) -> Any:
-    import tqdm
-
-    # A container's terminal may report a size of 0 by 0; tqdm would then draw nothing.
-    known = _has_size(stream)
-    return tqdm.tqdm(
-        total=total_steps,
-        initial=start_step,
-        file=stream,
-        unit=" steps",
-        dynamic_ncols=known,
-        ncols=None if known else 100,
-        nrows=None if known else 24,
-        mininterval=0.5,
-        miniters=1,  # a fixed count: otherwise the bar stalls when steps become slower
-    )
-
-
-def _has_size(terminal: TextIO) -> bool:
-    try:
-        return 0 not in os.get_terminal_size(terminal.fileno())
-    except (AttributeError, OSError, ValueError):
-        return False

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import pathlib
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from absl import logging
 from ml_collections import ConfigDict
 
 from mamlpp_jax import config as config_lib
@@ -16,12 +19,16 @@ from mamlpp_jax.errors import ConfigError, WorkdirError
 from mamlpp_jax.utils.files import (
     atomic_open,
     exists,
+    is_unfinished,
     read_json,
     remove_unfinished,
     wrap_os_errors,
     write_json,
 )
-from mamlpp_jax.utils.locks import only_writer
+from mamlpp_jax.utils.locks import LOCK_FILE, one_at_a_time, only_writer
+
+# What a run writes before its first checkpoint, beside its configuration.
+_OF_AN_ATTEMPT = ("data.json", "metrics.jsonl", "timing.jsonl", "tensorboard")
 
 
 class Workdir:
@@ -58,11 +65,37 @@ class Workdir:
         """Keeps other processes from writing into the folder; see `utils.locks.only_writer`."""
         return only_writer(self.path)
 
-    def check_owner(self, config: ConfigDict) -> None:
-        """Checks that the folder is new, or was made by the same configuration.
+    @contextlib.contextmanager
+    def adding_results(self) -> Iterator[None]:
+        """Keeps other processes from adding tests to the results at the same time, also while the run is trained.
 
         Raises:
-            WorkdirError: it is a file, cannot be read, or belongs to a run that differs; names the fields.
+            WorkdirError: the folder cannot be written.
+        """
+        with contextlib.ExitStack() as stack:
+            with wrap_os_errors(self.path, "write into"):
+                lock = one_at_a_time(self.path / "results.lock", "writing results")
+                stack.enter_context(lock)
+            yield
+
+    def check_writable(self) -> None:
+        """Checks that results can be added, before they are computed.
+
+        Raises:
+            WorkdirError: the folder cannot be written.
+        """
+        if not os.access(self.path, os.W_OK | os.X_OK):
+            raise WorkdirError(f"cannot write into {self.path}: permission denied")
+
+    def check_owner(self, config: ConfigDict) -> None:
+        """Checks that the folder is new, empty, or was made by the same configuration.
+
+        A run that was ended before its first checkpoint holds nothing worth keeping, so any configuration may
+        have its folder.
+
+        Raises:
+            WorkdirError: it is a file, cannot be read, is not a run's, or belongs to a run that differs; names the
+                fields.
         """
         with wrap_os_errors(self.path, "look at the workdir"):
             is_file = self.path.exists() and not self.path.is_dir()
@@ -71,21 +104,44 @@ class Workdir:
                 f"workdir {self} is a file; it must be a folder, new or of this run."
             )
         if not exists(self.config_file):
-            if any(self.checkpoints.glob("[0-9]*")):
-                raise WorkdirError(
-                    f"workdir {self} holds checkpoints, but no {self.config_file.name} that says which run's they "
-                    "are. Restore that file, or use another --workdir."
-                )
+            self._check_empty()
             return
-        different = config_lib.differences(config, _read_object(self.config_file))
-        if different:
+        stored = _read_object(self.config_file)
+        different = config_lib.differences(config, stored)
+        if different and (self._has_work() or not _is_configuration(stored)):
             raise WorkdirError(
                 f"workdir {self} belongs to a run of another configuration ({'; '.join(different)}). "
                 "Use another --workdir, or the same configuration to continue that run."
             )
 
+    def _check_empty(self) -> None:
+        """Checks that the folder holds nothing but what a claim that was cut off may have left."""
+        if self._has_checkpoint():
+            raise WorkdirError(
+                f"workdir {self} holds checkpoints, but no {self.config_file.name} that says which run's they "
+                "are. Restore that file, or use another --workdir."
+            )
+        with wrap_os_errors(self.path, "look at the workdir"):
+            names = sorted(path.name for path in self.path.iterdir()) if self.path.exists() else []
+        foreign = [name for name in names if name != LOCK_FILE and not is_unfinished(name)]
+        if foreign:
+            more = f" and {len(foreign) - 3} more" if len(foreign) > 3 else ""
+            raise WorkdirError(
+                f"workdir {self} is not a run's folder: it holds {', '.join(foreign[:3])}{more}, but no "
+                f"{self.config_file.name}. --workdir must be a new or empty folder, or that of a run."
+            )
+
+    def _has_checkpoint(self) -> bool:
+        return any(path.name.isdecimal() for path in self.checkpoints.glob("*"))
+
+    def _has_work(self) -> bool:
+        """Whether there is something that a new start would lose: a whole checkpoint, or results."""
+        return self._has_checkpoint() or exists(self.results_file)
+
     def claim(self, config: ConfigDict) -> None:
         """Writes `config.json` into the folder, which is made when missing.
+
+        What a run left that was ended before its first checkpoint is removed, with a warning.
 
         Args:
             config: the run's. The folder must be locked by this process, so that what unfinished writers left
@@ -98,7 +154,27 @@ class Workdir:
             self.path.mkdir(parents=True, exist_ok=True)
         self.check_owner(config)
         remove_unfinished(self.path)
+        if exists(self.config_file) and not self._has_work():
+            self._discard(config_lib.differences(config, _read_object(self.config_file)))
         write_json(self.config_file, config.to_dict())
+
+    def _discard(self, different: Sequence[str]) -> None:
+        """Removes the files of an attempt without a checkpoint."""
+        with wrap_os_errors(self.path, "remove what an earlier attempt left in"):
+            found = [self.path / name for name in _OF_AN_ATTEMPT if (self.path / name).exists()]
+            if found:
+                logging.warning(
+                    "workdir %s was begun %sand has no whole checkpoint: the run starts from the beginning. "
+                    "Discarded: %s",
+                    self,
+                    f"with another configuration ({'; '.join(different)}) " if different else "",
+                    ", ".join(path.name for path in found),
+                )
+            for path in found:
+                if path.is_dir():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink()
 
     def config(self) -> ConfigDict:
         """The configuration the run was trained with.
@@ -116,7 +192,9 @@ class Workdir:
             raise WorkdirError(f"{self.config_file} does not fit this version: {error}") from error
 
     def check_data(self, fingerprint: str, classes: Mapping[str, Sequence[str]]) -> None:
-        """Checks that the data are those the run began with; a run without `data.json` takes any.
+        """Checks that the data are those the run began with.
+
+        A run without `data.json` takes any, and so does one that was ended before its first checkpoint.
 
         Args:
             fingerprint: of the whole data set.
@@ -125,7 +203,7 @@ class Workdir:
         Raises:
             WorkdirError: images were added, removed or changed, or the classes are split otherwise.
         """
-        if not exists(self.data_file):
+        if not exists(self.data_file) or not self._has_work():
             return
         recorded, name = _read_object(self.data_file), self.data_file.name
         if recorded.get("sha256") != fingerprint:
@@ -223,6 +301,15 @@ def _read_object(path: pathlib.Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise WorkdirError(f"{path} holds a {type(content).__name__}; it must hold a JSON object.")
     return content
+
+
+def _is_configuration(stored: dict[str, Any]) -> bool:
+    """Whether it is a run's; other programs call files `config.json` too."""
+    try:
+        config_lib.from_dict(stored)
+    except ConfigError:
+        return False
+    return True
 
 
 def _parse_results(results: dict[str, Any]) -> list[TestResult]:

@@ -26,8 +26,10 @@ from mamlpp_jax.training.checkpoints import CheckpointReader, Checkpoints, quiet
 from mamlpp_jax.training.experiment import Experiment, build_experiment
 from mamlpp_jax.training.learner import state_shapes
 from mamlpp_jax.training.preemption import PreemptionHandler
+from mamlpp_jax.training.reading import read_checkpoints, report_state
 from mamlpp_jax.training.trainer import train as train_loop
 from mamlpp_jax.utils.files import write_atomically
+from mamlpp_jax.utils.terminal import phase
 
 # Flags that change an evaluation, and the configuration field that each stands for.
 EVALUATION_FLAGS = {
@@ -129,21 +131,26 @@ def train(
         logging.info("%s is finished", workdir)
         _print_results(results, workdir)
         return
+    preemption = preemption or PreemptionHandler()
     dataset, digest = _load_everywhere(config)
-    experiment = build_experiment(config, dataset)
-    _check_classes_everywhere(experiment)
-    workdir.check_data(digest, experiment.class_names)
-    logging.info("%s", summary.describe_briefly(experiment))
+    preemption.check_between_phases()
+    with phase("setting up devices and learner"):
+        experiment = build_experiment(config, dataset)
+        _check_classes_everywhere(experiment)
+        workdir.check_data(digest, experiment.class_names)
+        about = summary.describe_briefly(experiment)
+    logging.info("%s", about)
     quiet_orbax()
     logging.info("workdir: %s", workdir)
-    preemption = preemption or PreemptionHandler()
+    preemption.check_between_phases()
     with contextlib.ExitStack() as stack:
         stack.enter_context(_only_writer(workdir))
         _claim_together(workdir, config)
         if processes.is_first():
             workdir.record_data(digest, dataset.images.shape[-1], experiment.class_names)
         keep = config.evaluation.ensemble
-        checkpoints = stack.enter_context(Checkpoints(workdir.path, keep, config.to_dict()))
+        with phase("opening the checkpoints"):
+            checkpoints = stack.enter_context(Checkpoints(workdir.path, keep, config.to_dict()))
         train_loop(experiment, workdir, checkpoints, preemption)
         _test_and_report(experiment, workdir, checkpoints, preemption)
 
@@ -155,24 +162,27 @@ def _test_and_report(
     preemption: PreemptionHandler,
 ) -> None:
     config = experiment.config
-    states = final_evaluation.best_states(
-        checkpoints, config.evaluation.ensemble, experiment.state_shapes()
-    )
+    with phase("reading the best epochs"):
+        states = final_evaluation.best_states(
+            checkpoints, config.evaluation.ensemble, experiment.state_shapes()
+        )
     tests, correct, predictions = final_evaluation.run_test(
         experiment, states, before_each=preemption.check
     )
-    results = final_evaluation.collect_results(
-        config,
-        workdir.results(),
-        states,
-        tests,
-        steps=checkpoints.latest_step() or 0,
-        devices=experiment.mesh.size,
-    )
-    if processes.is_first():
-        figures.draw_run(workdir, experiment, states[0], results["test"], predictions)
-    # Last, since a run with results counts as finished.
-    _report(results, correct, workdir)
+    with workdir.adding_results() if processes.is_first() else contextlib.nullcontext():
+        results = final_evaluation.collect_results(
+            config,
+            workdir.results(),
+            states,
+            tests,
+            steps=checkpoints.latest_step() or 0,
+            devices=experiment.mesh.size,
+        )
+        if processes.is_first():
+            with phase("drawing the figures"):
+                figures.draw_run(workdir, experiment, states[0], results["test"], predictions)
+        # Last, since a run with results counts as finished.
+        _report(results, correct, workdir)
 
 
 def evaluate(
@@ -182,6 +192,9 @@ def evaluate(
     data_config: ConfigDict | None = None,
 ) -> None:
     """Tests a trained run, also under other conditions, and adds them to its results.
+
+    Nothing else in the folder changes. Another process may be training the run: then what it has learned so far
+    is tested.
 
     Args:
         config: the run's.
@@ -196,30 +209,37 @@ def evaluate(
     tested_config = _with_overrides(config, overrides, data_config)
     config_lib.validate(tested_config)
     quiet_orbax()
-    with CheckpointReader(workdir.path) as checkpoints:
-        dataset, digest = _load_everywhere(tested_config)
-        if data_config is not None:
-            _check_channels(workdir.recorded_channels(), config, dataset)
-        tested = build_experiment(tested_config, dataset, splits=("test",))
-        _check_classes_everywhere(tested)
-        data = ""
-        if data_config is None:
-            workdir.check_data(digest, tested.class_names)
-        else:
-            data = f"{config_lib.data_label(tested_config)} {digest[:8]}"
-        with _only_writer(workdir):
-            like = state_shapes(config, tested.image_shape, replicated(tested.mesh))
-            states = final_evaluation.best_states(checkpoints, config.evaluation.ensemble, like)
-            tests, correct, _ = final_evaluation.run_test(tested, states, data=data)
-            results = final_evaluation.collect_results(
-                config,
-                workdir.results(),
-                states,
-                tests,
-                steps=checkpoints.latest_step() or 0,
-                devices=tested.mesh.size,
-            )
-            _report(results, correct, workdir)
+    # Before the data are loaded.
+    latest = read_checkpoints(workdir.path, CheckpointReader.latest_step)
+    workdir.check_writable()
+    dataset, digest = _load_everywhere(tested_config)
+    if data_config is not None:
+        _check_channels(workdir.recorded_channels(), config, dataset)
+    tested = build_experiment(tested_config, dataset, splits=("test",))
+    _check_classes_everywhere(tested)
+    data = ""
+    if data_config is None:
+        workdir.check_data(digest, tested.class_names)
+    else:
+        data = f"{config_lib.data_label(tested_config)} {digest[:8]}"
+    like = state_shapes(config, tested.image_shape, replicated(tested.mesh))
+    keep = config.evaluation.ensemble
+    with phase("reading the best epochs"):
+        states = read_checkpoints(
+            workdir.path, lambda checkpoints: final_evaluation.best_states(checkpoints, keep, like)
+        )
+    report_state(workdir.path, config, latest or 0, [int(state.step) for state in states])
+    tests, correct, _ = final_evaluation.run_test(tested, states, data=data)
+    with workdir.adding_results() if processes.is_first() else contextlib.nullcontext():
+        results = final_evaluation.collect_results(
+            config,
+            workdir.results(),
+            states,
+            tests,
+            steps=latest or 0,
+            devices=tested.mesh.size,
+        )
+        _report(results, correct, workdir)
 
 
 def _only_writer(workdir: Workdir) -> contextlib.AbstractContextManager[None]:
@@ -235,7 +255,8 @@ def _load_everywhere(config: ConfigDict) -> tuple[Dataset, str]:
     """
     with processes.first_then_others("data"):
         dataset = load_dataset(config.data)
-    digest = fingerprint(dataset)
+    with phase("hashing the images"):
+        digest = fingerprint(dataset)
     processes.check_same(
         "the data set",
         [digest.encode()],

@@ -26,6 +26,7 @@ from mamlpp_jax.training.experiment import (
     choose_classes,
     task_shape,
 )
+from mamlpp_jax.utils.terminal import log_above_bars
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -82,6 +83,7 @@ def draw_contact_sheet(experiment: Experiment, dataset: Dataset) -> Figure:
 def _main(argv: list[str]) -> None:
     del argv
     logging.set_verbosity(logging.INFO)
+    log_above_bars()
     try:
         if CONFIG.value is None:
             raise ConfigError("--config is missing, for example --config=configs/mini_imagenet.py.")

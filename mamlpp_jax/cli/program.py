@@ -35,12 +35,15 @@ from mamlpp_jax.training.preemption import (
     PreemptionHandler,
     StoppedError,
 )
+from mamlpp_jax.utils.terminal import log_above_bars
 
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder of the run; default: a name made of the config."
 )
 _MODE = flags.DEFINE_enum("mode", "train", ["train", "evaluate"], "What to do.")
-_DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print shapes, memory and the schedule, and stop.")
+_DRY_RUN = flags.DEFINE_bool(
+    "dry_run", False, "Print shapes, memory and the schedule, and stop; compiles for minutes."
+)
 flags.DEFINE_integer("way", None, "Evaluate: classes per task.", lower_bound=2)
 flags.DEFINE_integer("shot", None, "Evaluate: support images per class.", lower_bound=1)
 flags.DEFINE_integer("query", None, "Evaluate: query images per class.", lower_bound=1)
@@ -108,6 +111,7 @@ def _main(argv: list[str]) -> None:
     """Runs the command; an error ends this process without waiting for anything."""
     del argv
     logging.set_verbosity(logging.INFO)
+    log_above_bars()
     try:
         _run()
         processes.leave()

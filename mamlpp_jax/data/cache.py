@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ from mamlpp_jax.data.dataset import Dataset
 from mamlpp_jax.errors import ConfigError, DataError
 from mamlpp_jax.utils.files import remove_unfinished
 from mamlpp_jax.utils.locks import one_at_a_time
+from mamlpp_jax.utils.terminal import phase
 
 
 class CacheKey(NamedTuple):
@@ -79,7 +81,8 @@ def load_or_make(
     """
     path = folder / key.file_name
     seen = _stamp(path)
-    dataset = _read(path, key)
+    with phase(f"reading the data set {key.name}") if seen else contextlib.nullcontext():
+        dataset = _read(path, key)
     if dataset is not None:
         if source_dir:
             logging.info(
@@ -91,10 +94,11 @@ def load_or_make(
         if _stamp(path) != seen:  # Another process made it meanwhile.
             dataset = _read(path, key)
         if dataset is None:
-            logging.info("Making the data set %s at %d pixels.", key.name, key.image_size)
             remove_unfinished(folder, path.name)
-            dataset = make()
-            _write(dataset, path)
+            with phase(f"making the data set {key.name} at {key.image_size} pixels"):
+                dataset = make()
+            with phase(f"writing {path}"):
+                _write(dataset, path)
     return dataset
 
 

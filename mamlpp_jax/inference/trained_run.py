@@ -8,7 +8,6 @@ import pathlib
 from collections.abc import Callable
 
 import jax
-from absl import logging
 from jax.sharding import SingleDeviceSharding
 from ml_collections import ConfigDict
 
@@ -19,7 +18,8 @@ from mamlpp_jax.data.sources.registry import known_channels
 from mamlpp_jax.errors import WorkdirError
 from mamlpp_jax.training.checkpoints import CheckpointReader, quiet_orbax
 from mamlpp_jax.training.learner import make_learner, state_shapes
-from mamlpp_jax.types import MetaParams, RunningStats
+from mamlpp_jax.training.reading import read_checkpoints, report_state
+from mamlpp_jax.types import MetaParams, MetaState, RunningStats
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,12 +50,14 @@ class TrainedRun:
 
 
 def load_run(workdir: str | os.PathLike[str], epoch: str | int = "best") -> TrainedRun:
-    """Loads a run from its working directory, read-only; the run may still be going on.
+    """Loads a run from its working directory, read-only.
+
+    The run may still be going on: then one of the whole checkpoints is taken, and a warning says of which step.
 
     Args:
         workdir: the folder that training wrote.
-        epoch: "best" by validation accuracy (the latest checkpoint where no epoch is finished), "latest", or
-            the number of an epoch, from 0, whose end was kept.
+        epoch: "best" by validation accuracy so far (the latest whole checkpoint where no epoch is finished),
+            "latest", or the number of an epoch, from 0, whose end was kept.
 
     Returns:
         The run's learner and what it learned, on the default device. No weights are initialised and no data set
@@ -99,10 +101,14 @@ def _load(
     shape = (size, size, channels)
     sharding = SingleDeviceSharding(jax.local_devices()[0])
     learner, shapes = make_learner(config), state_shapes(config, shape, sharding)
-    with CheckpointReader(opened.path) as checkpoints:
+
+    def read(checkpoints: CheckpointReader) -> tuple[int, list[int], list[MetaState]]:
         steps = choose(checkpoints, config, opened)
         states = [checkpoints.restore(step, shapes) for step in steps]
-    logging.info("loaded %s after outer step %s", opened, ", ".join(map(str, steps)))
+        return checkpoints.steps()[-1], steps, states
+
+    latest, steps, states = read_checkpoints(opened.path, read)
+    report_state(opened.path, config, latest, steps)
     return [
         TrainedRun(config, learner, evaluated_meta(state), state.batch_stats, step, shape)
         for step, state in zip(steps, states, strict=True)
@@ -112,7 +118,9 @@ def _load(
 def _sound_steps(checkpoints: CheckpointReader, workdir: Workdir) -> list[int]:
     sound = checkpoints.steps()
     if not sound:
-        raise WorkdirError(f"the run in {workdir} has no whole checkpoint; train it first.")
+        raise WorkdirError(
+            f"the run in {workdir} has no whole checkpoint; train it first, or wait until one is saved."
+        )
     return sound
 
 

@@ -82,9 +82,13 @@ class CheckpointReader:
         metrics = self._folder / str(step) / "metrics" / "metrics"
         return float(read_json(metrics)[_METRIC]) if metrics.exists() else None
 
+    def have_vanished(self) -> bool:
+        """Whether one of the checkpoints found at first has since been removed."""
+        return not all((self._folder / str(step)).is_dir() for step in self._steps)
+
     def _is_sound(self, step: int) -> bool:
         problem = integrity.find_damage(self._folder / str(step))
-        if problem:
+        if problem and (self._folder / str(step)).is_dir():  # else it has just been removed
             logging.warning("checkpoint %s is left out: %s", self._folder / str(step), problem)
         return not problem
 

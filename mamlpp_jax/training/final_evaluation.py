@@ -20,6 +20,7 @@ from mamlpp_jax.training.checkpoints import CheckpointReader
 from mamlpp_jax.training.compiled import compiled_evaluator
 from mamlpp_jax.training.experiment import Experiment
 from mamlpp_jax.types import MetaState
+from mamlpp_jax.utils.terminal import phase
 
 
 def best_states(checkpoints: CheckpointReader, count: int, like: MetaState) -> list[MetaState]:
@@ -61,11 +62,15 @@ def run_test(
     results, correct, ensembles = [], {}, []
     for mode in config_lib.eval_statistics(experiment.config):
         evaluate = compiled_evaluator(experiment, "test", mode, every_step=True)
-        predictions = []
+        predictions: list[Predictions] = []
         for state in states:
             before_each()
             meta = with_ways(evaluated_meta(state), experiment.config.task.way)
-            predictions.append(evaluate(meta, state.batch_stats, experiment.tasks["test"]))
+            with phase(
+                f"{'' if predictions else 'compiling the evaluation, '}testing what was learned until outer step "
+                f"{int(state.step)} on {experiment.config.evaluation.tasks} tasks, {mode} statistics"
+            ):
+                predictions.append(evaluate(meta, state.batch_stats, experiment.tasks["test"]))
         ensembles.append(ensemble(predictions))
         both = (("ensemble", ensembles[-1]), ("best", predictions[0]))
         for name, found in both:

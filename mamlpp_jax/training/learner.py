@@ -126,6 +126,11 @@ def state_shapes(
     )
 
 
+def plan_name(plan: StepPlan) -> str:
+    """What tells compiled train functions apart, such as "order 1, multi-step loss"."""
+    return f"order {plan.order}, {'multi-step' if plan.multi_step else 'last-step'} loss"
+
+
 def epoch_plan(config: ConfigDict, epoch: int) -> StepPlan:
     """What the outer steps of one epoch, counted from 0, compute."""
     train = config.train

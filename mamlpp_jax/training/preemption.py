@@ -71,6 +71,15 @@ class PreemptionHandler:
         if reason:
             raise StoppedError(f"{reason}; the run goes on when it is started again.")
 
+    def check_between_phases(self) -> None:
+        """As `check`, around work that is done once, whose time says nothing about what follows.
+
+        Raises:
+            StoppedError: there is a reason to.
+        """
+        self._looked_at = None
+        self.check()
+
     @contextlib.contextmanager
     def listening(self) -> Iterator[PreemptionHandler]:
         """Takes SIGTERM and SIGINT as requests to stop; a second one ends the process at once.

@@ -12,7 +12,8 @@ from ml_collections import ConfigDict
 from mamlpp_jax import config as config_lib
 from mamlpp_jax.training.compiled import compiled_train_steps, steps_per_dispatch
 from mamlpp_jax.training.experiment import Experiment
-from mamlpp_jax.training.learner import epoch_plan
+from mamlpp_jax.training.learner import epoch_plan, plan_name
+from mamlpp_jax.utils.terminal import phase
 
 _MIB = 2**20
 
@@ -72,9 +73,8 @@ def describe_schedule(experiment: Experiment) -> str:
         plan = epoch_plan(config, epochs[0])
         begin, end = epochs[0] * per_epoch, (epochs[-1] + 1) * per_epoch
         rates = (float(experiment.learning_rate(step)) for step in (begin, end))
-        loss = "multi-step loss" if plan.multi_step else "last-step loss"
         lines.append(
-            f"epochs {epochs[0]}-{epochs[-1]} (outer steps {begin + 1}-{end}): order {plan.order}, {loss}, "
+            f"epochs {epochs[0]}-{epochs[-1]} (outer steps {begin + 1}-{end}): {plan_name(plan)}, "
             f"outer rate {' -> '.join(f'{rate:.2e}' for rate in rates)}"
         )
     return "\n".join(lines)
@@ -97,11 +97,11 @@ def describe_memory(experiment: Experiment) -> str:
     lines = []
     for epochs in _epochs_by_function(config):
         plan = epoch_plan(config, epochs[0])
-        lowered = train_steps.lower(experiment.state_shapes(), source, plan)  # type: ignore[attr-defined]
-        memory = lowered.compile().memory_analysis()
-        loss = "multi-step" if plan.multi_step else "last-step"
+        with phase(f"compiling the training function ({plan_name(plan)}), for its memory"):
+            lowered = train_steps.lower(experiment.state_shapes(), source, plan)  # type: ignore[attr-defined]
+            memory = lowered.compile().memory_analysis()
         lines.append(
-            f"order {plan.order}, {loss} loss: {memory.temp_size_in_bytes / _MIB:,.0f} MiB working, "
+            f"{plan_name(plan)}: {memory.temp_size_in_bytes / _MIB:,.0f} MiB working, "
             f"{memory.argument_size_in_bytes / _MIB:,.0f} MiB data and state, per device"
         )
     return "\n".join(lines)

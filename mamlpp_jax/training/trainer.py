@@ -29,9 +29,10 @@ from mamlpp_jax.training.compiled import (
     steps_per_dispatch,
 )
 from mamlpp_jax.training.experiment import Experiment
-from mamlpp_jax.training.learner import epoch_plan
+from mamlpp_jax.training.learner import epoch_plan, plan_name
 from mamlpp_jax.training.preemption import PreemptionHandler, StoppedError
-from mamlpp_jax.types import MetaState
+from mamlpp_jax.types import MetaState, StepPlan
+from mamlpp_jax.utils.terminal import phase
 
 # Epochs may take seconds; saving each of them would then cost more than losing a minute of work.
 MINUTES_BETWEEN_EPOCHS = 1.0
@@ -60,6 +61,7 @@ def train(
         TrainingDivergedError: a loss, gradient norm or meta-parameter is not finite; names the step.
         WorkdirError: files in the workdir cannot be read or written.
     """
+    preemption = preemption or PreemptionHandler()
     latest = checkpoints.latest_step()
     processes.check_same(
         "the latest checkpoint",
@@ -67,10 +69,13 @@ def train(
         f"Every process must see the same folder {workdir}: put it on a shared file system.",
     )
     if latest is None:
-        state = experiment.first_state()
+        with phase("making the first state"):
+            state = experiment.first_state()
     else:
-        state = checkpoints.restore(latest, like=experiment.state_shapes())
+        with phase(f"reading the checkpoint after outer step {latest}"):
+            state = checkpoints.restore(latest, like=experiment.state_shapes())
         logging.info("resuming after outer step %d from %s", latest, workdir)
+    preemption.check_between_phases()
     start, config = int(state.step), experiment.config
     with contextlib.ExitStack() as stack:
         writer: MetricsWriter | NullWriter = NullWriter()
@@ -79,8 +84,7 @@ def train(
             log, total = config.log, config_lib.total_steps(config)
             writer = stack.enter_context(MetricsWriter(workdir.path, start, log.tensorboard))
             progress = stack.enter_context(Progress(total, start, log.every_seconds))
-        handler = preemption or PreemptionHandler()
-        loop = _Loop(experiment, checkpoints, writer, progress, start, handler)
+        loop = _Loop(experiment, checkpoints, writer, progress, start, preemption)
         try:
             loop.run(state)
         except TrainingDivergedError:
@@ -105,6 +109,7 @@ class _Loop:
         self.checkpoints, self.writer, self.progress = checkpoints, writer, progress
         self.per_dispatch = steps_per_dispatch(experiment, start)
         self.train_steps = compiled_train_steps(experiment, self.per_dispatch)
+        self.compiled: set[str] = set()
         self.bn_mode = config_lib.eval_statistics(self.config)[0]
         self.evaluate = compiled_evaluator(experiment, "val", self.bn_mode, every_step=False)
         # All at once: the last bit of a cosine depends on how many are computed together.
@@ -148,13 +153,25 @@ class _Loop:
                 self._save(state)
                 if reason:
                     self._leave(state, reason)
-            state, metrics = self.train_steps(state, next(self.sources), plan)
+            state, metrics = self._dispatch(state, plan)
             if pending is not None:
                 started = self._collect(epoch, pending, started)
             pending = (first, metrics)
         if pending is not None:
             self._collect(epoch, pending, started)
         return state
+
+    def _dispatch(self, state: MetaState, plan: StepPlan) -> tuple[MetaState, StepMetrics]:
+        """Starts the next outer steps; the first ones of a kind are compiled meanwhile, which takes long."""
+        name, source = plan_name(plan), next(self.sources)
+        first = name not in self.compiled
+        self.compiled.add(name)
+        with (
+            phase(f"compiling the training function ({name})")
+            if first
+            else contextlib.nullcontext()
+        ):
+            return self.train_steps(state, source, plan)
 
     def _save(self, state: MetaState) -> None:
         started = time.monotonic()
@@ -216,8 +233,14 @@ class _Loop:
     def validate(self, state: MetaState, epoch: int) -> float:
         """Reports the accuracy under the first statistics mode, which ranks the epoch, and returns it."""
         started = time.monotonic()
-        meta, tasks = evaluated_meta(state), self.experiment.tasks["val"]
-        scores = score(self.evaluate(meta, state.batch_stats, tasks))
+        tasks = self.config.evaluation.tasks
+        first = "evaluation" not in self.compiled
+        self.compiled.add("evaluation")
+        with phase(
+            f"{'compiling the evaluation, ' * first}validating epoch {epoch + 1} on {tasks} tasks"
+        ):
+            meta, stream = evaluated_meta(state), self.experiment.tasks["val"]
+            scores = score(self.evaluate(meta, state.batch_stats, stream))
         step, mode = int(state.step), self.bn_mode
         self.writer.validation(
             {

@@ -73,6 +73,11 @@ def atomic_open(path: pathlib.Path) -> Iterator[BinaryIO]:
             temporary.unlink(missing_ok=True)
 
 
+def is_unfinished(name: str) -> bool:
+    """Whether a file has the name of one that `atomic_open` is writing, or was when it was cut off."""
+    return _TEMPORARY_NAME.fullmatch(name) is not None
+
+
 def remove_unfinished(folder: pathlib.Path, name: str | None = None) -> None:
     """Removes what writers that were killed inside `atomic_open` left behind.
 

@@ -11,11 +11,27 @@ from tests.helpers.refusals import refused
 from tests.helpers.sample_results import RESULT, ROW
 from tests.helpers.small_runs import small_config
 
+CLASSES = {"train": ["a", "b"], "val": ["c"], "test": ["d"]}
+
 
 @pytest.fixture
 def claimed(tmp_path):
+    """A run's folder with a checkpoint, which binds it to its configuration."""
     workdir = Workdir(tmp_path / "run")
     workdir.claim(small_config())
+    (workdir.checkpoints / "2").mkdir(parents=True)
+    return workdir
+
+
+@pytest.fixture
+def begun(tmp_path):
+    """The folder of a run that was ended before its first checkpoint."""
+    workdir = Workdir(tmp_path / "begun")
+    workdir.claim(small_config())
+    workdir.record_data("f00", 1, CLASSES)
+    (workdir.path / "metrics.jsonl").write_text("{}\n")
+    (workdir.path / "lock").write_text("")
+    (workdir.checkpoints / "2.orbax-checkpoint-tmp-1").mkdir(parents=True)
     return workdir
 
 
@@ -60,6 +76,66 @@ def test_a_new_folder_is_anyones(tmp_path):
     Workdir(tmp_path).check_owner(small_config())
     Workdir(tmp_path / "none").check_owner(small_config())
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path):
+    for name in ("notes.txt", "src", ".git", "setup.py"):
+        (tmp_path / name).write_text("mine")
+    workdir = Workdir(tmp_path)
+    for look in (workdir.check_owner, workdir.claim):
+        with refused(
+            tmp_path,
+            r"is not a run's folder: it holds \.git, notes\.txt, setup\.py and 1 more, but no config",
+            "must be a new or empty folder",
+        ):
+            look(small_config())
+
+
+@pytest.mark.parametrize(
+    "stored", [{}, {"format": "a model"}, {**small_config().to_dict(), "x": 1}]
+)
+def test_another_programs_configuration_is_not_replaced(tmp_path, stored):
+    workdir = Workdir(tmp_path)
+    workdir.config_file.write_text(json.dumps(stored))
+    with refused(tmp_path, "belongs to a run of another configuration"):
+        workdir.claim(small_config())
+
+
+def test_what_a_cut_off_claim_left_is_no_hindrance(tmp_path):
+    for name in ("lock", f".config.json.{32 * 'a'}.tmp"):
+        (tmp_path / name).write_text("")
+    Workdir(tmp_path).claim(small_config())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "lock"]
+
+
+def test_a_run_without_a_checkpoint_gives_its_folder_to_another(begun, caplog):
+    """As after a run that diverged or was killed, whose configuration was then corrected."""
+    corrected = small_config(**{"train.learning_rate": 1e-4})
+    begun.check_owner(corrected)
+    begun.check_data("ba5", {"train": ["x"]})
+    begun.claim(corrected)
+    assert begun.config().to_dict() == corrected.to_dict()
+    assert not begun.data_file.exists()
+    assert not (begun.path / "metrics.jsonl").exists()
+    (warning,) = caplog.messages
+    for part in (
+        f"workdir {begun} was begun with another configuration (config.train.learning_rate: 0.0001 here, "
+        "0.001 there)",
+        "no whole checkpoint",
+        "Discarded: data.json, metrics.jsonl",
+    ):
+        assert part in warning
+
+
+@pytest.mark.parametrize("work", ["checkpoints/2/state", "results.json"])
+def test_a_checkpoint_or_results_keep_the_folder_to_their_run(begun, work):
+    path = begun.path / work
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("{}")
+    with refused(begun.path, "belongs to a run of another configuration"):
+        begun.claim(small_config(**{"train.learning_rate": 1e-4}))
+    with refused(begun.path, "a run on other images"):
+        begun.check_data("ba5", CLASSES)
 
 
 def test_a_file_is_no_workdir(tmp_path):
@@ -143,9 +219,6 @@ def test_the_folder_has_one_writer(claimed):
         Workdir(claimed.path).only_writer(),
     ):
         pass
-
-
-CLASSES = {"train": ["a", "b"], "val": ["c"], "test": ["d"]}
 
 
 def test_data_are_recorded_and_recognised(claimed):

@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 
+from mamlpp_jax.artifacts import workdir as workdir_lib
 from mamlpp_jax.artifacts.workdir import Workdir
 from mamlpp_jax.cli import commands
 from mamlpp_jax.data.dataset import Dataset, fingerprint
@@ -72,8 +73,31 @@ def test_an_evaluation_leaves_out_what_is_damaged_and_touches_no_checkpoint(copi
     assert not (copied.path / "damaged").exists()
 
 
-def test_a_run_that_another_process_writes_is_not_evaluated(copied):
-    with copied.only_writer(), refused(copied.path, f"{copied} is in use by process"):
+def test_a_run_that_is_being_trained_gets_its_tests_and_nothing_else_changes(copied, caplog):
+    """The trainer holds the lock and has a save under way."""
+    copied.results_file.unlink()
+    latest = copied.checkpoints / "6"
+    latest.rename(copied.checkpoints / "6.orbax-checkpoint-tmp")
+    before = {path: path.read_bytes() for path in copied.path.rglob("*") if path.is_file()}
+    with copied.only_writer():
+        held = (copied.path / "lock").read_bytes()
+        with caplog.at_level("WARNING", "absl"):
+            commands.evaluate(copied.config(), copied, {"statistics": "batch"})
+        commands.dry_run(copied.config(), copied)
+        assert (copied.path / "lock").read_bytes() == held
+    assert "not finished: its latest whole checkpoint is of outer step 4 of 6" in caplog.text
+    results = copied.results()
+    assert (results["finished"], results["steps"], len(results["test"])) == (False, 4, 2)
+    after = {path: path.read_bytes() for path in copied.path.rglob("*") if path.is_file()}
+    changed = {path.name for path in before.keys() | after if before.get(path) != after.get(path)}
+    changed -= {"lock"}  # taken by this test
+    assert changed <= {"results.json", "results.md", "correct_per_task.npz", "results.lock"}
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_the_test(copied, monkeypatch):
+    monkeypatch.setattr(workdir_lib.os, "access", lambda *_: False)
+    monkeypatch.setattr(commands, "load_dataset", lambda data: pytest.fail("data were loaded"))
+    with refused(copied.path, f"cannot write into {copied}"):
         commands.evaluate(copied.config(), copied, {})
 
 

@@ -1,6 +1,8 @@
 """Whole small runs: train, resume, finish, report; and what they leave on disk."""
 
 import json
+import os
+import signal
 
 import jax
 import numpy as np
@@ -9,10 +11,13 @@ import pytest
 from mamlpp_jax.artifacts.metric_writer import read_metrics
 from mamlpp_jax.artifacts.workdir import Workdir
 from mamlpp_jax.cli import commands
+from mamlpp_jax.training import trainer
 from mamlpp_jax.training.checkpoints import Checkpoints
+from mamlpp_jax.training.experiment import Experiment
+from mamlpp_jax.training.preemption import PreemptionHandler, StoppedError
 from tests.helpers.refusals import refused
 from tests.helpers.sample_results import ROW
-from tests.helpers.small_runs import small_config, small_experiment
+from tests.helpers.small_runs import patterns, small_config, small_experiment
 
 RESULT_KEYS = [
     "experiment",
@@ -106,6 +111,11 @@ class CrashAt:
             raise _CrashError
         return ""
 
+    def check_between_phases(self):
+        pass
+
+    check = check_between_phases
+
 
 @pytest.mark.parametrize("crash_after", [2, 3])
 def test_a_crashed_run_ends_where_the_uninterrupted_one_does(
@@ -186,3 +196,35 @@ def test_hosts_may_have_their_data_in_different_folders():
     assert on_host("/here") == on_host("/there")
     assert on_host("/here") != on_host("/here", **{"data.normalize": "imagenet"})
     json.dumps(on_host("/here"))
+
+
+@pytest.fixture
+def listening():
+    with PreemptionHandler().listening() as handler:
+        yield handler
+
+
+def stop():
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_a_stop_while_the_data_are_made_is_obeyed_before_the_workdir_is_claimed(
+    tmp_path, monkeypatch, listening
+):
+    monkeypatch.setattr(commands, "load_dataset", lambda data: stop() or patterns())
+    workdir = Workdir(tmp_path / "run")
+    with pytest.raises(StoppedError, match="received SIGTERM; the run goes on when"):
+        commands.train(small_config(), workdir, listening)
+    assert not workdir.path.exists()
+
+
+def test_a_stop_while_the_first_state_is_made_is_obeyed_before_anything_is_compiled(
+    tmp_path, monkeypatch, listening
+):
+    first_state = Experiment.first_state
+    monkeypatch.setattr(Experiment, "first_state", lambda self: stop() or first_state(self))
+    monkeypatch.setattr(trainer, "compiled_train_steps", lambda *_: pytest.fail("was compiled"))
+    workdir = Workdir(tmp_path / "run")
+    with pytest.raises(StoppedError, match="received SIGTERM"):
+        commands.train(small_config(), workdir, listening)
+    assert not (workdir.path / "metrics.jsonl").exists()

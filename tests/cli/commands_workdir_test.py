@@ -19,6 +19,7 @@ def _no_data(monkeypatch):
 def claimed(tmp_path):
     workdir = Workdir(tmp_path / "run")
     workdir.claim(small_config())
+    (workdir.checkpoints / "2").mkdir(parents=True)
     return workdir
 
 
@@ -45,6 +46,11 @@ def test_what_does_not_change_the_run_may_change(claimed):
 def test_a_file(tmp_path):
     (tmp_path / "file").write_text("mine")
     refuse_to_train(tmp_path, Workdir(tmp_path / "file"), "is a file; it must be a folder")
+
+
+def test_a_folder_of_something_else(tmp_path):
+    (tmp_path / "main.py").write_text("mine")
+    refuse_to_train(tmp_path, Workdir(tmp_path), r"it holds main\.py, but no config\.json")
 
 
 @pytest.mark.parametrize("mode", ["train", "evaluate"])

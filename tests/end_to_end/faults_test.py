@@ -18,6 +18,7 @@ import pytest
 
 from mamlpp_jax.artifacts.workdir import Workdir
 from mamlpp_jax.data import dataset
+from mamlpp_jax.inference.trained_run import load_run
 from mamlpp_jax.training.checkpoints import CheckpointReader
 from mamlpp_jax.training.experiment import build_experiment
 from mamlpp_jax.training.preemption import STOPPED_EXIT_CODE
@@ -221,6 +222,24 @@ def test_two_writers(runs, whole):
     assert f"in use by process {process.pid} on host" in stderr
     process.communicate(timeout=300)
     assert process.returncode == 0
+    assert_same_end(workdir, whole)
+
+
+def test_readers_beside_the_writer(runs, whole):
+    """An evaluation, a dry run and a loaded model; the run ends as if nobody had looked."""
+    workdir = runs.folder / "watched"
+    process = runs.start(workdir)
+    wait_for(lambda: (workdir / "checkpoints" / "20").is_dir(), process)
+    process.send_signal(signal.SIGSTOP)  # else it may end before the readers have started
+    try:
+        for flags in (("--mode=evaluate", "--tasks=2"), ("--dry_run",)):
+            code, stderr = runs.finish(workdir, *flags)
+            assert code == 0, stderr
+        assert load_run(workdir).step >= 20
+        assert Workdir(workdir).results()["finished"] is False
+    finally:
+        process.send_signal(signal.SIGCONT)
+    assert process.wait(timeout=300) == 0, process.communicate()[1]
     assert_same_end(workdir, whole)
 
 

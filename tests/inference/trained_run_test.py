@@ -1,6 +1,8 @@
 """A trained run is loaded from its folder alone: which checkpoint, without its data, and without a trace."""
 
 import dataclasses
+import json
+import shutil
 import subprocess
 import sys
 
@@ -13,9 +15,10 @@ from mamlpp_jax.algorithms.metrics import score
 from mamlpp_jax.artifacts.workdir import Workdir
 from mamlpp_jax.cli import commands
 from mamlpp_jax.errors import WorkdirError
+from mamlpp_jax.inference.classifier import FewShotClassifier
 from mamlpp_jax.inference.trained_run import load_run
-from mamlpp_jax.training import learner as learner_lib
-from mamlpp_jax.training.checkpoints import Checkpoints
+from mamlpp_jax.training import learner as learner_lib, reading
+from mamlpp_jax.training.checkpoints import CheckpointReader, Checkpoints
 from mamlpp_jax.training.compiled import compiled_evaluator
 from tests.helpers.damage import DAMAGES, contents, flip_a_bit
 from tests.helpers.refusals import compilations, refused
@@ -185,6 +188,39 @@ def test_a_run_that_is_being_written_is_loaded_and_nothing_in_it_changes(workdir
     assert contents(workdir.path) == before
 
 
+def test_an_unfinished_run_says_which_step_is_used(workdir, caplog):
+    first = save_run(workdir, {2: 0.9, 4: 0.5})
+    with caplog.at_level("WARNING", "absl"):
+        assert_is(load_run(workdir.path), at(first, 2))
+    assert "latest whole checkpoint is of outer step 4 of 6" in caplog.text
+    assert "until outer step 2." in caplog.text
+    caplog.clear()
+    clf = FewShotClassifier.from_pretrained(workdir.path)
+    assert clf.model.steps == (2,)
+    assert "until outer step 2." in caplog.text
+
+
+@pytest.mark.parametrize("gone", [False, True])
+def test_a_checkpoint_that_is_removed_while_it_is_read(workdir, first, monkeypatch, gone):
+    """By training, which has saved better and later ones: what is there now is read instead."""
+    restore = CheckpointReader.restore
+
+    def slow_restore(self, step, like):
+        if step == 4:
+            (workdir.checkpoints / "4" / "state" / "manifest.ocdbt").unlink(missing_ok=True)
+            if gone:
+                shutil.rmtree(workdir.checkpoints / "4")
+        return restore(self, step, like)
+
+    monkeypatch.setattr(CheckpointReader, "restore", slow_restore)
+    monkeypatch.setattr(reading, "_PAUSE_SECONDS", 0)
+    if gone:
+        assert_is(load_run(workdir.path), at(first, 2))
+    else:
+        with pytest.raises(WorkdirError, match="checkpoints/4 cannot be restored"):
+            load_run(workdir.path)
+
+
 def test_no_weights_are_initialised(workdir, first, monkeypatch):
     init_model, traced = learner_lib.init_model, []
 
@@ -205,10 +241,7 @@ def test_no_weights_are_initialised(workdir, first, monkeypatch):
 def test_a_state_of_another_configuration_is_refused(workdir, first):
     del first
     config = small_config(**{"model.filters": 8})
-    workdir.config_file.unlink()
-    workdir.checkpoints.rename(workdir.path / "kept")
-    workdir.claim(config)
-    (workdir.path / "kept").rename(workdir.checkpoints)
+    workdir.config_file.write_text(json.dumps(config.to_dict()))
     with pytest.raises(WorkdirError, match=r"checkpoints/4 cannot be restored .*another config"):
         load_run(workdir.path)
 

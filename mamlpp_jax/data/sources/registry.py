@@ -12,6 +12,7 @@ from absl import logging
 from mamlpp_jax.data.cache import CacheKey, cache_folder, load_or_make
 from mamlpp_jax.data.dataset import Dataset
 from mamlpp_jax.errors import ConfigError, DataError
+from mamlpp_jax.utils.terminal import phase
 
 
 class _Source(NamedTuple):
@@ -97,7 +98,10 @@ def load_dataset(data_config: Any) -> Dataset:
     folder = cache_folder(data_config.cache_dir)
     start = time.perf_counter()
     try:
-        identity = source.call("identity", data_config) if source.has_identity else ""
+        identity = ""
+        if source.has_identity:
+            with phase(f"looking for the images of {name}"):
+                identity = source.call("identity", data_config)
         key = CacheKey(name, identity, size, source.version)
         unread = "" if source.has_identity else data_config.tfds_dir or data_config.manual_dir
         dataset = load_or_make(folder, key, partial(source.call, "build", data_config), unread)

@@ -1,0 +1,91 @@
+"""Parts of a run announce themselves, with a running clock on a terminal and with log lines elsewhere."""
+
+import io
+
+import pytest
+from absl import logging
+
+from mamlpp_jax.artifacts.progress import Progress
+from mamlpp_jax.utils import terminal
+from mamlpp_jax.utils.terminal import log_above_bars, phase
+from tests.helpers.pseudo_terminal import lines, pseudo_terminal
+
+
+@pytest.fixture
+def verbosity():
+    """Log lines of information are wanted, as in the commands."""
+    before = logging.get_verbosity()
+    logging.set_verbosity(logging.INFO)
+    yield
+    logging.set_verbosity(before)
+
+
+@pytest.fixture
+def tty():
+    with pseudo_terminal() as opened:
+        yield opened
+
+
+@pytest.mark.usefixtures("verbosity")
+def test_a_phase_is_announced_before_it_starts_and_its_clock_runs(tty):
+    with phase("compiling", tty.stream):
+        tty.read("compiling ... 00:00")
+        tty.read("compiling ... 00:01")
+        assert "compiling: " not in tty.text
+    assert lines(tty.read("compiling: "))[-1].endswith(" s")
+
+
+@pytest.mark.usefixtures("verbosity")
+def test_a_phase_stands_below_the_bar_which_is_there_from_the_start(tty):
+    with Progress(40, 0, stream=tty.stream) as progress:
+        assert "0/40" in tty.read("steps/s")
+        with phase("compiling", tty.stream):
+            tty.read("[00:01<")  # the bar's clock runs too
+        progress.update(40, loss=0.5, accuracy=0.9, epoch=0)
+    shown = lines(tty.read("40/40"))
+    order = [next(i for i, line in enumerate(shown) if part in line) for part in PARTS]
+    assert order == sorted(order)
+
+
+PARTS = ("0/40", "compiling ... 00:00", "compiling: ", "40/40")
+
+
+@pytest.mark.usefixtures("verbosity")
+def test_a_phase_that_fails_says_nothing_more(tty):
+    with pytest.raises(KeyError), phase("reading", tty.stream):
+        raise KeyError
+    assert "reading: " not in tty.read("reading")
+
+
+@pytest.mark.usefixtures("verbosity")
+def test_elsewhere_beginning_and_end_are_log_lines(caplog):
+    with phase("reading 100 %", io.StringIO()):
+        assert caplog.messages == ["reading 100 % ..."]
+    assert caplog.messages[1].startswith("reading 100 %: 0.")
+
+
+@pytest.mark.parametrize("on_terminal", [False, True])
+def test_a_program_that_uses_the_package_is_not_told(tty, caplog, on_terminal):
+    stream = tty.stream if on_terminal else io.StringIO()
+    with phase("reading", stream):
+        pass
+    tty.stream.write("end")
+    tty.stream.flush()
+    assert tty.read("end") == "end"
+    assert caplog.messages == []
+
+
+@pytest.mark.usefixtures("verbosity")
+def test_log_lines_are_written_above_the_clock(tty, monkeypatch):
+    handler = logging.get_absl_handler().python_handler
+    before = handler.stream
+    monkeypatch.setattr(terminal.sys, "stderr", tty.stream)
+    try:
+        log_above_bars()
+        with phase("compiling", tty.stream):
+            tty.read("compiling ... 00:00")
+            handler.stream.write("a log line\n")
+            shown = lines(tty.read("a log line"))
+    finally:
+        handler.setStream(before)
+    assert "a log line" in shown  # a line of its own
