@@ -25,6 +25,7 @@ from mamlpp_jax.training import final_evaluation, summary
 from mamlpp_jax.training.checkpoints import CheckpointReader, Checkpoints, quiet_orbax
 from mamlpp_jax.training.experiment import Experiment, build_experiment
 from mamlpp_jax.training.learner import state_shapes
+from mamlpp_jax.training.memory import check_memory
 from mamlpp_jax.training.preemption import PreemptionHandler
 from mamlpp_jax.training.reading import read_checkpoints, report_state
 from mamlpp_jax.training.trainer import train as train_loop
@@ -131,6 +132,7 @@ def train(
         logging.info("%s is finished", workdir)
         _print_results(results, workdir)
         return
+    check_memory(config, known_channels(config.data) or 1)
     preemption = preemption or PreemptionHandler()
     dataset, digest = _load_everywhere(config)
     preemption.check_between_phases()
@@ -212,6 +214,9 @@ def evaluate(
     # Before the data are loaded.
     latest = read_checkpoints(workdir.path, CheckpointReader.latest_step)
     workdir.check_writable()
+    flags = {EVALUATION_FLAGS[flag]: f"--{flag}" for flag in overrides}
+    channels = known_channels(tested_config.data) or 1
+    check_memory(tested_config, channels, training=False, names=flags)
     dataset, digest = _load_everywhere(tested_config)
     if data_config is not None:
         _check_channels(workdir.recorded_channels(), config, dataset)
@@ -350,6 +355,7 @@ def _print_results(results: Mapping[str, Any] | None, workdir: Workdir) -> None:
 
 def dry_run(config: ConfigDict, workdir: Workdir | None = None) -> None:
     """Prints what a run would do; writes nothing but the data cache."""
+    check_memory(config, known_channels(config.data) or 1)
     dataset, digest = _load_everywhere(config)
     experiment = build_experiment(config, dataset)
     if workdir is not None:

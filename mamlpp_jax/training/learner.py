@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -108,6 +111,19 @@ def first_state(config: ConfigDict, image_shape: tuple[int, int, int]) -> MetaSt
     """
     variables = init_model(_module(config), stream_key(config.seed, "init"), image_shape)
     return init_state(make_learner(config), variables, make_optimizer(config))
+
+
+def activation_size(config: ConfigDict, image_shape: tuple[int, int, int]) -> int:
+    """How many numbers the layers of the backbone put out for one image; nothing is computed."""
+    images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+    module = _module(config)
+
+    def outputs(images: Array) -> Any:
+        key = stream_key(0, "init")
+        return module.init(key, images, mutable=True, capture_intermediates=True)["intermediates"]
+
+    leaves = jax.tree.leaves(jax.eval_shape(outputs, images))
+    return sum(math.prod(leaf.shape) for leaf in leaves)
 
 
 def state_shapes(

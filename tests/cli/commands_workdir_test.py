@@ -85,3 +85,12 @@ def test_results_that_no_run_wrote(tmp_path, claimed, content):
 def test_training_needs_a_configuration(tmp_path):
     with refused(tmp_path, "--config is missing"):
         commands.resolve_config("train", None, Workdir(tmp_path / "run"), {})
+
+
+def test_a_run_that_cannot_fit_into_memory(tmp_path):
+    config = small_config(**{"model.filters": 2_000_000_000})
+    said = r"of memory or more.*because of config\.model\.filters=2000000000"
+    with refused(tmp_path, said):
+        commands.train(config, Workdir(tmp_path / "run"))
+    with refused(tmp_path, said):
+        commands.dry_run(config, Workdir(tmp_path / "run"))

@@ -13,7 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from PIL import Image, ImageOps
 
-from mamlpp_jax.errors import DataError
+from mamlpp_jax.errors import ConfigError, DataError
+from mamlpp_jax.utils.memory import host_memory, memory_text
 
 # What Pillow's decoders raise for damaged files; SyntaxError stands for a broken PNG chunk.
 _DECODE_ERRORS = (
@@ -161,6 +162,21 @@ def square_ink(image: Image.Image, size: int) -> np.ndarray:
     return 255 - np.asarray(small, dtype=np.uint8)
 
 
+def empty_images(count: int, size: int, channels: int) -> np.ndarray:
+    """Room for square images, uint8 [count, size, size, channels], with any content.
+
+    Raises:
+        ConfigError: this machine has less memory than they take.
+    """
+    needed, limit = count * size**2 * channels, host_memory()
+    if limit and needed > limit:
+        raise ConfigError(
+            f"config.data.image_size is {size}: {count:,} images of {size}x{size}x{channels} take "
+            f"{memory_text(needed)}, but this machine has {memory_text(limit)} of memory; use a smaller size."
+        )
+    return np.empty((count, size, size, channels), np.uint8)
+
+
 def load_squares(loaders: Sequence[ImageLoader], size: int) -> np.ndarray:
     """Loads and resizes many images, on all cores.
 
@@ -174,7 +190,7 @@ def load_squares(loaders: Sequence[ImageLoader], size: int) -> np.ndarray:
     Raises:
         DataError: an image cannot be read or decoded; the first one is named.
     """
-    squares = np.empty((len(loaders), size, size, 3), np.uint8)
+    squares = empty_images(len(loaders), size, 3)
 
     def load(row: int) -> None:
         squares[row] = square_rgb(loaders[row](), size)

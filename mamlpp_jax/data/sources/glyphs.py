@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image, ImageFilter, ImageFont
 
 from mamlpp_jax.data.dataset import Dataset
+from mamlpp_jax.data.readers.images import empty_images
 from mamlpp_jax.errors import DataError
 
 INSTANCES_PER_CLASS = 20
@@ -97,7 +98,9 @@ def render(code_points: Iterable[int] | None, image_size: int = 28) -> Dataset:
         raise DataError("Data set 'glyphs': none of the code points is a letter in enough faces.")
     classes = {_class_name(point): point for point in kept}
     names = tuple(sorted(classes))
-    images = np.empty((len(names), INSTANCES_PER_CLASS, image_size, image_size, 1), np.uint8)
+    images = empty_images(len(names) * INSTANCES_PER_CLASS, image_size, 1).reshape(
+        len(names), INSTANCES_PER_CLASS, image_size, image_size, 1
+    )
     for row, name in enumerate(names):
         images[row, ..., 0] = _render_class(faces, classes[name], image_size)
     return Dataset(

@@ -16,7 +16,7 @@ import numpy as np
 from absl import logging
 
 from mamlpp_jax.data.dataset import Dataset
-from mamlpp_jax.data.readers.images import load_squares
+from mamlpp_jax.data.readers.images import empty_images, load_squares
 from mamlpp_jax.data.sources.mini_imagenet_files import FORMS, Layout, find_layout
 from mamlpp_jax.errors import ConfigError, DataError
 
@@ -54,7 +54,7 @@ def _assemble(layout: Layout, image_size: int) -> Dataset:
     split_of = {name: split for split, classes in layout.listing.items() for name in classes}
     class_names = tuple(sorted(split_of))
     sizes = np.array([len(layout.listing[split_of[name]][name]) for name in class_names], np.int32)
-    images = np.empty((sizes.sum(), image_size, image_size, 3), np.uint8)
+    images = empty_images(int(sizes.sum()), image_size, 3)
     blocks = dict(zip(class_names, np.split(images, np.cumsum(sizes)[:-1]), strict=True))
     for split in layout.listing:
         for name, loaders in layout.read(split):

@@ -21,7 +21,7 @@ from mamlpp_jax.data.cache import cache_folder
 from mamlpp_jax.data.dataset import Dataset
 from mamlpp_jax.data.readers.archives import open_zip, read_member
 from mamlpp_jax.data.readers.download import download
-from mamlpp_jax.data.readers.images import decode_grey, square_ink
+from mamlpp_jax.data.readers.images import decode_grey, empty_images, square_ink
 from mamlpp_jax.data.readers.tfds_tools import (
     encoded_examples,
     import_tfds,
@@ -187,7 +187,9 @@ def _assemble(drawings: Mapping[str, Sequence[Drawing]], image_size: int, origin
     """Decodes, orders and resizes the drawings of all classes."""
     _check_counts(drawings, NUM_CLASSES, origin)
     names = tuple(sorted(drawings))
-    images = np.empty((len(names), DRAWINGS_PER_CLASS, image_size, image_size, 1), np.uint8)
+    images = empty_images(len(names) * DRAWINGS_PER_CLASS, image_size, 1).reshape(
+        len(names), DRAWINGS_PER_CLASS, image_size, image_size, 1
+    )
     for row, name in enumerate(names):
         decoded = sorted((_decode(name, d) for d in drawings[name]), key=Image.Image.tobytes)
         for column, image in enumerate(decoded):

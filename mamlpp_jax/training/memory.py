@@ -1,0 +1,172 @@
+"""Whether a run fits into memory, judged from shapes before anything is read, made or compiled."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+from jax.sharding import SingleDeviceSharding
+from ml_collections import ConfigDict
+
+from mamlpp_jax import config as config_lib
+from mamlpp_jax.errors import ConfigError
+from mamlpp_jax.training.learner import activation_size, state_shapes
+from mamlpp_jax.types import MetaState
+from mamlpp_jax.utils.memory import host_memory, memory_text
+
+_FLOAT = 4  # bytes
+# What a pass keeps per number of activation, at least. Compared with the compiler's own figures for the cases of
+# experiments/results/benchmark_cpu: the estimates are 0.2 to 0.9 of them, so that nothing is refused that fits.
+_SUPPORT_FIRST, _SUPPORT_SECOND = 1.0, 2.0  # in second order every inner step keeps its own
+_QUERY = 0.3
+_PREDICTION = 0.3  # without a gradient
+_SIZE_FIELDS = (
+    "model.filters",
+    "data.image_size",
+    "task.way",
+    "task.shot",
+    "task.query",
+    "train.inner_steps",
+    "train.tasks_per_step",
+    "compute.tasks_per_chunk",
+    "evaluation.tasks",
+    "evaluation.ensemble",
+    "train.epochs",
+    "train.steps_per_epoch",
+)
+
+
+def check_memory(
+    config: ConfigDict, channels: int, *, training: bool = True, names: Mapping[str, str] = {}
+) -> None:
+    """Checks that a run fits into the memory of this machine and of its devices.
+
+    Args:
+        config: validated.
+        channels: of its images.
+        training: whether it is trained; False for an evaluation.
+        names: what fields are called in the message, where not "config.<field>".
+
+    Raises:
+        ConfigError: it cannot fit; names the fields that make it large, and what of it is large.
+    """
+    limit, place = _memory(jax.local_devices()[0])
+    parts = estimate(config, channels, training=training)
+    needed = sum(parts.values())
+    if not limit or needed <= limit:
+        return
+    large = [
+        f"{names.get(field, f'config.{field}')}={_value(config, field)}"
+        for field in _large_fields(config, channels, needed, training)
+    ]
+    raise ConfigError(
+        f"this needs {memory_text(needed)} of memory or more, but {place} has {memory_text(limit)}: "
+        + ", ".join(
+            f"{memory_text(size)} for {what}" for what, size in parts.items() if size > needed / 20
+        )
+        + f". It is large because of {', '.join(large)}; use smaller values"
+        + (
+            ", or config.compute.remat=True for many inner steps."
+            if training and not config.compute.remat
+            else "."
+        )
+    )
+
+
+def _memory(device: Any) -> tuple[int, str]:
+    """Bytes of a device's own memory, or of the machine's where it has none, and whose they are."""
+    limit = (device.memory_stats() or {}).get("bytes_limit", 0)
+    return (limit, f"a {device.device_kind}") if limit else (host_memory(), "this machine")
+
+
+def estimate(config: ConfigDict, channels: int, *, training: bool = True) -> dict[str, int]:
+    """Bytes that a run needs at least on one device, by what they are for; nothing is allocated.
+
+    Args:
+        config: validated.
+        channels: of its images.
+        training: whether it is trained; False for an evaluation.
+
+    Returns:
+        Those of training or of the test, whichever needs more.
+    """
+    size = config.data.image_size
+    shape = (size, size, channels)
+    state = state_shapes(config, shape, SingleDeviceSharding(jax.local_devices()[0]))
+    per_image = activation_size(config, shape) * _FLOAT
+    needs = [_of_test(config, shape, state, per_image)]
+    if training:
+        needs.append(_of_training(config, shape, state, per_image))
+    return max(needs, key=lambda parts: sum(parts.values()))
+
+
+def _of_training(
+    config: ConfigDict, shape: tuple[int, ...], state: MetaState, per_image: int
+) -> dict[str, int]:
+    train, (support, query) = config.train, _images_per_task(config)
+    second_order = train.first_order_epochs < train.epochs
+    kept = 1 if config.compute.remat else train.inner_steps
+    in_support = (_SUPPORT_SECOND * kept if second_order else _SUPPORT_FIRST) * support
+    in_query = _QUERY * query * (kept if train.multi_step_epochs else 1)
+    adapted = _bytes(state.meta.params) * (kept if second_order else 1)
+    task = (support + query) * math.prod(shape) * _FLOAT + adapted
+    task += per_image * int(in_support + in_query)
+    return {
+        "the parameters, their gradient and the optimizer's state": _bytes(state)
+        + _bytes(state.meta),
+        "what is computed of a task": _tasks_together(config) * task,
+        "the learning rates of all outer steps": config_lib.total_steps(config) * 3 * _FLOAT,
+    }
+
+
+def _of_test(
+    config: ConfigDict, shape: tuple[int, ...], state: MetaState, per_image: int
+) -> dict[str, int]:
+    support, query = _images_per_task(config)
+    members = min(config.evaluation.ensemble, config.train.epochs)
+    task = (support + query) * math.prod(shape) * _FLOAT
+    task += int(_PREDICTION * per_image * max(support, query))
+    logits = (config.train.inner_steps + 1) * query * config.task.way * _FLOAT
+    return {
+        "the parameters of the epochs that are tested": members * _bytes(state.meta),
+        "what is computed of a task": _tasks_together(config) * task,
+        # Of every member and of their mean.
+        "the predictions on the test tasks": config.evaluation.tasks * logits * (members + 1),
+    }
+
+
+def _images_per_task(config: ConfigDict) -> tuple[int, int]:
+    """Support and query images."""
+    return config.task.way * config.task.shot, config.task.way * config.task.query
+
+
+def _tasks_together(config: ConfigDict) -> int:
+    """Tasks that one device computes at once, at least."""
+    if config.compute.tasks_per_chunk or jax.default_backend() == "cpu":
+        return int(config.compute.tasks_per_chunk or 1)
+    return max(1, config.train.tasks_per_step // (config.compute.devices or jax.device_count()))
+
+
+def _bytes(tree: Any) -> int:
+    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def _value(config: ConfigDict, field: str) -> Any:
+    return functools.reduce(getattr, field.split("."), config)
+
+
+def _large_fields(config: ConfigDict, channels: int, needed: int, training: bool) -> list[str]:
+    """The fields whose default would halve what is needed; where none would alone, those above their default."""
+    defaults = config_lib.default_config()
+    above = [f for f in _SIZE_FIELDS if _value(config, f) > _value(defaults, f)]
+
+    def needed_without(field: str) -> int:
+        changed = copy.deepcopy(config)
+        changed.update_from_flattened_dict({field: _value(defaults, field)})
+        return sum(estimate(changed, channels, training=training).values())
+
+    return [field for field in above if needed_without(field) < needed / 2] or above
