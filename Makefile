@@ -28,7 +28,8 @@ $(VENV)/python-version: python
 python: ;
 
 $(VENV)/installed: $(VENV)/python-version setup.py mamlpp_jax/_version.py
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	@echo "installing into $(VENV), a minute or more ..."
+	$(BIN)/python -m pip install --disable-pip-version-check --editable '.[test]'
 	@touch $@
 
 quickstart: env
