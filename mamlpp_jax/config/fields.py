@@ -63,7 +63,8 @@ FIELDS: dict[str, Field] = {
     "model.name": Field("conv4", one_of("conv4")),  # conv4: four convolutional blocks
     "model.filters": Field(64, whole(1)),  # of each block
     "model.max_pool": Field(True),  # False: stride-2 convolutions and global average pooling
-    "model.conv": Field("auto", one_of("auto", "xla", "patches", "shifted", "direct", "grouped")),  # ops.conv
+    # How convolutions are computed, see mamlpp_jax.ops.conv: speed and memory, not results.
+    "model.conv": Field("auto", one_of("auto", "xla", "patches", "shifted", "direct", "grouped", "pallas")),
     "model.dtype": Field("float32", one_of("float32", "bfloat16")),  # of factors in convolutions; the rest is float32
 
     "norm.per_step_statistics": Field(True),  # BNRS: running statistics per inner step

@@ -14,6 +14,7 @@ The three are computed in one of several ways, which differ in speed and memory 
     shifted   a product for each element of the kernel, added up: no patches, smaller products
     direct    the back end's own convolution, in the one layout it is fast in; for one task at a time
     grouped   the back end's own convolution, with a group per task
+    pallas    kernels of our own for GPUs, which read shifted images where they lie; interpreted on a CPU
 
 Custom VJPs exclude forward-mode differentiation (`jvp`, `jacfwd`); use `conv="xla"` for that.
 """
@@ -38,7 +39,7 @@ _WAYS: dict[str, Way] = {
     "direct": DIRECT,
     "grouped": GROUPED,
 }
-KINDS = ("auto", "xla", *_WAYS)
+KINDS = ("auto", "xla", *_WAYS, "pallas")
 
 
 def conv2d(
@@ -91,8 +92,17 @@ def _product(name: str, g: Geometry, a: Array, b: Array) -> Array:
     """Computes one of the three functions, in the way that was chosen."""
     if g.compute_dtype:
         a, b = a.astype(g.compute_dtype), b.astype(g.compute_dtype)
-    result: Array = getattr(_WAYS[g.way], name)(g, a, b)
+    result: Array = getattr(_find_way(g.way), name)(g, a, b)
     return result
+
+
+def _find_way(name: str) -> Way:
+    if name in _WAYS:
+        return _WAYS[name]
+    # Importing Pallas takes a good part of a second.
+    from mamlpp_jax.ops.conv_pallas import PALLAS
+
+    return PALLAS
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mamlpp_jax.ops import conv_backend
+from mamlpp_jax.distributed.mesh import AXIS, make_mesh
+from mamlpp_jax.ops import conv_backend, conv_pallas
 from mamlpp_jax.ops.conv import KINDS, conv2d
 
 CASES = [
@@ -96,8 +97,9 @@ BATCHED = [axes for axes in itertools.product((0, None), repeat=3) if any(a == 0
 
 
 @pytest.mark.parametrize("kind", WAYS)
-@pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize("axes", BATCHED, ids=str)
+@pytest.mark.parametrize(
+    ("axes", "stride"), [*((axes, 1) for axes in BATCHED), ((0, 0, 0), 2)], ids=str
+)
 def test_under_vmap(axes, stride, kind):
     """Images, kernels and cotangents of each task, or some of them the same for all."""
 
@@ -108,7 +110,7 @@ def test_under_vmap(axes, stride, kind):
     out = 6 // stride
     with jax.enable_x64(True):
         rng = np.random.default_rng(1)
-        shapes = ((2, 6, 6, 2), (3, 3, 2, 4), (2, out, out, 4))
+        shapes = ((2, 6, 6, 16), (3, 3, 16, 16), (2, out, out, 16))
         tasks = [[jnp.asarray(rng.normal(size=shape)) for shape in shapes] for _ in range(3)]
         given = [
             jnp.stack(each) if axis == 0 else each[0]
@@ -128,15 +130,54 @@ def test_direct_leaves_batched_kernels_to_matrix_products():
     assert "conv_general_dilated" in str(jax.make_jaxpr(partial(conv2d, kind="direct"))(x[0], w[0]))
 
 
-def second_order_program(kind):
-    """The text of a meta-gradient's convolutions, for two tasks."""
+def meta_gradient(x, w, kind, **options):
+    """Second derivatives of a convolution, with a kernel per task."""
 
     def gradient(x, w):
-        return jax.grad(lambda w: jnp.sum(conv2d(x, w, kind=kind) ** 2))(w)
+        return jax.grad(lambda w: jnp.sum(conv2d(x, w, kind=kind, **options) ** 2))(w)
 
-    x, w = jnp.zeros((2, 1, 6, 6, 16)), jnp.zeros((2, 3, 3, 16, 4))
-    outer = jax.grad(lambda x, w: jnp.sum(jax.vmap(gradient)(x, w) ** 2), (0, 1))
-    return str(jax.make_jaxpr(outer)(x, w))
+    return jax.grad(lambda x, w: jnp.sum(jax.vmap(gradient)(x, w) ** 2), (0, 1))(x, w)
+
+
+TWO_TASKS = (2, 1, 6, 6, 16), (2, 3, 3, 16, 16)
+
+
+@pytest.mark.parametrize("kind", WAYS)
+def test_tasks_may_be_sharded(kind):
+    """Each device with its own task and kernel, as in training."""
+    rng = np.random.default_rng(2)
+    x, w = (jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in TWO_TASKS)
+    mesh, spec = make_mesh(2, 2), jax.P(AXIS)
+    function = partial(meta_gradient, kind=kind)
+    sharded = jax.jit(jax.shard_map(function, mesh=mesh, in_specs=spec, out_specs=spec))
+    for a, b in zip(sharded(x, w), meta_gradient(x, w, "xla"), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-4 * float(jnp.abs(b).max()))
+
+
+def second_order_program(kind):
+    x, w = (jnp.zeros(shape) for shape in TWO_TASKS)
+    return str(jax.make_jaxpr(partial(meta_gradient, kind=kind))(x, w))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
+def test_pallas_kernels_are_lowered_for_a_gpu(monkeypatch, dtype):
+    """As far as it can be tested without one: up to the code that the GPU compiler is given."""
+    monkeypatch.setattr(conv_pallas, "_is_interpreted", lambda: False)
+    device = jax.sharding.AbstractDevice("NVIDIA H100 80GB HBM3", num_cores=132, platform="gpu")
+    mesh = jax.sharding.AbstractMesh((1,), (AXIS,), abstract_device=device)
+    kernels = [jax.export.DisabledSafetyCheck.custom_call("__gpu$xla.gpu.triton")]
+    operands = "bfloat16" if dtype == "bfloat16" else ""
+    function = partial(meta_gradient, kind="pallas", compute_dtype=operands)
+    spec = jax.P(AXIS)
+    function = jax.jit(jax.shard_map(function, mesh=mesh, in_specs=spec, out_specs=spec))
+    with jax.enable_x64(dtype == "float64"), jax.sharding.use_abstract_mesh(mesh):
+        given = [
+            jax.ShapeDtypeStruct(shape, "float32" if operands else dtype) for shape in TWO_TASKS
+        ]
+        lower = jax.export.export(function, platforms=["cuda"], disabled_checks=kernels)
+        text = lower(*given).mlir_module()
+    # Forward, kernel gradient, and the two gradients of each.
+    assert text.count("custom_call @__gpu$xla.gpu.triton") == 6
 
 
 def test_grouped_has_one_convolution_for_all_tasks_in_every_derivative():
