@@ -21,7 +21,7 @@ import jax
 
 Array = jax.Array
 Params = Any  # pytree of arrays
-NormParams = Any  # pytree of batch-norm scale and bias: [S, F] leaves, [F] when shared
+NormParams = Any  # pytree of batch-norm scale and bias: [S, F] leaves, [F] when shared; with TaskNorm a blend, [S, 2]
 Moments = Any  # pytree {layer: {"mean": [F], "var": [F], "count": []}}
 RunningStats = Any  # pytree {layer: {"mean": [S, F], "var": [S, F]}}, [F] when shared
 
@@ -47,7 +47,8 @@ class MetaParams(NamedTuple):
 
     Attributes:
         params: the initialisation theta_0, adapted by the inner loop.
-        norm: batch-norm scale and bias, [S, F] per step or [F] shared; never adapted.
+        norm: batch-norm scale and bias, [S, F] per step or [F] shared, and with TaskNorm a blend, [S, 2] or [2];
+            never adapted.
         inner: what the inner optimizer learns, leaves [S, ...]; empty for plain SGD.
     """
 

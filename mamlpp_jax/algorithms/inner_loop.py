@@ -47,7 +47,10 @@ AfterStep = Callable[[Params, PerStep], Any]
 def support_pass(
     learner: Learner, params: Params, step: PerStep, images: Array
 ) -> tuple[Array, Moments]:
-    """Outputs and batch moments of the support set; every mode but `running` normalises by its own batch."""
+    """Outputs and batch moments of the support set.
+
+    Every mode but `running` normalises by its own batch, `tasknorm` blended with each image's own moments.
+    """
     given = step.bn_stats if learner.bn_mode == "running" else None
     return learner.forward(params, step.norm, images, given)
 
@@ -59,9 +62,9 @@ def query_statistics(
 
     `batch`: by the query batch itself (transductive). `running`: by the running statistics of the step.
     `support`: by the support set's moments under the same weights and step (inductive; one more
-    forward pass, through which gradients flow).
+    forward pass, through which gradients flow). `tasknorm`: by these, blended with each image's own.
     """
-    if learner.bn_mode == "support":
+    if learner.bn_mode in ("support", "tasknorm"):
         return learner.forward(params, step.norm, support_images)[1]
     return step.bn_stats if learner.bn_mode == "running" else None
 

@@ -9,7 +9,7 @@ from mamlpp_jax.algorithms.inner_optimizers import InnerOptimizer
 from mamlpp_jax.algorithms.metrics import accuracy, cross_entropy
 from mamlpp_jax.types import Array, Forward
 
-BN_MODES = ("batch", "running", "support")
+BN_MODES = ("batch", "running", "support", "tasknorm")
 
 # (outputs [N, ...], targets [N, ...]) -> scalar
 Loss = Callable[[Array, Array], Array]

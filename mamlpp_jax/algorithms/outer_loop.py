@@ -16,6 +16,7 @@ from mamlpp_jax.algorithms.meta_loss import meta_loss
 from mamlpp_jax.algorithms.per_step import fold_moments
 from mamlpp_jax.distributed.mesh import AXIS, mark_varying
 from mamlpp_jax.models.forward import ModelVariables
+from mamlpp_jax.models.task_norm import add_blend
 from mamlpp_jax.types import (
     Array,
     Episode,
@@ -72,7 +73,8 @@ def init_state(
     """The state before the first outer step.
 
     Args:
-        learner: gives the number of inner steps, the inner optimizer and what is per step.
+        learner: gives the number of inner steps, the inner optimizer, what is per step, and whether TaskNorm's
+            blend is learned.
         variables: a fresh backbone (`models.init_model`).
         optimizer: the outer optimizer.
     """
@@ -81,9 +83,10 @@ def init_state(
         copies = (learner.inner_steps, 1) if per_step else (1,)
         return jax.tree.map(lambda leaf: jnp.tile(leaf, copies), tree)
 
+    norm = add_blend(variables.norm) if learner.bn_mode == "tasknorm" else variables.norm
     meta = MetaParams(
         params=variables.params,
-        norm=repeat(variables.norm, learner.per_step_affine),
+        norm=repeat(norm, learner.per_step_affine),
         inner=learner.inner_optimizer.init(variables.params, learner.inner_steps),
     )
     batch_stats = repeat(variables.batch_stats, learner.per_step_statistics)

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from mamlpp_jax.algorithms.learner import Learner
-from mamlpp_jax.models.forward import update_running
+from mamlpp_jax.models.moments import update_running
+from mamlpp_jax.models.task_norm import has_blend, remove_blend
 from mamlpp_jax.types import Array, MetaParams, Moments, NormParams, RunningStats
 
 
@@ -16,7 +17,7 @@ class PerStep(NamedTuple):
     """Leaves [S, ...] over all inner steps, [...] for one of them.
 
     Attributes:
-        norm: batch-norm scale and bias.
+        norm: batch-norm scale and bias, and TaskNorm's blend.
         inner: the inner optimizer's learned part.
         bn_stats: running mean and variance.
     """
@@ -36,7 +37,18 @@ def lay_out(learner: Learner, meta: MetaParams, batch_stats: RunningStats) -> Pe
         learner: the number of steps, and what is shared.
         meta: norm leaves [S', F] or [F], inner leaves [S', ...].
         batch_stats: leaves [S', F] or [F].
+
+    Raises:
+        ValueError: the mode is `tasknorm`, and the model was made for another one.
     """
+    norm = meta.norm
+    if learner.bn_mode != "tasknorm":
+        norm = remove_blend(norm)
+    elif not has_blend(norm):
+        raise ValueError(
+            "bn_mode is 'tasknorm', but this model has learned no blend of moments: `init_state` makes one for a "
+            "learner of that mode."
+        )
 
     def fit(leaf: Array) -> Array:
         missing = learner.inner_steps - leaf.shape[0]
@@ -48,7 +60,7 @@ def lay_out(learner: Learner, meta: MetaParams, batch_stats: RunningStats) -> Pe
         return jax.tree.map(lambda leaf: fit(leaf if per_step else leaf[None]), tree)
 
     return PerStep(
-        fit_norm(meta.norm, learner.per_step_affine),
+        fit_norm(norm, learner.per_step_affine),
         jax.tree.map(fit, meta.inner),
         fit_norm(batch_stats, learner.per_step_statistics),
     )

@@ -30,6 +30,8 @@ class Field(NamedTuple):
     resumable: bool = False
 
 
+STATISTICS = ("batch", "running", "support", "tasknorm")
+
 # A line per field. Upper limits far above any use keep a typo from filling the memory.
 # fmt: off
 FIELDS: dict[str, Field] = {
@@ -69,8 +71,8 @@ FIELDS: dict[str, Field] = {
 
     "norm.per_step_statistics": Field(True),  # BNRS: running statistics per inner step
     "norm.per_step_affine": Field(True),  # BNWB: scale and bias per inner step
-    "norm.train_statistics": Field("batch", one_of("batch", "running", "support")),  # what normalises in training
-    "norm.eval_statistics": Field("batch", some_of("batch", "running", "support")),  # the first selects epochs
+    "norm.train_statistics": Field("batch", one_of(*STATISTICS)),  # what normalises in training
+    "norm.eval_statistics": Field("batch", some_of(*STATISTICS)),  # the first selects epochs
 
     # One fixed rate, or learned ones: per tensor and step, per weight.
     "inner.optimizer": Field("lslr", one_of("lslr", "sgd", "metasgd")),

@@ -7,6 +7,7 @@ a new one is a new row.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
@@ -23,11 +24,13 @@ class Component(NamedTuple):
         field: the field that switches it.
         off: the field's value without it.
         on: the field's value with it; None where the configuration chooses, as for a number of epochs.
+        also: further fields that `apply_method` sets with it; they may be changed afterwards.
     """
 
     field: str
     off: Any
     on: Any = None
+    also: Mapping[str, Any] = {}
 
 
 _ALWAYS = 10**6  # epochs, more than any run has
@@ -48,6 +51,13 @@ COMPONENTS: dict[str, Component] = {
     "boil": Component("inner.adapts", off="all", on="body"),
     # A learned rate per weight: Li et al., "Meta-SGD: Learning to Learn Quickly for Few-Shot Learning", 2017.
     "metasgd": Component("inner.optimizer", off="sgd", on="metasgd"),
+    # Batch norm by the support set and each image: Bronskill et al., "TaskNorm", ICML 2020.
+    "tasknorm": Component(
+        "norm.train_statistics",
+        off="batch",
+        on="tasknorm",
+        also={"norm.eval_statistics": "tasknorm"},
+    ),
 }
 _MAML_PLUS_PLUS = frozenset({"msl", "da", "bnrs", "bnwb", "lslr", "ca"})
 # Each name can be followed by more components: "maml+msl+lslr".
@@ -55,7 +65,7 @@ METHODS: dict[str, frozenset[str]] = {
     "maml": frozenset(),
     "maml++": _MAML_PLUS_PLUS,
     "mamlpp": _MAML_PLUS_PLUS,  # another spelling, which others can follow: "mamlpp+boil"
-    **{name: frozenset({name}) for name in ("fomaml", "anil", "boil", "metasgd")},
+    **{name: frozenset({name}) for name in ("fomaml", "anil", "boil", "metasgd", "tasknorm")},
 }
 
 
@@ -98,7 +108,8 @@ def apply_method(config: ConfigDict, method: str) -> None:
     """Sets `config.method` and, in place, the field of every component.
 
     Components that `method` leaves out are turned off, but for those that the protocol always has. Those it names
-    get their `on` value; where that is None, the field stays as it is. The label of "mamlpp" alone is "maml++".
+    get their `on` value; where that is None, the field stays as it is. So does a field with a value that is no
+    component's, such as `support` statistics. The label of "mamlpp" alone is "maml++".
 
     Raises:
         ConfigError: the method is unknown, or adds a component that the configuration has turned off.
@@ -107,10 +118,16 @@ def apply_method(config: ConfigDict, method: str) -> None:
     _check_added(config, method)
     parts = [part for name, part in COMPONENTS.items() if name in named]
     used = {part.field for part in parts}
-    off = {part.field: part.off for part in COMPONENTS.values() if part.field not in used}
+    now = dict(flatten(config))
+    off = {
+        part.field: part.off
+        for part in COMPONENTS.values()
+        if part.field not in used and part.on in (None, now[part.field])
+    }
     on = {part.field: part.on for part in parts if part.on is not None}
+    also = {field: value for part in parts for field, value in part.also.items()}
     label = "maml++" if method == "mamlpp" else method
-    config.update_from_flattened_dict({"method": label} | off | on)
+    config.update_from_flattened_dict({"method": label} | off | on | also)
 
 
 def _check_added(config: ConfigDict, method: str) -> None:
@@ -135,7 +152,7 @@ def check_method(config: ConfigDict) -> None:
     """
     named = parse_method(config.method) | PROTOCOLS[config.protocol].always
     fields = dict(flatten(config))
-    for field, off, _ in COMPONENTS.values():
+    for field, off, *_ in COMPONENTS.values():
         value = fields[field]
         users = [
             name

@@ -12,6 +12,7 @@ from mamlpp_jax.config import rules
 from mamlpp_jax.config.fields import FIELDS
 from mamlpp_jax.config.identity import flatten
 from mamlpp_jax.config.methods import check_method
+from mamlpp_jax.config.rules import parse_list
 from mamlpp_jax.errors import ConfigError
 
 _FOR_COLOUR = ("imagenet",)  # values of data.normalize for three channels
@@ -44,6 +45,7 @@ def validate(config: ConfigDict) -> None:
     _check_inner_rates(config)
     _check_annealing(config)
     _check_rate_decay(config)
+    _check_statistics(config)
     _check_image_size(config)
     _check_divisibility(config)
 
@@ -144,6 +146,16 @@ def _check_rate_decay(config: ConfigDict) -> None:
         raise ConfigError(
             f"config.inner.rate_decay is {config.inner.rate_decay}, but config.inner.optimizer "
             f"{config.inner.optimizer!r} learns no rates; use 0, or a method with lslr or metasgd."
+        )
+
+
+def _check_statistics(config: ConfigDict) -> None:
+    norm = config.norm
+    if "tasknorm" in parse_list(norm.eval_statistics) and norm.train_statistics != "tasknorm":
+        raise ConfigError(
+            f"config.norm.eval_statistics is {norm.eval_statistics!r}, but tasknorm needs the blend that training with "
+            f"config.norm.train_statistics=tasknorm learns, and that field is {norm.train_statistics!r}; leave "
+            "tasknorm out, or train with it (method=tasknorm)."
         )
 
 

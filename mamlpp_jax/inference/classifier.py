@@ -54,8 +54,9 @@ class FewShotClassifier:
         Args:
             model: from `inference.pretrained.find_model` or `inference.model.from_runs`.
             statistics: which batch-norm statistics normalise queries: `support`, each query alone by those of the
-                support set; `batch`, by the queries predicted together, which warns; `running`, by those
-                accumulated in training. None for the model's own, `support` unless it was saved with another.
+                support set; `tasknorm`, by these blended with its own, for models trained so; `batch`, by the queries
+                predicted together, which warns; `running`, by those accumulated in training. None for the model's
+                own: `support`, or `tasknorm` where it was trained so, unless it was saved with another.
             inner_steps: of `fit`; more than trained repeat the last one's rates and normalisation. None for
                 the model's own.
             polarity: for models of writing: `dark_on_light`, `light_on_dark`, or `auto`, decided for each image
@@ -219,6 +220,11 @@ def _with_settings(
 ) -> FewShotModel:
     if statistics not in (None, *BN_MODES):
         raise ConfigError(f"statistics is {statistics!r}; choose one of {', '.join(BN_MODES)}.")
+    if statistics == "tasknorm" and model.fields["norm.train_statistics"] != "tasknorm":
+        raise ConfigError(
+            "statistics is 'tasknorm', but this model was trained with "
+            f"{model.fields['norm.train_statistics']} statistics; only training with tasknorm learns its blend."
+        )
     if inner_steps is not None:
         config_lib.check_value("train.inner_steps", inner_steps)
     image_format = model.image_format

@@ -53,7 +53,7 @@ class FewShotModel:
         meta: what the outer loop learned, NumPy leaves [E, ...] for E members, best first.
         batch_stats: running statistics, NumPy leaves [E, ...].
         steps: outer steps that each member was trained for.
-        statistics: which batch-norm statistics are used, one of `batch`, `running` and `support`.
+        statistics: which batch-norm statistics are used, one of `BN_MODES`.
         inner_steps: how many are used.
         card: its model card, Markdown; "" for one made of the other attributes.
     """
@@ -107,7 +107,9 @@ def learner_config(fields: Mapping[str, bool | int | float | str]) -> ConfigDict
 
 
 def from_runs(runs: Sequence[TrainedRun]) -> FewShotModel:
-    """The model of a run's epochs, to be used with `support` statistics and the trained number of inner steps.
+    """The model of a run's epochs, to be used with as many inner steps as it was trained with.
+
+    Its statistics classify each image alone: `tasknorm` where it was trained with that, else `support`.
 
     Args:
         runs: epochs of one run, best first.
@@ -127,6 +129,6 @@ def from_runs(runs: Sequence[TrainedRun]) -> FewShotModel:
         meta=meta,
         batch_stats=batch_stats,
         steps=tuple(run.step for run in runs),
-        statistics="support",
+        statistics="tasknorm" if config.norm.train_statistics == "tasknorm" else "support",
         inner_steps=config.train.inner_steps,
     )

@@ -114,6 +114,8 @@ def _from_json(content: dict[str, Any]) -> FewShotModel:
     config_lib.check_value("train.inner_steps", content["inner_steps"])
     if content["statistics"] not in BN_MODES:
         raise ValueError(f'"statistics" must be one of {", ".join(BN_MODES)}.')
+    if content["statistics"] == "tasknorm" != fields["norm.train_statistics"]:
+        raise ValueError('"statistics" is tasknorm, which the model was not trained with.')
     steps = tuple(content["steps"])
     if not steps or not all(type(step) is int and step >= 0 for step in steps):
         raise ValueError('"steps" must be a list of whole numbers, one per member.')

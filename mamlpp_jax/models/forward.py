@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
@@ -49,39 +47,8 @@ def make_forward(module: nn.Module) -> Forward:
     ) -> tuple[Array, Moments]:
         variables = {"params": params, "norm": norm}
         if bn_stats is not None:
-            variables["batch_stats"] = _map_layers(
-                lambda layer: {"mean": layer["mean"], "var": layer["var"]}, bn_stats
-            )
+            variables["batch_stats"] = bn_stats
         outputs, left = module.apply(variables, images, mutable=["moments"])
         return outputs, left.get("moments", {})
 
     return forward
-
-
-def update_running(running: RunningStats, moments: Moments, momentum: float = 0.9) -> RunningStats:
-    """One exponential update: ``momentum * running + (1 - momentum) * batch``.
-
-    The batch's variance enters unbiased (times n / (n - 1)), as in PyTorch.
-
-    Args:
-        running: {layer: {"mean", "var"}}, layers nested as in the backbone.
-        moments: of the same layers, with "count" (n) beside mean and biased variance.
-        momentum: what is kept.
-    """
-
-    def one(old: dict[str, Array], new: dict[str, Array]) -> dict[str, Array]:
-        count = new["count"][..., None]
-        unbiased = new["var"] * count / jnp.maximum(count - 1, 1)
-        target = {"mean": new["mean"], "var": unbiased}
-        return jax.tree.map(lambda o, t: momentum * o + (1 - momentum) * t, old, target)
-
-    return _map_layers(one, running, moments)
-
-
-def _map_layers(function: Callable[..., Any], *trees: Any) -> Any:
-    """Applies a function to the {"mean", "var", ...} of every normalised layer."""
-
-    def is_layer(node: Any) -> bool:
-        return isinstance(node, Mapping) and not isinstance(node.get("mean", {}), Mapping)
-
-    return jax.tree.map(function, *trees, is_leaf=is_layer)

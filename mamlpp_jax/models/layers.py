@@ -5,6 +5,8 @@ from __future__ import annotations
 from flax import linen as nn
 from jax import lax, numpy as jnp
 
+from mamlpp_jax.models.moments import moments
+from mamlpp_jax.models.task_norm import BLEND, blended_moments
 from mamlpp_jax.ops.conv import conv2d
 from mamlpp_jax.ops.pool import max_pool_2x2
 from mamlpp_jax.types import Array
@@ -43,9 +45,10 @@ class PerStepBatchNorm(nn.Module):
     """Batch normalisation of one inner step (BNRS and BNWB, section 4 of the paper).
 
     The module sees the scale and bias of the inner step it runs in (collection `norm`). Given the collection
-    `batch_stats` (mean, var), it normalises with that; without it, with the batch's own moments. The caller keeps
-    the entries of all steps, in collections of their own, so that none is mistaken for an adapted parameter. The
-    batch's own moments are always left in the collection `moments` (mean, biased var, count); nothing
+    `batch_stats` (mean, var), it normalises with that; without it, with the batch's own moments. Where `norm` has a
+    `blend`, each image's own moments are pooled with them (`models.task_norm`; given statistics then need a count).
+    The caller keeps the entries of all steps, in collections of their own, so that none is mistaken for an adapted
+    parameter. The batch's own moments are always left in the collection `moments` (mean, biased var, count); nothing
     is updated here.
 
     Attributes:
@@ -72,15 +75,22 @@ class PerStepBatchNorm(nn.Module):
         shape = (x.shape[-1],)
         scale = self.variable("norm", "scale", jnp.ones, shape, offset.dtype).value
         bias = self.variable("norm", "bias", jnp.zeros, shape, offset.dtype).value
-        mean, var = _moments(x)
+        mean, var = moments(x, tuple(range(x.ndim - 1)))
+        count = jnp.asarray(x.size // x.shape[-1], mean.dtype)
         self._leave("mean", mean + offset)
         self._leave("var", var)
-        self._leave("count", jnp.asarray(x.size // x.shape[-1], mean.dtype))
+        self._leave("count", count)
         if self.is_initializing() or self.has_variable("batch_stats", "mean"):
             mean = (
                 self.variable("batch_stats", "mean", jnp.zeros, shape, offset.dtype).value - offset
             )
             var = self.variable("batch_stats", "var", jnp.ones, shape, offset.dtype).value
+        if self.has_variable("norm", BLEND):
+            # Of each image the statistics come from equally many elements.
+            elements = self.get_variable("batch_stats", "count", count)
+            support_images = elements / (count / x.shape[0])
+            blend = self.get_variable("norm", BLEND)
+            mean, var = blended_moments(blend, x, mean, var, support_images)
         if self.max_pool:
             x = max_pool_2x2(x, jnp.where(scale < 0, -1, 1))
         factor = scale * lax.rsqrt(var + self.epsilon)
@@ -88,12 +98,3 @@ class PerStepBatchNorm(nn.Module):
 
     def _leave(self, name: str, value: Array) -> None:
         self.sow("moments", name, value, init_fn=lambda: None, reduce_fn=lambda _, new: new)
-
-
-def _moments(x: Array) -> tuple[Array, Array]:
-    """Mean and biased variance over all axes but the last, in one pass over x."""
-    axes = tuple(range(x.ndim - 1))
-    mean = jnp.mean(x, axes)
-    # Rounding can push the difference below zero when the mean is large.
-    var = jnp.maximum(jnp.mean(jnp.square(x), axes) - jnp.square(mean), 0.0)
-    return mean, var

@@ -23,8 +23,9 @@ _MODES = {
     "batch": (_ORANGE, "o"),
     "support": (_GREEN, "s"),
     "running": (_PURPLE, "^"),
+    "tasknorm": (_RED, "D"),
 }
-_OTHER_MODES = ((_RED, "D"), (_BLUE, "v"), (_GREY, "X"))
+_OTHER_MODES = ((_BLUE, "v"), (_GREY, "X"))
 
 _MAX_POINTS = 1000  # of a raw curve; more are drawn as a band
 

@@ -22,6 +22,8 @@ _STATISTICS = {
     "running": "`running`: query images are normalised by statistics accumulated in training.",
     "support": "`support`: query images are normalised by the statistics of the support set, so each "
     "prediction is made alone (inductive).",
+    "tasknorm": "`tasknorm`: each query image is normalised by the statistics of the support set blended with its "
+    "own, so each prediction is made alone (inductive).",
 }
 
 

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 
+from mamlpp_jax import FewShotClassifier
 from mamlpp_jax.artifacts.metric_writer import read_metrics
 from mamlpp_jax.artifacts.workdir import Workdir
 from mamlpp_jax.cli import commands
@@ -151,6 +152,20 @@ def test_every_method_of_table_1_takes_steps(tmp_path, method):
     assert len(losses) == 2
     assert np.all(np.isfinite(losses))
     assert workdir.results()["method"] == method
+
+
+@pytest.mark.slow
+def test_a_tasknorm_run_is_tested_in_its_mode_and_used_with_it(tmp_path, capsys):
+    config, workdir = small_config("mamlpp+tasknorm"), Workdir(tmp_path / "run")
+    commands.dry_run(config, workdir)
+    assert "norm0/blend      2x2" in capsys.readouterr().out
+    commands.train(config, workdir)
+    commands.evaluate(config, workdir, {"statistics": "support,tasknorm", "tasks": 6})
+    tests = workdir.results()["test"]
+    assert {test["eval_statistics"] for test in tests} == {"tasknorm", "support"}
+    model = FewShotClassifier.from_pretrained(workdir.path).model
+    assert model.statistics == "tasknorm"
+    assert model.meta.norm["norm0"]["blend"].shape == (1, 2, 2)
 
 
 def test_dry_run_prints_everything_and_writes_nothing(tmp_path, capsys):

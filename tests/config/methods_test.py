@@ -33,6 +33,7 @@ def switches(config):
         "bnwb": config.norm.per_step_affine,
         "lslr": config.inner.optimizer == "lslr",
         "ca": config.train.cosine_annealing,
+        "tasknorm": config.norm.train_statistics == "tasknorm",
     }
     return {name for name, value in on.items() if value}
 
@@ -54,6 +55,24 @@ def test_other_combinations_of_components_parse_in_any_order():
     config_lib.validate(config)
 
 
+@pytest.mark.parametrize("method", ["tasknorm", "maml+tasknorm", "maml++", "maml+lslr+tasknorm"])
+def test_tasknorm_sets_the_statistics_of_training_and_evaluation(method):
+    config = config_lib.default_config()
+    config.norm.train_statistics, config.norm.eval_statistics = "support", "batch,support"
+    config_lib.apply_method(config, method)
+    config_lib.validate(config)
+    used = (config.norm.train_statistics, config.norm.eval_statistics)
+    with_it = method.endswith("tasknorm")
+    assert used == (("tasknorm", "tasknorm") if with_it else ("support", "batch,support"))
+    config.norm.eval_statistics = "tasknorm,support,batch"
+    if with_it:
+        config_lib.validate(config)
+        config_lib.apply_method(config, "maml")
+        assert config.norm.train_statistics == "batch"
+    with pytest.raises(ConfigError, match=r"eval_statistics is .*train_statistics=tasknorm"):
+        config_lib.validate(config)
+
+
 def test_a_method_keeps_the_epochs_that_the_configuration_chose():
     config = config_lib.default_config()
     config.train.multi_step_epochs, config.train.first_order_epochs = 7, 0
@@ -66,7 +85,9 @@ def test_a_method_keeps_the_epochs_that_the_configuration_chose():
 @pytest.mark.parametrize("method", ["mamal", "maml+", "maml+lsrl", "maml+++", "", "msl", "boil+"])
 def test_unknown_method_lists_the_known(tmp_path, method):
     with refused(
-        tmp_path, f"method is '{method}'".replace("+", r"\+"), "msl, da, bnrs, bnwb, lslr, ca"
+        tmp_path,
+        f"method is '{method}'".replace("+", r"\+"),
+        "msl, da, bnrs, bnwb, lslr, ca, tasknorm",
     ):
         config_lib.apply_method(small_config(), method)
 

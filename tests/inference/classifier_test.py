@@ -61,6 +61,11 @@ def test_predictions_are_those_of_the_evaluation(statistics, inner_steps):
     model = small_model()
     clf = classifier(model, statistics=statistics, inner_steps=inner_steps)
     clf.fit(SUPPORT, LABELS)
+    np.testing.assert_allclose(clf.predict_proba(QUERIES), evaluated(clf, model), atol=1e-5)
+
+
+def evaluated(clf, model):
+    """What the evaluation of runs predicts for the queries."""
     learner = clf.model.learner(3)
     meta, stats = jax.tree.map(lambda leaf: leaf[0], (model.meta, model.batch_stats))
     support, query = (
@@ -72,8 +77,7 @@ def test_predictions_are_those_of_the_evaluation(statistics, inner_steps):
         lay_out(learner, meta, stats),
         Episode(support, labels, query, np.zeros(10, int)),
     )
-    expected = jax.nn.softmax(logits[0])
-    np.testing.assert_allclose(clf.predict_proba(QUERIES), expected, atol=1e-5)
+    return jax.nn.softmax(logits[0])
 
 
 @pytest.mark.parametrize("statistics", ["support", "running"])
@@ -82,6 +86,22 @@ def test_one_query_at_a_time_equals_the_batch(statistics):
     together = clf.predict_proba(QUERIES)
     alone = np.concatenate([clf.predict_proba(query) for query in QUERIES])
     np.testing.assert_allclose(alone, together, atol=1e-5)
+
+
+def test_a_tasknorm_model_is_used_with_tasknorm_and_other_models_are_not():
+    model = small_model(small_config("tasknorm"))
+    for layer in model.meta.norm.values():
+        layer["blend"] = np.broadcast_to(np.array([0.3, -1.0], np.float32), layer["blend"].shape)
+    clf = classifier(model).fit(SUPPORT, LABELS)
+    assert clf.model.statistics == "tasknorm"
+    together = clf.predict_proba(QUERIES)
+    alone = np.concatenate([clf.predict_proba(query) for query in QUERIES])
+    np.testing.assert_allclose(alone, together, atol=1e-5)
+    np.testing.assert_allclose(together, evaluated(clf, model), atol=1e-5)
+    by_support = classifier(model, statistics="support").fit(SUPPORT, LABELS)
+    assert abs(by_support.predict_proba(QUERIES) - together).max() > 1e-4
+    with pytest.raises(ConfigError, match=r"'tasknorm', but this model was trained with batch"):
+        classifier(statistics="tasknorm")
 
 
 def test_batch_statistics_warn_and_depend_on_the_neighbours():

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from mamlpp_jax.models import Conv4, init_model, make_forward
-from mamlpp_jax.models.forward import update_running
 from mamlpp_jax.models.layers import PerStepBatchNorm
+from mamlpp_jax.models.moments import update_running
 
 
 def conv_numpy(x, kernel, bias, stride):
