@@ -19,7 +19,7 @@ from typing import Any
 import jax
 from absl import app, flags, logging
 
-from experiments import benchmark_costs as costs
+from experiments import benchmark_costs as costs, benchmark_family as family
 from experiments.benchmark_report import Report, write_report
 from experiments.benchmark_rows import (
     CASES,
@@ -132,6 +132,8 @@ _SECTIONS_BY_NAME: dict[str, Callable[[list[Case], _Machine], Iterator[Row | Non
     "chunks": _chunks_and_devices,
     "precision": _precision,
     "memory": _memory,
+    "anil": family.anil,
+    "resnet12": family.resnet12,
     "compile": costs.compile_times,
     "checkpoint": costs.checkpoint_cost,
 }

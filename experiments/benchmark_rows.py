@@ -194,6 +194,13 @@ def compile_step(config: ConfigDict, case: Case, order: int, multi_step: bool) -
     return Compiled(experiment, call, seconds, peak / _MIB)
 
 
+def time_call(call: Callable[[], None]) -> float:
+    """Milliseconds of one call."""
+    started = time.perf_counter()
+    call()
+    return 1e3 * (time.perf_counter() - started)
+
+
 def time_calls(call: Callable[[], None]) -> list[float]:
     """Milliseconds of repeated calls, after two that warm up (one where a call takes long)."""
     started = time.perf_counter()
@@ -202,9 +209,7 @@ def time_calls(call: Callable[[], None]) -> list[float]:
         call()
     times: list[float] = []
     while len(times) < _LEAST_RUNS or (sum(times) < 1e3 * _BUDGET_S and len(times) < _MOST_RUNS):
-        started = time.perf_counter()
-        call()
-        times.append(1e3 * (time.perf_counter() - started))
+        times.append(time_call(call))
         if times[0] > 4e3 * _BUDGET_S:
             break
     return times
@@ -235,10 +240,28 @@ def ours(
         peak_gflops: of a large matrix product, for `matmul_share`.
         **fields: of the configuration, dots written as two underscores.
     """
+    row, step = compiled_row(section, case, method, order, multi_step, note, **fields)
+    if timed:
+        set_times(row, time_calls(step.call))
+        if peak_gflops and row.gflop:
+            row.matmul_share = round(row.gflop / peak_gflops / (1e-3 * row.ms_median), 3)  # type: ignore[operator]
+    return row
+
+
+def compiled_row(
+    section: str,
+    case: Case,
+    method: str,
+    order: int,
+    multi_step: bool | None = None,
+    note: str = "",
+    **fields: Any,
+) -> tuple[Row, Compiled]:
+    """A row without times, and the outer step to time; see `ours`."""
     multi_step = method == "maml++" if multi_step is None else multi_step
     config = make_config(case, method, {k.replace("__", "."): v for k, v in fields.items()})
     step = compile_step(config, case, order, multi_step)
-    gflop = count_gflop(case, order, multi_step)
+    is_counted = config.model.name == "conv4" and config.inner.adapts == "all"
     row = Row(
         section=section,
         case=case.name,
@@ -257,14 +280,10 @@ def ours(
         remat=config.compute.remat,
         compile_s=round(step.seconds, 2),
         peak_mib=round(step.peak_mib, 1),
-        gflop=round(gflop, 2),
+        gflop=round(count_gflop(case, order, multi_step), 2) if is_counted else None,
         note=note,
     )
-    if timed:
-        _set_times(row, time_calls(step.call))
-        if peak_gflops:
-            row.matmul_share = round(gflop / peak_gflops / (1e-3 * row.ms_median), 3)  # type: ignore[operator]
-    return row
+    return row, step
 
 
 def naive_vmap(case: Case, order: int = 2) -> Row | None:
@@ -335,7 +354,8 @@ def _child(command: list[str]) -> dict[str, Any] | None:
     return result
 
 
-def _set_times(row: Row, times: list[float]) -> None:
+def set_times(row: Row, times: list[float]) -> None:
+    """Puts milliseconds into a row."""
     row.ms_median, row.ms_min = round(statistics.median(times), 2), round(min(times), 2)
     row.runs = len(times)
 

@@ -5,7 +5,8 @@ it, is imported when the name is first used.
 
 Configuration: `default_config`, `apply_method`.
 Data: `load_dataset`, `Episode`, `fixed_tasks`.
-Backbone: `Conv4`, or any Flax module, with `Conv` and `PerStepBatchNorm`; `init_model`, `make_forward`.
+Backbone: `Conv4`, `ResNet12`, or any Flax module, with `Conv` and `PerStepBatchNorm`; `init_model`, `make_forward`,
+`make_split`.
 Inner loop: `Learner`, `adapt`, `lay_out`; inner optimizers: `InnerOptimizer`, `sgd`, `lslr`, `metasgd`, `restricted`,
 `away_from_zero`.
 Outer loop: `MetaParams`, `MetaState`, `StepPlan`, `init_state`, `meta_loss`, `make_train_step`, `scan_steps`.
@@ -51,9 +52,14 @@ if TYPE_CHECKING:
     from mamlpp_jax.inference.export import export_adaptation as export_adaptation
     from mamlpp_jax.inference.trained_run import TrainedRun as TrainedRun, load_run as load_run
     from mamlpp_jax.models.conv4 import Conv4 as Conv4
-    from mamlpp_jax.models.forward import init_model as init_model, make_forward as make_forward
+    from mamlpp_jax.models.forward import (
+        init_model as init_model,
+        make_forward as make_forward,
+        make_split as make_split,
+    )
     from mamlpp_jax.models.head import with_ways as with_ways
     from mamlpp_jax.models.layers import Conv as Conv, PerStepBatchNorm as PerStepBatchNorm
+    from mamlpp_jax.models.resnet12 import ResNet12 as ResNet12
     from mamlpp_jax.types import (
         Episode as Episode,
         MetaParams as MetaParams,
@@ -79,9 +85,10 @@ _EXPORTS = {
     "inference.export": ("export_adaptation",),
     "inference.trained_run": ("TrainedRun", "load_run"),
     "models.conv4": ("Conv4",),
-    "models.forward": ("init_model", "make_forward"),
+    "models.forward": ("init_model", "make_forward", "make_split"),
     "models.head": ("with_ways",),
     "models.layers": ("Conv", "PerStepBatchNorm"),
+    "models.resnet12": ("ResNet12",),
     "types": ("Episode", "MetaParams", "MetaState", "StepPlan"),
 }
 _MODULES = {name: module for module, names in _EXPORTS.items() for name in names}

@@ -106,5 +106,17 @@ class Forward(Protocol):
         """
 
 
+class Split(NamedTuple):
+    """A backbone as two functions; `mamlpp_jax.models.make_split` makes one.
+
+    Attributes:
+        body: a `Forward` whose outputs are features, [N, D].
+        head: (params, features [N, D]) -> outputs, [N, K].
+    """
+
+    body: Forward
+    head: Callable[[Params, Array], Array]
+
+
 # Samples the tasks with the given global indices (int32 [B]) of one outer step from a source.
 SampleTasks = Callable[[Any, Array, Array], Episode]

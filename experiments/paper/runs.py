@@ -139,6 +139,23 @@ def options(protocol: str = "short") -> list[Run]:
     ]
 
 
+def task_norm(protocol: str = "short") -> list[Run]:
+    """Omniglot 5-way 1-shot, each kind of statistics in training and test: 1,000 first-order steps of 8 tasks.
+
+    First order as in the published comparison (Bronskill et al., "TaskNorm", ICML 2020, table 1).
+    """
+    length = {"train.epochs": 2, "train.steps_per_epoch": 500, "evaluation.ensemble": 1}
+    methods = {"tasknorm": "fomaml+tasknorm", "batch": "fomaml", "support": "fomaml"}
+    return [
+        Run(
+            *("omniglot", 5, 1, method, protocol),
+            variant=mode,
+            fields=length | {"norm.train_statistics": mode, "norm.eval_statistics": mode},
+        )
+        for mode, method in methods.items()
+    ]
+
+
 def first(protocol: str = "short") -> list[Run]:
     """What can be run on two CPU cores, the most telling first."""
     methods = ("maml++", "maml", *METHODS[1:-1])
@@ -162,6 +179,7 @@ LISTS: dict[str, Callable[[str], list[Run]]] = {
     "table4": table_4,
     "figure1": figure_1,
     "options": options,
+    "tasknorm": task_norm,
 }
 
 
@@ -179,7 +197,7 @@ def load_runs(name: str, protocol: str, seeds: Sequence[int] = ()) -> list[Run]:
     """
     path = pathlib.Path(name)
     if name in LISTS:
-        usual = "short" if name in ("first", "figure1", "options") else "paper"
+        usual = "short" if name in ("first", "figure1", "options", "tasknorm") else "paper"
         runs = LISTS[name](protocol or usual)
     elif path.is_file():
         with wrap_os_errors(path, "read"):

@@ -14,6 +14,7 @@ import numpy as np
 from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 
+from mamlpp_jax.algorithms.fixed_body import on_features
 from mamlpp_jax.algorithms.inner_loop import adapt, query_pass
 from mamlpp_jax.algorithms.learner import Learner
 from mamlpp_jax.algorithms.meta_loss import map_tasks
@@ -44,6 +45,7 @@ def task_logits(
 
     "After 0 steps" is theta_0 with entry 0; theta_{i+1} goes with entry i, as in training.
     """
+    learner, episode = on_features(learner, params, per_step, episode)
 
     def query(theta: Params, step: PerStep) -> Array:
         return query_pass(learner, theta, step, episode)[0]

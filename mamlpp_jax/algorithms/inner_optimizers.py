@@ -43,6 +43,10 @@ def _itself(learned: Any) -> Any:
     return learned
 
 
+def _everything(path: str) -> bool:
+    return True
+
+
 class InnerOptimizer(NamedTuple):
     """What adapts a task's parameters.
 
@@ -52,11 +56,13 @@ class InnerOptimizer(NamedTuple):
         transform: one step's entry of it -> the gradient transformation of that inner step. The
             transformation's state is started with the first entry and carried over the steps.
         rates: learned pytree -> the part of it that holds learning rates, which figures show.
+        adapts: path of a tensor, such as "conv0/kernel" -> whether an inner step may change it.
     """
 
     init: Callable[[Params, int], Any]
     transform: Callable[[Any], optax.GradientTransformation]
     rates: Callable[[Any], Any] = _itself
+    adapts: Callable[[str], bool] = _everything
 
 
 def sgd(learning_rate: float) -> InnerOptimizer:
@@ -145,7 +151,9 @@ def restricted(base: InnerOptimizer, adapts: Callable[[str], bool]) -> InnerOpti
     def transform(learned: Any) -> optax.GradientTransformation:
         return optax.partition({True: base.transform(learned), False: optax.set_to_zero()}, chosen)
 
-    return InnerOptimizer(init, transform, base.rates)
+    return InnerOptimizer(
+        init, transform, base.rates, lambda path: adapts(path) and base.adapts(path)
+    )
 
 
 def away_from_zero(smallest: float = 1e-12) -> optax.GradientTransformation:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from mamlpp_jax.algorithms.inner_optimizers import InnerOptimizer
 from mamlpp_jax.algorithms.metrics import accuracy, cross_entropy
-from mamlpp_jax.types import Array, Forward
+from mamlpp_jax.types import Array, Forward, Split
 
 BN_MODES = ("batch", "running", "support", "tasknorm")
 
@@ -29,6 +29,7 @@ class Learner(NamedTuple):
         inner_loss: of the support set, descended by the inner loop.
         query_loss: of the query set, descended by the outer loop.
         metric: of the query set, reported; by default the accuracy.
+        split: the backbone in two, for inner loops that adapt its head alone (`fixed_body`); None for whole.
     """
 
     forward: Forward
@@ -41,3 +42,4 @@ class Learner(NamedTuple):
     inner_loss: Loss = cross_entropy
     query_loss: Loss = cross_entropy
     metric: Loss = accuracy
+    split: Split | None = None

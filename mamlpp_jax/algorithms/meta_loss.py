@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from mamlpp_jax.algorithms.fixed_body import on_features
 from mamlpp_jax.algorithms.inner_loop import adapt, query_pass
 from mamlpp_jax.algorithms.learner import Learner
 from mamlpp_jax.algorithms.per_step import PerStep, at_step, lay_out
@@ -36,6 +37,7 @@ def task_loss(
     learner: Learner, params: Params, per_step: PerStep, plan: StepPlan, episode: Episode
 ) -> tuple[Array, LossAux]:
     """Loss of one task; see `meta_loss`, whose terms have a leading B."""
+    learner, episode = on_features(learner, params, per_step, episode)
 
     def query(theta: Params, step: PerStep) -> tuple[Array, Array, Moments]:
         outputs, moments = query_pass(learner, theta, step, episode)

@@ -62,9 +62,9 @@ FIELDS: dict[str, Field] = {
     "task.shot": Field(1, whole(1)),  # support images per class
     "task.query": Field(1, whole(1)),  # query images per class
 
-    "model.name": Field("conv4", one_of("conv4")),  # conv4: four convolutional blocks
-    "model.filters": Field(64, whole(1)),  # of each block
-    "model.max_pool": Field(True),  # False: stride-2 convolutions and global average pooling
+    "model.name": Field("conv4", one_of("conv4", "resnet12")),  # four convolutional blocks, or residual ones
+    "model.filters": Field(64, whole(1)),  # of each block (resnet12: 64 for 64-160-320-640, 16 for 16-32-64-128)
+    "model.max_pool": Field(True),  # False (conv4): stride-2 convolutions and global average pooling
     # How convolutions are computed, see mamlpp_jax.ops.conv: speed and memory, not results.
     "model.conv": Field("auto", one_of("auto", "xla", "patches", "shifted", "direct", "grouped", "pallas")),
     "model.dtype": Field("float32", one_of("float32", "bfloat16")),  # of factors in convolutions; the rest is float32

@@ -46,7 +46,7 @@ def validate(config: ConfigDict) -> None:
     _check_annealing(config)
     _check_rate_decay(config)
     _check_statistics(config)
-    _check_image_size(config)
+    _check_pooling(config)
     _check_divisibility(config)
 
 
@@ -159,8 +159,13 @@ def _check_statistics(config: ConfigDict) -> None:
         )
 
 
-def _check_image_size(config: ConfigDict) -> None:
+def _check_pooling(config: ConfigDict) -> None:
     size = config.data.image_size
+    if not config.model.max_pool and config.model.name != "conv4":
+        raise ConfigError(
+            f"config.model.max_pool is False, but {config.model.name} has no form without max pooling; leave it "
+            "True, or use config.model.name=conv4."
+        )
     if config.model.max_pool and size < _SMALLEST_POOLED:
         raise ConfigError(
             f"config.data.image_size is {size}; four 2x2 poolings need at least {_SMALLEST_POOLED} pixels."

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from flax import linen as nn
 
-from mamlpp_jax.types import Array, Forward, Moments, NormParams, Params, RunningStats
+from mamlpp_jax.models.head import HEAD
+from mamlpp_jax.types import Array, Forward, Moments, NormParams, Params, RunningStats, Split
 
 
 class ModelVariables(NamedTuple):
@@ -52,3 +54,30 @@ def make_forward(module: nn.Module) -> Forward:
         return outputs, left.get("moments", {})
 
     return forward
+
+
+def make_split(module: nn.Module) -> Split:
+    """Splits a backbone before its head.
+
+    Args:
+        module: a backbone whose last layer is an `nn.Dense` with the name `linear`.
+    """
+    forward = make_forward(module)
+
+    def skip_head(
+        call: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext
+    ) -> Any:
+        is_head = context.module.path == (HEAD,) and context.method_name == "__call__"
+        return args[0] if is_head else call(*args, **kwargs)
+
+    def body(
+        params: Params, norm: NormParams, images: Array, bn_stats: Moments | None = None
+    ) -> tuple[Array, Moments]:
+        with nn.intercept_methods(skip_head):
+            return forward(params, norm, images, bn_stats)
+
+    def head(params: Params, features: Array) -> Array:
+        outputs = params[HEAD]["kernel"].shape[-1]
+        return nn.Dense(outputs, dtype=features.dtype).apply({"params": params[HEAD]}, features)
+
+    return Split(body, head)

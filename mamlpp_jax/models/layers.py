@@ -13,7 +13,7 @@ from mamlpp_jax.types import Array
 
 
 class Conv(nn.Module):
-    """A 3x3 convolution, padding 1, that hands its bias on instead of adding it.
+    """A convolution, padded so that stride 1 keeps the size, that hands its bias on instead of adding it.
 
     A bias in front of a normalisation by the batch's own mean cancels exactly; `PerStepBatchNorm`
     takes it as an offset and does only the work that remains.
@@ -23,21 +23,36 @@ class Conv(nn.Module):
         stride: 1 or 2.
         kind: which convolution (`mamlpp_jax.ops.conv.KINDS`).
         compute_dtype: what the factors of its products are rounded to (`mamlpp_jax.ops.conv.conv2d`).
+        window: height and width of the kernel, odd.
+        use_bias: False for a bias of zeros that is no parameter.
+        kernel_init: initializer of the kernel.
     """
 
     filters: int
     stride: int = 1
     kind: str = "auto"
     compute_dtype: str = ""
+    window: int = 3
+    use_bias: bool = True
+    kernel_init: nn.initializers.Initializer = nn.initializers.xavier_uniform()
 
     @nn.compact
     def __call__(self, x: Array) -> tuple[Array, Array]:
         """Returns the convolution without bias, [N, H', W', F], and the bias, [F]."""
-        shape = (3, 3, x.shape[-1], self.filters)
-        kernel = self.param("kernel", nn.initializers.xavier_uniform(), shape)
-        bias = self.param("bias", nn.initializers.zeros_init(), (self.filters,))
-        kernel = kernel.astype(x.dtype)
-        y = conv2d(x, kernel, stride=self.stride, kind=self.kind, compute_dtype=self.compute_dtype)
+        shape = (self.window, self.window, x.shape[-1], self.filters)
+        kernel = self.param("kernel", self.kernel_init, shape)
+        if self.use_bias:
+            bias = self.param("bias", nn.initializers.zeros_init(), (self.filters,))
+        else:
+            bias = jnp.zeros(self.filters, kernel.dtype)
+        y = conv2d(
+            x,
+            kernel.astype(x.dtype),
+            stride=self.stride,
+            padding=self.window // 2,
+            kind=self.kind,
+            compute_dtype=self.compute_dtype,
+        )
         return y, bias
 
 

@@ -8,9 +8,10 @@ from typing import Any
 from flax import linen as nn
 
 from mamlpp_jax.models.conv4 import Conv4
+from mamlpp_jax.models.resnet12 import ResNet12
 
 # name -> (ways, **options) -> module
-BACKBONES: dict[str, Callable[..., nn.Module]] = {"conv4": Conv4}
+BACKBONES: dict[str, Callable[..., nn.Module]] = {"conv4": Conv4, "resnet12": ResNet12}
 
 
 def make_backbone(name: str, ways: int, **options: Any) -> nn.Module:

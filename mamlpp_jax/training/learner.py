@@ -25,7 +25,7 @@ from mamlpp_jax.algorithms.inner_optimizers import (
 from mamlpp_jax.algorithms.learner import Learner
 from mamlpp_jax.algorithms.metrics import cross_entropy, smoothed_cross_entropy
 from mamlpp_jax.algorithms.outer_loop import init_state
-from mamlpp_jax.models import init_model, make_backbone, make_forward
+from mamlpp_jax.models import init_model, make_backbone, make_forward, make_split
 from mamlpp_jax.models.head import HEAD
 from mamlpp_jax.types import Array, MetaState, StepPlan
 
@@ -39,9 +39,9 @@ def stream_key(seed: int, stream: str) -> Array:
 
 def make_learner(config: ConfigDict) -> Learner:
     """The backbone and inner loop of a configuration."""
-    smoothing = config.train.label_smoothing
+    module, smoothing = _module(config), config.train.label_smoothing
     return Learner(
-        forward=make_forward(_module(config)),
+        forward=make_forward(module),
         inner_optimizer=_inner_optimizer(config),
         inner_steps=config.train.inner_steps,
         bn_mode=config.norm.train_statistics,
@@ -49,6 +49,7 @@ def make_learner(config: ConfigDict) -> Learner:
         per_step_statistics=config.norm.per_step_statistics,
         remat=config.compute.remat,
         query_loss=smoothed_cross_entropy(smoothing) if smoothing else cross_entropy,
+        split=make_split(module),
     )
 
 
@@ -68,7 +69,7 @@ def _module(config: ConfigDict) -> nn.Module:
         model.name,
         config.task.way,
         filters=model.filters,
-        max_pool=model.max_pool,
+        **({"max_pool": model.max_pool} if model.name == "conv4" else {}),
         conv=model.conv,
         compute_dtype="" if model.dtype == "float32" else model.dtype,
     )

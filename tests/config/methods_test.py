@@ -87,7 +87,7 @@ def test_unknown_method_lists_the_known(tmp_path, method):
     with refused(
         tmp_path,
         f"method is '{method}'".replace("+", r"\+"),
-        "msl, da, bnrs, bnwb, lslr, ca, tasknorm",
+        "msl, da, bnrs, bnwb, lslr, ca",
     ):
         config_lib.apply_method(small_config(), method)
 

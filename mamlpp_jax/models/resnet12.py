@@ -1,0 +1,81 @@
+"""ResNet-12, the residual network of the few-shot literature."""
+
+from __future__ import annotations
+
+from flax import linen as nn
+
+from mamlpp_jax.models.head import HEAD
+from mamlpp_jax.models.layers import Conv, PerStepBatchNorm
+from mamlpp_jax.ops.pool import max_pool_2x2
+from mamlpp_jax.types import Array
+
+BLOCKS = 4
+NEGATIVE_SLOPE = 0.1
+_CUSTOMARY = (64, 160, 320, 640)
+
+
+def widths(filters: int) -> tuple[int, ...]:
+    """Filters of each block: 64-160-320-640 from 64, otherwise doubled block by block (16-32-64-128 from 16)."""
+    if filters == _CUSTOMARY[0]:
+        return _CUSTOMARY
+    return tuple(filters << block for block in range(BLOCKS))
+
+
+class ResNet12(nn.Module):
+    """Four residual blocks, global average pooling, then a linear layer.
+
+    Attributes:
+        ways: K, outputs.
+        filters: F of the first block; see `widths`.
+        conv: which convolution (`mamlpp_jax.ops.conv.KINDS`).
+        compute_dtype: as in `Conv4`.
+
+    References:
+        Oreshkin, Rodriguez, Lacoste, "TADAM", NeurIPS 2018: the blocks; Lee, Maji, Ravichandran, Soatto,
+        "Meta-Learning with Differentiable Convex Optimization", CVPR 2019, section 4.1: the widths.
+    """
+
+    ways: int
+    filters: int = 64
+    conv: str = "auto"
+    compute_dtype: str = ""
+
+    @nn.compact
+    def __call__(self, images: Array) -> Array:
+        """Returns logits [N, K] of images [N, H, W, C]; H and W are at least 16."""
+        x = images
+        for block, filters in enumerate(widths(self.filters)):
+            x = _Block(filters, self.conv, self.compute_dtype, name=f"block{block}")(x)
+        return nn.Dense(
+            self.ways, kernel_init=nn.initializers.xavier_uniform(), dtype=x.dtype, name=HEAD
+        )(x.mean((1, 2)))
+
+
+class _Block(nn.Module):
+    """Three normalised 3x3 convolutions beside a normalised 1x1 convolution, added, halved by max pooling."""
+
+    filters: int
+    conv: str
+    compute_dtype: str
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        shortcut = self._normalised("_shortcut", x, window=1)
+        for layer in range(3):
+            x = self._normalised(str(layer), x)
+            if layer < 2:
+                x = nn.leaky_relu(x, NEGATIVE_SLOPE)
+        # Pooling chooses the same elements before an increasing function, which then has a quarter to do.
+        return nn.leaky_relu(max_pool_2x2(x + shortcut), NEGATIVE_SLOPE)
+
+    def _normalised(self, name: str, x: Array, window: int = 3) -> Array:
+        convolution = Conv(
+            self.filters,
+            kind=self.conv,
+            compute_dtype=self.compute_dtype,
+            window=window,
+            use_bias=False,
+            kernel_init=nn.initializers.variance_scaling(2.0, "fan_out", "normal"),
+            name=f"conv{name}",
+        )
+        return PerStepBatchNorm(name=f"norm{name}")(*convolution(x))

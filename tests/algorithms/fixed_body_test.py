@@ -1,0 +1,161 @@
+"""ANIL on features computed once per task: the results of the whole backbone, for the work of one pass."""
+
+import itertools
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from mamlpp_jax.algorithms.evaluation import task_logits
+from mamlpp_jax.algorithms.fixed_body import on_features
+from mamlpp_jax.algorithms.inner_optimizers import lslr, restricted, sgd
+from mamlpp_jax.algorithms.meta_loss import meta_loss
+from mamlpp_jax.algorithms.per_step import lay_out
+from mamlpp_jax.models import init_model, make_forward, make_split
+from tests.helpers.small_learner import (
+    SIZE,
+    STEPS,
+    WAY,
+    OneBlock,
+    loss_at,
+    make_episodes,
+    make_learner,
+    make_state,
+    one_step,
+    plan,
+)
+
+# In `make test`: every mode, both orders, both losses.
+QUICK = {("batch", 2, True), ("support", 1, True), ("tasknorm", 2, False)}
+
+
+def is_head(path):
+    return path.startswith("linear/")
+
+
+def anil(base=None, **options):
+    """A learner that adapts its head alone, and its state away from the start."""
+    optimizer = restricted(base or lslr(0.3), is_head)
+    settings = {"inner_optimizer": optimizer, "per_step_affine": False, **options}
+    module, learner = make_learner(**settings)
+    rng = np.random.default_rng(2)
+    state = make_state(module, learner)
+    meta = jax.tree.map(
+        lambda leaf: leaf + jnp.asarray(0.2 * rng.normal(size=leaf.shape), leaf.dtype), state.meta
+    )
+    return learner, learner._replace(split=make_split(module)), state._replace(meta=meta)
+
+
+def assert_same(a, b):
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    for one, other in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("bn_mode", "order", "multi_step"),
+    [
+        pytest.param(*case, marks=() if case in QUICK else pytest.mark.slow)
+        for case in itertools.product(("batch", "support", "tasknorm"), (1, 2), (True, False))
+    ],
+)
+def test_loss_gradient_and_moments_are_those_of_the_whole_backbone(bn_mode, order, multi_step):
+    with jax.enable_x64(True):
+        whole, split, state = anil(bn_mode=bn_mode)
+        episodes, static = make_episodes(), {"order": order, "multi_step": multi_step}
+        gradients = [gradient_of(learner, state, episodes, **static) for learner in (whole, split)]
+        assert_same(*gradients)
+        (loss, aux), gradient = gradients[0]
+        assert float(jnp.abs(gradient.params["conv0"]["kernel"]).max()) > 1e-4
+        assert np.isfinite(loss)
+        assert aux.support_moments["norm0"]["mean"].shape == (STEPS, 4)
+
+
+def gradient_of(learner, state, episodes, **static):
+    """The meta-loss with its by-products, and its gradient."""
+    function = jax.value_and_grad(partial(meta_loss, learner), has_aux=True)
+    return jax.jit(function)(state.meta, state.batch_stats, episodes, plan(**static))
+
+
+@pytest.mark.parametrize(
+    ("base", "options"),
+    [
+        (lslr, {}),
+        (lslr, {"bn_mode": "running", "per_step_statistics": False}),
+        (sgd, {"bn_mode": "support"}),
+    ],
+    ids=["batch", "shared running", "support and fixed rates"],
+)
+def test_an_outer_step_updates_the_same_state(base, options):
+    with jax.enable_x64(True):
+        whole, split, state = anil(base(0.3), **options)
+        episodes = make_episodes()
+        assert_same(*(one_step(learner, state, episodes) for learner in (whole, split)))
+
+
+def test_predictions_after_every_step_are_those_of_the_whole_backbone():
+    with jax.enable_x64(True):
+        whole, split, state = anil(bn_mode="support")
+        episode = jax.tree.map(lambda leaf: leaf[0], make_episodes())
+        logits = [
+            task_logits(
+                learner,
+                state.meta.params,
+                lay_out(learner, state.meta, state.batch_stats),
+                episode,
+                every_step=True,
+            )
+            for learner in (whole, split)
+        ]
+        assert_same(*logits)
+        assert float(jnp.abs(logits[0][0] - logits[0][-1]).max()) > 1e-3
+
+
+class Counted(nn.Module):
+    """Says each time that its body runs."""
+
+    ran: object
+
+    @nn.compact
+    def __call__(self, images):
+        jax.debug.callback(self.ran)
+        return nn.Dense(WAY, name="linear")(images.reshape(len(images), -1))
+
+
+def test_the_body_runs_once_for_each_set():
+    calls = []
+    module = Counted(lambda: calls.append(1))
+    _, learner = make_learner(inner_optimizer=restricted(sgd(0.1), is_head), per_step_affine=False)
+    learner = learner._replace(forward=make_forward(module))
+    state, counts = make_state(module, learner), []
+    for split in (None, make_split(module)):
+        calls.clear()
+        loss_at(learner._replace(split=split), state, make_episodes(tasks=1))[0].block_until_ready()
+        jax.effects_barrier()
+        counts.append(len(calls))
+    assert counts[1] == 2
+    assert counts[0] >= 2 * STEPS
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"per_step_affine": True},
+        {"bn_mode": "running"},
+        {"inner_optimizer": lslr(0.1)},
+        {"inner_optimizer": restricted(lslr(0.1), lambda path: path == "conv0/bias")},
+        {"split": None},
+    ],
+    ids=["per-step affine", "per-step running", "all adapted", "bias adapted", "no split"],
+)
+def test_a_body_that_may_change_is_computed_in_every_step(changed):
+    _, split, _ = anil()
+    learner = split._replace(**changed)
+    variables = init_model(OneBlock(), jax.random.key(1), (SIZE, SIZE, 1))
+    episode = jax.tree.map(lambda leaf: leaf[0], make_episodes())
+    same_learner, same_episode = on_features(learner, variables.params, None, episode)
+    assert same_learner is learner
+    assert same_episode is episode
