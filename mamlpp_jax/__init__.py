@@ -7,9 +7,10 @@ Configuration: `default_config`, `apply_method`.
 Data: `load_dataset`, `Episode`, `fixed_tasks`.
 Backbone: `Conv4`, `ResNet12`, or any Flax module, with `Conv` and `PerStepBatchNorm`; `init_model`, `make_forward`,
 `make_split`.
-Inner loop: `Learner`, `adapt`, `lay_out`; inner optimizers: `InnerOptimizer`, `sgd`, `lslr`, `metasgd`, `restricted`,
-`away_from_zero`.
-Outer loop: `MetaParams`, `MetaState`, `StepPlan`, `init_state`, `meta_loss`, `make_train_step`, `scan_steps`.
+Inner loop: `Learner`, `adapt`, `lay_out`; inner optimizers: `InnerOptimizer`, `sgd`, `lslr`, `metasgd`, `alfa`,
+`restricted`, `away_from_zero`.
+Outer loop: `MetaParams`, `MetaState`, `StepPlan`, `init_state`, `meta_loss`, `make_train_step`, `scan_steps`,
+`reptile_gradient`.
 Losses and scores: `cross_entropy`, `accuracy`, `score`, `ensemble`.
 Trained models: `FewShotClassifier`, `export_adaptation`; trained runs: `load_run`, `TrainedRun`, `with_ways`.
 """
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from mamlpp_jax.algorithms.inner_loop import adapt as adapt
     from mamlpp_jax.algorithms.inner_optimizers import (
         InnerOptimizer as InnerOptimizer,
+        alfa as alfa,
         away_from_zero as away_from_zero,
         lslr as lslr,
         metasgd as metasgd,
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
         scan_steps as scan_steps,
     )
     from mamlpp_jax.algorithms.per_step import lay_out as lay_out
+    from mamlpp_jax.algorithms.reptile import reptile_gradient as reptile_gradient
     from mamlpp_jax.config import apply_method as apply_method, default_config as default_config
     from mamlpp_jax.data.sources.registry import load_dataset as load_dataset
     from mamlpp_jax.inference.classifier import FewShotClassifier as FewShotClassifier
@@ -71,7 +74,7 @@ if TYPE_CHECKING:
 _EXPORTS = {
     "algorithms.inner_loop": ("adapt",),
     "algorithms.inner_optimizers": (
-        *("InnerOptimizer", "away_from_zero", "lslr"),
+        *("InnerOptimizer", "alfa", "away_from_zero", "lslr"),
         *("metasgd", "restricted", "sgd"),
     ),
     "algorithms.learner": ("Learner",),
@@ -79,6 +82,7 @@ _EXPORTS = {
     "algorithms.metrics": ("accuracy", "cross_entropy", "ensemble", "score"),
     "algorithms.outer_loop": ("fixed_tasks", "init_state", "make_train_step", "scan_steps"),
     "algorithms.per_step": ("lay_out",),
+    "algorithms.reptile": ("reptile_gradient",),
     "config": ("apply_method", "default_config"),
     "data.sources.registry": ("load_dataset",),
     "inference.classifier": ("FewShotClassifier",),

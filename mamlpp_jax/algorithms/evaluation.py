@@ -119,7 +119,8 @@ def _compiled(
     ) -> tuple[Array, Array]:
         meta, batch_stats = mark_varying((meta, batch_stats))
         per_step = lay_out(learner, meta, batch_stats)
-        one_task = partial(task_logits, learner, meta.params, per_step, every_step=every_step)
+        start = learner.start(meta.params)
+        one_task = partial(task_logits, learner, start, per_step, every_step=every_step)
 
         def chunk(indices: Array) -> tuple[Array, Array]:
             episodes = sample_tasks(source, jnp.zeros((), jnp.int32), indices)

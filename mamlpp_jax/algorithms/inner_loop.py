@@ -85,6 +85,7 @@ def adapt(
     *,
     order: int = 2,
     after_step: AfterStep | None = None,
+    minibatches: tuple[Array, Array] | None = None,
 ) -> tuple[Params, Trace]:
     """Adapts `params` to one task by the learner's inner steps.
 
@@ -95,18 +96,26 @@ def adapt(
         episode: the task; the query set is read by `after_step` only.
         order: 1 or 2, see `StepPlan`.
         after_step: called with theta_{i+1} and entry i of `per_step` inside the scan.
+        minibatches: images [S, n, H, W, C] and labels [S, n] of each step; None for the support set in every step.
 
     Returns:
         theta_S and the trace.
     """
 
-    def support_loss(theta: Params, values: PerStep) -> tuple[Array, Moments]:
-        outputs, moments = support_pass(learner, theta, values, episode.support_images)
-        return learner.inner_loss(outputs, episode.support_labels), moments
+    def support_loss(
+        theta: Params, values: PerStep, images: Array, labels: Array
+    ) -> tuple[Array, Moments]:
+        outputs, moments = support_pass(learner, theta, values, images)
+        return learner.inner_loss(outputs, labels), moments
 
-    def step(carry: tuple[Params, Any], values: PerStep) -> tuple[tuple[Params, Any], Trace]:
-        theta, opt_state = carry
-        (loss, moments), gradient = jax.value_and_grad(support_loss, has_aux=True)(theta, values)
+    def step(
+        carry: tuple[Params, Any], entry: tuple[PerStep, tuple[Array, Array] | None]
+    ) -> tuple[tuple[Params, Any], Trace]:
+        (theta, opt_state), (values, minibatch) = carry, entry
+        images, labels = minibatch or (episode.support_images, episode.support_labels)
+        (loss, moments), gradient = jax.value_and_grad(support_loss, has_aux=True)(
+            theta, values, images, labels
+        )
         if order == 1:
             gradient = lax.stop_gradient(gradient)
         transform = learner.inner_optimizer.transform(values.inner)
@@ -119,7 +128,7 @@ def adapt(
     (theta, _), trace = lax.scan(
         jax.checkpoint(step, prevent_cse=False) if learner.remat else step,
         (params, first.init(params)),
-        per_step,
+        (per_step, minibatches),
         length=learner.inner_steps,
         unroll=1 if learner.remat else min(learner.inner_steps, _UNROLLED),
     )

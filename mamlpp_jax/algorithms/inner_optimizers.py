@@ -36,7 +36,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from mamlpp_jax.types import MetaParams, Params
+from mamlpp_jax.types import Array, MetaParams, Params
+
+_ALFA_DECAY = 5e-4  # the authors' code; times the rate
 
 
 def _itself(learned: Any) -> Any:
@@ -99,8 +101,8 @@ def metasgd(learning_rate: float, *, per_step: bool = False) -> InnerOptimizer:
         per_step: rates of their own for every inner step; otherwise all steps share them.
 
     References:
-        Li, Zhou, Chen, Li, "Meta-SGD: Learning to Learn Quickly for Few-Shot Learning", 2017, equation 2; its
-        single inner step has become any number.
+        Li, Zhou, Chen, Li, "Meta-SGD: Learning to Learn Quickly for Few-Shot Learning", 2017; its single
+        inner step has become any number.
     """
 
     def init(params: Params, num_steps: int) -> Any:
@@ -108,6 +110,60 @@ def metasgd(learning_rate: float, *, per_step: bool = False) -> InnerOptimizer:
         return jax.tree.map(lambda p: jnp.full((entries, *p.shape), learning_rate, p.dtype), params)
 
     return InnerOptimizer(init, _scaled)
+
+
+def alfa(learning_rate: float) -> InnerOptimizer:
+    """Rates and weight decay that a small network generates in every inner step (ALFA).
+
+    ``theta <- (1 - decay) * theta - rate * gradient`` with a rate and a decay per tensor. Each is a learned number per
+    tensor and step times a generated factor. The network sees the means of the N tensors and of their gradients; it has
+    one hidden layer of 2N ReLUs and is shared by all steps. Its output is added to 1 and starts at 0, so that ALFA
+    begins as gradient descent with `learning_rate` and hardly any decay; its first layer is the same for every seed.
+
+    References:
+        Baik, Choi, Choi, Kim, Lee, "Meta-Learning with Adaptive Hyperparameters", NeurIPS 2020.
+    """
+
+    def init(params: Params, num_steps: int) -> Any:
+        def per_tensor(value: float) -> Any:
+            return jax.tree.map(lambda p: jnp.full((num_steps,), value, p.dtype), params)
+
+        tensors = jax.tree.leaves(params)
+        width, dtype = 2 * len(tensors), tensors[0].dtype
+        key = jax.random.key(0, impl="threefry2x32")
+        generator = {
+            "kernel0": jax.nn.initializers.xavier_uniform()(key, (width, width), dtype),
+            "bias0": jnp.zeros(width, dtype),
+            "kernel1": jnp.zeros((width, width), dtype),
+            "bias1": jnp.zeros(width, dtype),
+        }
+        return {
+            "rate": per_tensor(learning_rate),
+            "decay": per_tensor(_ALFA_DECAY * learning_rate),
+            "generator": jax.tree.map(lambda leaf: leaf[None], generator),
+        }
+
+    def transform(learned: Any) -> optax.GradientTransformation:
+        def descend(gradients: Any, params: Params | None) -> Any:
+            tensors, treedef = jax.tree.flatten(gradients)
+            means = jnp.stack([leaf.mean() for leaf in (*jax.tree.leaves(params), *tensors)])
+            factors = _generated(learned["generator"], means)
+            rates, decays = (jax.tree.unflatten(treedef, half) for half in jnp.split(factors, 2))
+            return jax.tree.map(
+                lambda g, p, rate, a, decay, b: -rate * a * g - decay * b * p,
+                *(gradients, params),
+                *(learned["rate"], rates, learned["decay"], decays),
+            )
+
+        return optax.stateless(descend)
+
+    return InnerOptimizer(init, transform, lambda learned: learned["rate"])
+
+
+def _generated(network: Any, means: Array) -> Array:
+    """ALFA's factors, [2N], from means [2N]."""
+    hidden = jax.nn.relu(means @ network["kernel0"] + network["bias0"])
+    return 1 + hidden @ network["kernel1"] + network["bias1"]
 
 
 def decay_rates(initial: float, strength: float) -> optax.GradientTransformation:
@@ -176,6 +232,7 @@ INNER_OPTIMIZERS: dict[str, Callable[..., InnerOptimizer]] = {
     "sgd": sgd,
     "lslr": lslr,
     "metasgd": metasgd,
+    "alfa": alfa,
 }
 
 

@@ -7,12 +7,16 @@ from typing import NamedTuple
 
 from mamlpp_jax.algorithms.inner_optimizers import InnerOptimizer
 from mamlpp_jax.algorithms.metrics import accuracy, cross_entropy
-from mamlpp_jax.types import Array, Forward, Split
+from mamlpp_jax.types import Array, Forward, Params, Split
 
 BN_MODES = ("batch", "running", "support", "tasknorm")
 
 # (outputs [N, ...], targets [N, ...]) -> scalar
 Loss = Callable[[Array, Array], Array]
+
+
+def _itself(params: Params) -> Params:
+    return params
 
 
 class Learner(NamedTuple):
@@ -30,6 +34,8 @@ class Learner(NamedTuple):
         query_loss: of the query set, descended by the outer loop.
         metric: of the query set, reported; by default the accuracy.
         split: the backbone in two, for inner loops that adapt its head alone (`fixed_body`); None for whole.
+        start: `MetaParams.params` -> theta_0 of a task; by default the same. A head that all classes share becomes one
+            with a column per class (`models.head.with_ways`).
     """
 
     forward: Forward
@@ -43,3 +49,4 @@ class Learner(NamedTuple):
     query_loss: Loss = cross_entropy
     metric: Loss = accuracy
     split: Split | None = None
+    start: Callable[[Params], Params] = _itself

@@ -85,7 +85,8 @@ def meta_loss(
         The loss, a scalar, and its by-products.
     """
     per_step = lay_out(learner, meta, batch_stats)
-    losses, aux = map_tasks(partial(task_loss, learner, meta.params, per_step, plan), episodes)
+    start = learner.start(meta.params)
+    losses, aux = map_tasks(partial(task_loss, learner, start, per_step, plan), episodes)
     mean = partial(jax.tree.map, lambda leaf: leaf.mean(0))
     return losses.mean(), aux._replace(
         metric=aux.metric.mean(),

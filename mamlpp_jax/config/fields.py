@@ -65,6 +65,7 @@ FIELDS: dict[str, Field] = {
     "model.name": Field("conv4", one_of("conv4", "resnet12")),  # four convolutional blocks, or residual ones
     "model.filters": Field(64, whole(1)),  # of each block (resnet12: 64 for 64-160-320-640, 16 for 16-32-64-128)
     "model.max_pool": Field(True),  # False (conv4): stride-2 convolutions and global average pooling
+    "model.shared_head": Field(False),  # one head vector for all classes, for any number of ways
     # How convolutions are computed, see mamlpp_jax.ops.conv: speed and memory, not results.
     "model.conv": Field("auto", one_of("auto", "xla", "patches", "shifted", "direct", "grouped", "pallas")),
     "model.dtype": Field("float32", one_of("float32", "bfloat16")),  # of factors in convolutions; the rest is float32
@@ -74,8 +75,8 @@ FIELDS: dict[str, Field] = {
     "norm.train_statistics": Field("batch", one_of(*STATISTICS)),  # what normalises in training
     "norm.eval_statistics": Field("batch", some_of(*STATISTICS)),  # the first selects epochs
 
-    # One fixed rate, or learned ones: per tensor and step, per weight.
-    "inner.optimizer": Field("lslr", one_of("lslr", "sgd", "metasgd")),
+    # One fixed rate, or learned ones: per tensor and step, per weight, generated in every step.
+    "inner.optimizer": Field("lslr", one_of("lslr", "sgd", "metasgd", "alfa")),
     "inner.learning_rate": Field(0.1, rules.POSITIVE),  # fixed, or where learned rates start
     "inner.rate_decay": Field(0.0, rules.STRENGTH),  # how strongly learned rates are drawn back to there; 0 = not
     "inner.per_step": Field(False),  # metasgd: rates per weight and step
@@ -89,6 +90,7 @@ FIELDS: dict[str, Field] = {
     "train.multi_step_epochs": Field(10, whole(0)),  # MSL: annealed over these epochs, then the last loss; 0 = off
     "train.cosine_annealing": Field(True),  # CA: the outer rate falls along a cosine
     "train.cosine_per": Field("step", one_of("step", "epoch")),  # how long a rate is held (released code: epoch)
+    "train.outer_gradient": Field("maml", one_of("maml", "reptile")),  # of the query loss, or theta_0 - theta_S
     "train.learning_rate": Field(1e-3, rules.POSITIVE),  # outer Adam
     "train.final_learning_rate": Field(1e-5, rules.POSITIVE),  # where CA ends
     "train.adam_b1": Field(0.9, rules.DECAY),

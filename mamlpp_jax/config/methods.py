@@ -7,7 +7,7 @@ a new one is a new row.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
@@ -51,6 +51,12 @@ COMPONENTS: dict[str, Component] = {
     "boil": Component("inner.adapts", off="all", on="body"),
     # A learned rate per weight: Li et al., "Meta-SGD: Learning to Learn Quickly for Few-Shot Learning", 2017.
     "metasgd": Component("inner.optimizer", off="sgd", on="metasgd"),
+    # Rates and weight decay generated in every step: Baik et al., "Meta-Learning with Adaptive Hyperparameters", 2020.
+    "alfa": Component("inner.optimizer", off="sgd", on="alfa"),
+    # One head vector for all classes: Ye and Chao, "How to Train Your MAML to Excel ...", ICLR 2022 (UNICORN-MAML).
+    "sharedhead": Component("model.shared_head", off=False, on=True),
+    # The outer update: Nichol, Achiam, Schulman, "On First-Order Meta-Learning Algorithms", 2018.
+    "reptile": Component("train.outer_gradient", off="maml", on="reptile"),
     # Batch norm by the support set and each image: Bronskill et al., "TaskNorm", ICML 2020.
     "tasknorm": Component(
         "norm.train_statistics",
@@ -65,8 +71,23 @@ METHODS: dict[str, frozenset[str]] = {
     "maml": frozenset(),
     "maml++": _MAML_PLUS_PLUS,
     "mamlpp": _MAML_PLUS_PLUS,  # another spelling, which others can follow: "mamlpp+boil"
-    **{name: frozenset({name}) for name in ("fomaml", "anil", "boil", "metasgd", "tasknorm")},
+    **{
+        name: frozenset({name})
+        for name in ("fomaml", "anil", "boil", "metasgd", "alfa", "tasknorm")
+    },
+    "sharedhead": frozenset({"sharedhead"}),
+    "reptile": frozenset({"reptile", "fomaml"}),
 }
+# Beside components of the same field: (one, the others, why).
+_EXCLUSIVE = (
+    ("reptile", ("msl", "da"), "Reptile has no query loss and no second order"),
+    ("reptile", ("lslr", "metasgd", "alfa"), "Reptile has no query loss to learn inner rates from"),
+    ("reptile", ("anil", "boil"), "Reptile learns only what its inner loop changes"),
+    (
+        *("boil", ("sharedhead",)),
+        "BOIL never changes the head, and a shared one cannot tell classes apart unchanged",
+    ),
+)
 
 
 def parse_method(method: str) -> frozenset[str]:
@@ -87,21 +108,26 @@ def parse_method(method: str) -> frozenset[str]:
 
 
 def _check_compatible(method: str, named: frozenset[str]) -> None:
-    """Checks that no two components set the same field."""
-    for first, second in itertools.combinations([name for name in COMPONENTS if name in named], 2):
-        field = COMPONENTS[first].field
-        if field == COMPONENTS[second].field:
+    """Checks that no two components set the same field, or make no sense together."""
+    for first, second, reason in _exclusive_pairs():
+        if {first, second} <= named:
+            spelled_out = ""
+            if method.startswith("mamlpp"):
+                parts = (name for name in COMPONENTS if name in _MAML_PLUS_PLUS)
+                spelled_out = f" (mamlpp is maml+{'+'.join(parts)})"
             raise ConfigError(
-                f"config.method is {method!r}, but {first} and {second} exclude each other: both set config.{field}. "
-                f"Leave one of them out{_spelled_out(method)}."
+                f"config.method is {method!r}, but {first} and {second} exclude each other: {reason}. Leave one of "
+                f"them out{spelled_out}."
             )
 
 
-def _spelled_out(method: str) -> str:
-    """For a method that begins with MAML++: what it would have to be taken from."""
-    if not method.startswith("mamlpp"):
-        return ""
-    return f" (mamlpp is maml+{'+'.join(name for name in COMPONENTS if name in _MAML_PLUS_PLUS)})"
+def _exclusive_pairs() -> Iterator[tuple[str, str, str]]:
+    """Yields two components and why they exclude each other."""
+    for one, others, reason in _EXCLUSIVE:
+        yield from ((one, other, reason) for other in others)
+    for first, second in itertools.combinations(COMPONENTS, 2):
+        if COMPONENTS[first].field == COMPONENTS[second].field:
+            yield first, second, f"both set config.{COMPONENTS[first].field}"
 
 
 def apply_method(config: ConfigDict, method: str) -> None:

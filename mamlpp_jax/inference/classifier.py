@@ -116,7 +116,7 @@ class FewShotClassifier:
             )
         squares = self.preprocess(images)
         _check_lengths(squares, labels)
-        if len(classes) > self.model.way:
+        if len(classes) > self.model.way and not self.model.fields["model.shared_head"]:
             warnings.warn(
                 f"{len(classes)} classes are more than the {self.model.way} the model was trained with; the others "
                 "start from the mean of those outputs, which can cost much accuracy.",

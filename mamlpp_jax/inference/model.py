@@ -37,10 +37,11 @@ LEARNER_FIELDS = (
     "model.name",
     "model.filters",
     "model.max_pool",
+    "model.shared_head",
     "model.dtype",
 )
 # Fields of methods that came after the first saved models, with what those have.
-LATER_FIELDS = {"inner.per_step": False, "inner.adapts": "all"}
+LATER_FIELDS = {"inner.per_step": False, "inner.adapts": "all", "model.shared_head": False}
 
 
 @dataclasses.dataclass(frozen=True)

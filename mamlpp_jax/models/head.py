@@ -7,9 +7,21 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from mamlpp_jax.types import Array, MetaParams
+from mamlpp_jax.types import Array, MetaParams, Params
 
 HEAD = "linear"
+
+
+def head_with_ways(params: Params, ways: int) -> Params:
+    """The weights of a backbone with another number of columns of its head; see `with_ways`.
+
+    Of a head of a single column this makes equal ones. Kept as such and widened for each task, it is the shared head
+    of UNICORN-MAML: adaptation alone tells the classes apart, so their order cannot matter and any number of ways fits.
+
+    References:
+        Ye, Chao, "How to Train Your MAML to Excel in Few-Shot Classification", ICLR 2022.
+    """
+    return {**params, HEAD: jax.tree.map(lambda leaf: _fit(leaf, ways), params[HEAD])}
 
 
 def with_ways(meta: MetaParams, ways: int) -> MetaParams:
@@ -22,22 +34,23 @@ def with_ways(meta: MetaParams, ways: int) -> MetaParams:
         meta: with a head `linear` of kernel [D, K] and bias [K].
         ways: wanted K.
     """
-
-    def fit(leaf: Array) -> Array:
-        extra = ways - leaf.shape[-1]
-        if extra <= 0:
-            return leaf[..., :ways]
-        mean = jnp.repeat(leaf.mean(-1, keepdims=True), extra, axis=-1)
-        return jnp.concatenate([leaf, mean], axis=-1)
-
     head = meta.params[HEAD]
 
     def fit_rates(path: tuple[Any, ...], leaf: Array) -> Array:
         *_, layer, tensor = ["", "", *(getattr(key, "key", None) for key in path)]
         per_weight = layer == HEAD and leaf.shape[1:] == head[tensor].shape
-        return fit(leaf) if per_weight else leaf
+        return _fit(leaf, ways) if per_weight else leaf
 
     return meta._replace(
-        params={**meta.params, HEAD: jax.tree.map(fit, head)},
+        params=head_with_ways(meta.params, ways),
         inner=jax.tree_util.tree_map_with_path(fit_rates, meta.inner),
     )
+
+
+def _fit(leaf: Array, ways: int) -> Array:
+    """The first columns, or all and their mean as often as columns are missing."""
+    extra = ways - leaf.shape[-1]
+    if extra <= 0:
+        return leaf[..., :ways]
+    mean = jnp.repeat(leaf.mean(-1, keepdims=True), extra, axis=-1)
+    return jnp.concatenate([leaf, mean], axis=-1)

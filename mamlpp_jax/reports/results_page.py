@@ -83,14 +83,16 @@ def _extrapolations(results: Mapping[str, Any]) -> list[str]:
     if not config:
         return []
     way, steps = config["task"]["way"], config["train"]["inner_steps"]
+    shared = config["model"].get("shared_head", False)
     notes = {
         f"Trained on {config['data']['name']}: tested also on the test classes of other data, "
         "with the normalisation of training.": any("data" in row for row in test),
         f"Trained for {way} ways: more ways give each extra output the mean of the trained "
-        "ones.": any(row["way"] > way for row in test),
-        f"Trained for {way} ways: fewer ways use the first outputs.": any(
-            row["way"] < way for row in test
-        ),
+        "ones.": not shared and any(row["way"] > way for row in test),
+        f"Trained for {way} ways: fewer ways use the first outputs.": not shared
+        and any(row["way"] < way for row in test),
+        f"Trained for {way} ways, with one head for all classes: it serves any number of them.": shared
+        and any(row["way"] != way for row in test),
         f"Trained for {steps} inner steps: further steps repeat the last one's rates and "
         "normalisation.": any(row["inner_steps"] > steps for row in test),
     }

@@ -7,10 +7,19 @@ import math
 import jax
 
 from mamlpp_jax.algorithms.evaluation import Evaluator, make_evaluator
-from mamlpp_jax.algorithms.outer_loop import TrainStep, make_train_step, scan_steps
+from mamlpp_jax.algorithms.outer_loop import (
+    GradientFunction,
+    TrainStep,
+    make_train_step,
+    meta_gradient,
+    scan_steps,
+)
+from mamlpp_jax.algorithms.reptile import reptile_gradient
 from mamlpp_jax.training.experiment import Experiment
 from mamlpp_jax.utils.arithmetic import largest_divisor
 
+# What `train.outer_gradient` names.
+OUTER_GRADIENTS: dict[str, GradientFunction] = {"maml": meta_gradient, "reptile": reptile_gradient}
 _MAX_STEPS_PER_DISPATCH = {"cpu": 5}
 _DEFAULT_STEPS_PER_DISPATCH = 50
 
@@ -24,6 +33,7 @@ def compiled_train_steps(experiment: Experiment, steps: int) -> TrainStep:
         tasks_per_step=experiment.config.train.tasks_per_step,
         tasks_per_chunk=experiment.tasks_per_chunk,
         mesh=experiment.mesh,
+        gradient_function=OUTER_GRADIENTS[experiment.config.train.outer_gradient],
     )
     return jax.jit(scan_steps(one_step, steps), donate_argnums=0)
 

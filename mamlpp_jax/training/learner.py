@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -26,8 +27,8 @@ from mamlpp_jax.algorithms.learner import Learner
 from mamlpp_jax.algorithms.metrics import cross_entropy, smoothed_cross_entropy
 from mamlpp_jax.algorithms.outer_loop import init_state
 from mamlpp_jax.models import init_model, make_backbone, make_forward, make_split
-from mamlpp_jax.models.head import HEAD
-from mamlpp_jax.types import Array, MetaState, StepPlan
+from mamlpp_jax.models.head import HEAD, head_with_ways
+from mamlpp_jax.types import Array, MetaState, Params, StepPlan
 
 _STREAMS = {"init": 0, "train": 1, "val": 2, "test": 3}
 
@@ -39,7 +40,7 @@ def stream_key(seed: int, stream: str) -> Array:
 
 def make_learner(config: ConfigDict) -> Learner:
     """The backbone and inner loop of a configuration."""
-    module, smoothing = _module(config), config.train.label_smoothing
+    module, smoothing = _module(config, config.task.way), config.train.label_smoothing
     return Learner(
         forward=make_forward(module),
         inner_optimizer=_inner_optimizer(config),
@@ -48,6 +49,7 @@ def make_learner(config: ConfigDict) -> Learner:
         per_step_affine=config.norm.per_step_affine,
         per_step_statistics=config.norm.per_step_statistics,
         remat=config.compute.remat,
+        start=_start(config),
         query_loss=smoothed_cross_entropy(smoothing) if smoothing else cross_entropy,
         split=make_split(module),
     )
@@ -63,11 +65,17 @@ def _inner_optimizer(config: ConfigDict) -> InnerOptimizer:
     return restricted(optimizer, lambda path: path.startswith(f"{HEAD}/") == of_head)
 
 
-def _module(config: ConfigDict) -> nn.Module:
+def _start(config: ConfigDict) -> Callable[[Params], Params]:
+    if not config.model.shared_head:
+        return lambda params: params
+    return lambda params: head_with_ways(params, config.task.way)
+
+
+def _module(config: ConfigDict, ways: int) -> nn.Module:
     model = config.model
     return make_backbone(
         model.name,
-        config.task.way,
+        ways,
         filters=model.filters,
         **({"max_pool": model.max_pool} if model.name == "conv4" else {}),
         conv=model.conv,
@@ -110,14 +118,16 @@ def first_state(config: ConfigDict, image_shape: tuple[int, int, int]) -> MetaSt
         config: the run's.
         image_shape: (H, W, C).
     """
-    variables = init_model(_module(config), stream_key(config.seed, "init"), image_shape)
+    columns = 1 if config.model.shared_head else config.task.way
+    module, key = _module(config, columns), stream_key(config.seed, "init")
+    variables = init_model(module, key, image_shape)
     return init_state(make_learner(config), variables, make_optimizer(config))
 
 
 def activation_size(config: ConfigDict, image_shape: tuple[int, int, int]) -> int:
     """How many numbers the layers of the backbone put out for one image; nothing is computed."""
     images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-    module = _module(config)
+    module = _module(config, config.task.way)
 
     def outputs(images: Array) -> Any:
         key = stream_key(0, "init")

@@ -10,7 +10,6 @@ from mamlpp_jax.algorithms.inner_loop import adapt, query_pass
 from mamlpp_jax.algorithms.inner_optimizers import (
     InnerOptimizer,
     lslr,
-    make_inner_optimizer,
     restricted,
     sgd,
 )
@@ -187,8 +186,3 @@ def test_a_restricted_optimizer_adapts_the_chosen_tensors_alone(base):
     np.testing.assert_array_equal(theta["body"]["kernel"], params["body"]["kernel"])
     assert np.all(np.asarray(theta["head"]["kernel"]) != 1.0)
     assert np.any(np.asarray(gradients[0]["body"]["kernel"]) != 0.0)  # second order
-
-
-def test_unknown_inner_optimizer_lists_the_known():
-    with pytest.raises(ValueError, match=r"adagrad.*sgd, lslr"):
-        make_inner_optimizer("adagrad", 0.1)

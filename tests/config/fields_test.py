@@ -9,6 +9,7 @@ from mamlpp_jax.config.fields import FIELDS
 from mamlpp_jax.data.episodes import NORMALIZATIONS
 from mamlpp_jax.models import BACKBONES
 from mamlpp_jax.ops import conv
+from mamlpp_jax.training.compiled import OUTER_GRADIENTS
 
 
 def test_the_defaults_are_the_papers_protocol():
@@ -34,6 +35,7 @@ def test_a_default_configuration_is_its_callers_own():
         ("model.name", BACKBONES),
         ("norm.eval_statistics", BN_MODES),
         ("norm.train_statistics", BN_MODES),
+        ("train.outer_gradient", OUTER_GRADIENTS),
     ],
 )
 def test_choices_are_those_of_the_registry(field, registry):

@@ -142,12 +142,17 @@ OTHERS = {
     "anil": {"inner.adapts": "head"},
     "boil": {"inner.adapts": "body"},
     "metasgd": {"inner.optimizer": "metasgd"},
+    "alfa": {"inner.optimizer": "alfa"},
+    "sharedhead": {"model.shared_head": True},
+    "reptile": {"train.outer_gradient": "reptile", "train.first_order_epochs": 10**6},
 }
 MAML = {
     "train.first_order_epochs": 0,
     "train.multi_step_epochs": 0,
     "inner.optimizer": "sgd",
     "inner.adapts": "all",
+    "model.shared_head": False,
+    "train.outer_gradient": "maml",
 }
 
 
@@ -161,7 +166,10 @@ def test_other_methods_change_their_field_of_maml(method):
         assert {key: fields[key] for key in MAML | OTHERS[method]} == MAML | OTHERS[method]
 
 
-@pytest.mark.parametrize("method", ["mamlpp+boil", "maml+anil", "metasgd+msl", "fomaml+lslr+anil"])
+@pytest.mark.parametrize(
+    "method",
+    ["mamlpp+boil", "maml+anil", "metasgd+msl", "fomaml+lslr+anil", "reptile+ca", "alfa+boil"],
+)
 def test_methods_combine(method):
     config = small_config(method)
     config_lib.validate(config)
@@ -176,16 +184,22 @@ def test_mamlpp_is_another_spelling():
 
 
 @pytest.mark.parametrize(
-    ("method", "pair", "field"),
+    ("method", "pair", "why"),
     [
-        ("anil+boil", "anil and boil", "inner.adapts"),
-        ("metasgd+lslr", "lslr and metasgd", "inner.optimizer"),
-        ("fomaml+da", "da and fomaml", "train.first_order_epochs"),
+        ("anil+boil", "anil and boil", "both set config.inner.adapts"),
+        ("metasgd+lslr", "lslr and metasgd", "both set config.inner.optimizer"),
+        ("alfa+metasgd", "metasgd and alfa", "both set config.inner.optimizer"),
+        ("fomaml+da", "da and fomaml", "both set config.train.first_order_epochs"),
         ("mamlpp+metasgd", "lslr and metasgd", "inner.optimizer.*mamlpp is maml.msl.da.bnrs"),
+        ("reptile+msl", "reptile and msl", "no query loss"),
+        ("maml+lslr+reptile", "reptile and lslr", "no query loss to learn inner rates"),
+        ("mamlpp+reptile", "reptile and msl", "no query loss.*mamlpp is maml.msl"),
+        ("reptile+boil", "reptile and boil", "only what its inner loop changes"),
+        ("sharedhead+boil", "boil and sharedhead", "never changes the head"),
     ],
 )
-def test_components_that_exclude_each_other_are_refused_by_name(method, pair, field):
-    with pytest.raises(ConfigError, match=f"{pair} exclude each other.*{field}"):
+def test_components_that_exclude_each_other_are_refused_by_name(method, pair, why):
+    with pytest.raises(ConfigError, match=f"{pair} exclude each other: .*{why}"):
         small_config(method)
 
 

@@ -1,23 +1,31 @@
 """Contracts of every method: it resumes bit for bit, and computes the same on several devices."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mamlpp_jax.algorithms.evaluation import task_logits
+from mamlpp_jax.algorithms.per_step import lay_out
 from mamlpp_jax.artifacts.metric_writer import read_metrics
 from mamlpp_jax.artifacts.workdir import Workdir
 from mamlpp_jax.config.methods import METHODS
 from mamlpp_jax.models import BACKBONES
 from mamlpp_jax.training import trainer
 from mamlpp_jax.training.checkpoints import Checkpoints
+from mamlpp_jax.training.learner import first_state, make_learner
 from mamlpp_jax.training.preemption import StoppedError
+from mamlpp_jax.types import Episode
 from tests.helpers.small_learner import OneBlock
-from tests.helpers.small_runs import small_experiment
+from tests.helpers.small_runs import small_config, small_experiment
 
-COMBINED = ("mamlpp+boil", "anil+lslr", "metasgd+msl+bnwb", "fomaml+boil+metasgd")
+COMBINED = (
+    *("mamlpp+boil", "anil+lslr", "metasgd+msl+bnwb", "fomaml+boil+metasgd"),
+    *("alfa+anil", "mamlpp+sharedhead", "sharedhead+metasgd", "reptile+bnwb+sharedhead"),
+)
 ALL = (*(name for name in METHODS if name != "mamlpp"), *COMBINED)
 # In `make test`; the others are combinations or differ from these by one number.
-QUICK = {"maml", "anil+lslr", "metasgd"}
+QUICK = {"anil+lslr", "alfa", "reptile+bnwb+sharedhead"}
 EACH_METHOD = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in ALL]
 EPOCHS, PER_EPOCH = 3, 2
 
@@ -76,3 +84,30 @@ def test_every_method_resumes_bit_for_bit_and_agrees_over_devices(tmp_path, meth
 
     train(shared, method, **{"compute.devices": 2})
     np.testing.assert_allclose(losses(shared), losses(whole), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "method", ["sharedhead", pytest.param("mamlpp+sharedhead", marks=pytest.mark.slow)]
+)
+@pytest.mark.parametrize("ways", [3, 5])
+def test_with_a_shared_head_permuting_the_classes_permutes_the_logits(method, ways):
+    """Also for other ways than trained, which a head that classes do not share cannot do."""
+    with jax.enable_x64(True):
+        config = small_config(method)
+        state = first_state(config, (8, 8, 1))
+        meta, stats = jax.tree.map(lambda leaf: leaf.astype(float), state[1:3])
+        config.task.way = ways
+        learner = make_learner(config)
+        rng = np.random.default_rng(0)
+        images = jnp.asarray(rng.normal(size=(ways, 8, 8, 1)))
+        per_step = lay_out(learner, meta, stats)
+
+        def logits(labels):
+            episode = Episode(images, labels, images + 0.1, labels)
+            start = learner.start(meta.params)
+            return task_logits(learner, start, per_step, episode, every_step=True)
+
+        labels, permuted = jnp.arange(ways), jnp.asarray(rng.permutation(ways))
+        found, expected = jax.jit(logits)(permuted), jax.jit(logits)(labels)
+        np.testing.assert_allclose(found[..., permuted], expected, rtol=0, atol=1e-9)
+        assert np.ptp(expected[-1]) > 0.1
