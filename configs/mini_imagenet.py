@@ -3,8 +3,8 @@
     python -m mamlpp_jax.main --config=configs/mini_imagenet.py:way=5,shot=1,method=maml++ \
         --config.data.manual_dir=DIR
 
-Arguments: way, shot, method (maml, maml++, or any combination of components such as maml+msl+lslr), steps
-(inner steps, 1 to 5 in the paper), protocol and seed. The protocols are
+Arguments: way, shot, method (maml, maml++, or any combination of the names in mamlpp_jax/config/methods.py, such as
+maml+msl+lslr), steps (inner steps, 1 to 5 in the paper), protocol and seed. The protocols are
 
     paper     150 epochs of 500 outer steps, inner rates from 0.01
     released  what the authors' published configurations run: 100 epochs of 2 tasks, second order from the start,

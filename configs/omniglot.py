@@ -2,8 +2,8 @@
 
     python -m mamlpp_jax.main --config=configs/omniglot.py:way=20,shot=1,method=maml++
 
-Arguments: way, shot, method (maml, maml++, maml+msl, maml+da, maml+bnrs+bnwb, maml+lslr, maml+ca, or any
-other combination of components), protocol and seed. The protocols are
+Arguments: way, shot, method (maml, maml++, maml+msl, maml+da, maml+bnrs+bnwb, maml+lslr, maml+ca, any other
+combination of components, and the methods of mamlpp_jax/config/methods.py), protocol and seed. The protocols are
 
     paper     150 epochs of 500 outer steps of 16 tasks
     released  what the authors' published configurations run: 100 epochs of 8 tasks, second order from the start,

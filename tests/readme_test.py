@@ -5,15 +5,20 @@ import re
 import subprocess
 import sys
 
+import pytest
+
+from experiments.methods import RESULTS, table
+
 ROOT = pathlib.Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PROGRAMS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-(PROGRAM,) = (program for program in PROGRAMS if "make_train_step" in program)
+TRAININGS = [program for program in PROGRAMS if "make_train_step" in program]
 
 
-def test_the_library_program_runs_and_its_loss_falls(tmp_path):
+@pytest.mark.parametrize("program", TRAININGS, ids=["library", "new method"])
+def test_the_programs_run_and_their_loss_falls(tmp_path, program):
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM],
+        [sys.executable, "-c", program],
         cwd=tmp_path,
         env={"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"},
         capture_output=True,
@@ -24,6 +29,16 @@ def test_the_library_program_runs_and_its_loss_falls(tmp_path):
     losses = [float(loss) for loss in re.findall(r"loss ([0-9.]+)", done.stdout)]
     assert len(losses) == 20
     assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
+
+
+def test_the_new_method_takes_15_lines():
+    code = README.split("def meta_momentum")[1].split("\n\n\n")[0]
+    lines = [line for line in code.splitlines()[2:] if line.strip()]
+    assert len(lines) <= 15
+
+
+def test_the_table_of_methods_is_what_the_command_prints():
+    assert f"\n\n{table(RESULTS)}\n\n" in README
 
 
 def test_the_file_map_names_every_package_and_nothing_else():

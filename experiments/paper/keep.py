@@ -33,13 +33,14 @@ _FIGURE_COLORS = 64
 _FOLDERS = ("manual_dir", "tfds_dir", "cache_dir")  # where this machine has its data
 
 
-def keep(workdir: Workdir, output: pathlib.Path, failure: str = "") -> None:
+def keep(workdir: Workdir, output: pathlib.Path, failure: str = "", *, small: bool = False) -> None:
     """Copies a finished run, or what there is of one that failed.
 
     Args:
         workdir: of the run.
         output: made if need be; files of an earlier copy are replaced.
         failure: why the run ended without a test; "" for a finished run.
+        small: leaves out the weights, the figures and the page that shows them.
 
     Raises:
         WorkdirError: the run is not finished, or a file cannot be read or written.
@@ -58,13 +59,13 @@ def keep(workdir: Workdir, output: pathlib.Path, failure: str = "") -> None:
         return
     results = read_json(workdir.results_file)
     results["config"] = _without_folders(results["config"])
-    about = {
-        key: str(results[key]) for key in ("experiment", "method", "protocol", "seed", "commit")
-    }
-    write_atomically(output / WEIGHTS_FILE, _weights(load_run(workdir.path), about))
-    for name in (workdir.correct_file.name, "results.md"):
+    for name in (workdir.correct_file.name, *(() if small else ("results.md",))):
         write_atomically(output / name, (workdir.path / name).read_bytes())
-    _copy_figures(workdir.path, output)
+    if not small:
+        described = ("experiment", "method", "protocol", "seed", "commit")
+        about = {key: str(results[key]) for key in described}
+        write_atomically(output / WEIGHTS_FILE, _weights(load_run(workdir.path), about))
+        _copy_figures(workdir.path, output)
     write_json(output / "results.json", results)  # Last: a folder with results is complete.
 
 

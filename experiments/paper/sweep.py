@@ -17,14 +17,12 @@ import os
 import pathlib
 import re
 import shlex
-import signal
-import subprocess
 import sys
-from collections.abc import Callable, Sequence
-from types import FrameType
+from collections.abc import Sequence
 
 from absl import app, flags, logging
 
+from experiments.paper.launcher import Launch, Launcher
 from experiments.paper.runs import FAILURE_FILE, LISTS, Run, load_runs
 from mamlpp_jax.cli.flags import fail
 from mamlpp_jax.errors import ConfigError, MamlppError
@@ -54,43 +52,6 @@ _INNER_STEPS = flags.DEFINE_integer(
 
 FAILED_EXIT_CODE = 1
 _DIVERGED = re.compile(r"error: (.* at outer step \d+ \(epoch \d+\).*)")
-
-# (command, log file) -> exit code.
-Launch = Callable[[Sequence[str], pathlib.Path], int]
-
-
-class Launcher:
-    """Runs commands one at a time; once it is told to stop, the current one is asked to, and no other begins."""
-
-    def __init__(self) -> None:
-        self._stopping = False
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def __call__(self, command: Sequence[str], log: pathlib.Path) -> int:
-        """The exit code of a command, whose output is appended to `log`; 75 when it was stopped."""
-        if self._stopping:
-            return STOPPED_EXIT_CODE
-        with log.open("ab") as output:
-            # In a group of its own, so that Ctrl-C reaches it once, through `stop`; not in a session of its
-            # own, where Linux would not weigh its niceness against that of other work.
-            self._process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                process_group=0,
-            )
-            if self._stopping:  # while it was being started
-                self._process.terminate()
-            code = self._process.wait()
-        return STOPPED_EXIT_CODE if self._stopping else code
-
-    def stop(self, number: int, frame: FrameType | None) -> None:
-        """A signal handler."""
-        del number, frame
-        self._stopping = True
-        if self._process is not None:
-            self._process.terminate()
 
 
 class Sweep:
@@ -210,8 +171,7 @@ def _main(argv: list[str]) -> None:
                 if not sweep.is_done(run):
                     print(shlex.join(sweep.train_command(run)))
             return
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, launcher.stop)
+        launcher.listen()
         sys.exit(sweep(runs))
     except MamlppError as error:
         fail(str(error))

@@ -50,6 +50,13 @@ def test_everything_is_kept_and_small(kept):
     assert sum(path.stat().st_size for path in kept.iterdir()) < keep_lib.LIMIT_BYTES
 
 
+def test_a_small_copy_has_the_numbers_alone(workdir, tmp_path):
+    keep(workdir, tmp_path, small=True)
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == KEPT - {"results.md", "weights.safetensors"}
+    assert sum(path.stat().st_size for path in tmp_path.iterdir()) < 40_000
+
+
 def test_results_are_the_runs_without_its_folders(workdir, kept):
     theirs = json.loads((workdir.path / "results.json").read_text())
     assert theirs["config"]["data"]["cache_dir"] == "/somewhere/here"

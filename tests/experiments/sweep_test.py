@@ -11,8 +11,9 @@ import time
 
 import pytest
 
+from experiments.paper.launcher import Launcher
 from experiments.paper.runs import load_runs
-from experiments.paper.sweep import Launcher, Sweep
+from experiments.paper.sweep import Sweep
 
 ROOT = pathlib.Path(__file__).parents[2]
 RUNS = load_runs("table4", "short")[:3]

@@ -43,7 +43,7 @@ def with_ways_of(kernel, ways):
 
 
 def test_a_head_of_one_column_becomes_equal_ones():
-    head = {"kernel": np.array([[0.3], [-1.7]]), "bias": np.array([0.1])}
+    head = {"kernel": np.array([[0.3], [-1.7]], np.float32), "bias": np.full(1, 0.1, np.float32)}
     wide = head_with_ways({"linear": head, "conv0": 1}, 4)
     np.testing.assert_array_equal(wide["linear"]["kernel"], np.tile(head["kernel"], 4))
     np.testing.assert_array_equal(wide["linear"]["bias"], np.full(4, 0.1, np.float32))

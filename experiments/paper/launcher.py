@@ -1,0 +1,53 @@
+"""Runs commands one after another until it is told to stop."""
+
+from __future__ import annotations
+
+import pathlib
+import signal
+import subprocess
+from collections.abc import Callable, Sequence
+from types import FrameType
+
+from mamlpp_jax.training.preemption import STOPPED_EXIT_CODE
+
+# (command, log file) -> exit code.
+Launch = Callable[[Sequence[str], pathlib.Path], int]
+
+
+class Launcher:
+    """Runs commands one at a time; once it is told to stop, the current one is asked to, and no other begins."""
+
+    def __init__(self) -> None:
+        self._stopping = False
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __call__(self, command: Sequence[str], log: pathlib.Path) -> int:
+        """The exit code of a command, whose output is appended to `log`; 75 when it was stopped."""
+        if self._stopping:
+            return STOPPED_EXIT_CODE
+        with log.open("ab") as output:
+            # In a group of its own, so that Ctrl-C reaches it once, through `stop`; not in a session of its
+            # own, where Linux would not weigh its niceness against that of other work.
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                process_group=0,
+            )
+            if self._stopping:  # while it was being started
+                self._process.terminate()
+            code = self._process.wait()
+        return STOPPED_EXIT_CODE if self._stopping else code
+
+    def stop(self, number: int, frame: FrameType | None) -> None:
+        """A signal handler."""
+        del number, frame
+        self._stopping = True
+        if self._process is not None:
+            self._process.terminate()
+
+    def listen(self) -> None:
+        """Makes SIGTERM and SIGINT call `stop`."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self.stop)
