@@ -39,8 +39,11 @@ clf.predict(more_images)
 
 {body}
 """
+_OF_EACH_CLASS = """\
+More classes than {way} are possible and cost much accuracy: the outputs beyond those trained start as their mean."""
+_SHARED = "One head serves all classes, so that there may be any number of them."
 _BODY = """\
-More classes than {way} are possible and cost much accuracy: the outputs beyond those trained start as their mean.
+{ways}
 Images that differ much from the training data are not what it is for: photographs, say, for a model of writing."""
 
 
@@ -56,6 +59,7 @@ def model_card(
         body: Markdown below the table; "" for two sentences on the model's limits.
     """
     fields, image = model.fields, model.image_format
+    ways = _SHARED if fields["model.shared_head"] else _OF_EACH_CLASS
     ink = ", ink on empty paper of either polarity" if image.polarity else ""
     return _CARD.format(
         front=f"license: {licence}\n" if licence else "",
@@ -73,5 +77,5 @@ def model_card(
         channels=("grey" if image.channels == 1 else "colour") + ink,
         used_steps=model.inner_steps,
         statistics=model.statistics,
-        body=body or _BODY.format(way=model.way),
+        body=body or _BODY.format(ways=ways.format(way=model.way)),
     )
