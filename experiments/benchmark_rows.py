@@ -83,6 +83,8 @@ class Row:
         shot: support images per class.
         conv: config.model.conv.
         dtype: config.model.dtype.
+        precision: of float32 products (`jax.default_matmul_precision`); "" where it was not set.
+        dispatch: outer steps per call.
         devices: how many tasks are sharded over.
         chunk: tasks computed together on a device.
         remat: config.compute.remat.
@@ -92,6 +94,7 @@ class Row:
         compile_s: tracing and compiling, without a cache.
         cached_s: the same from the persistent compilation cache.
         peak_mib: arguments, results and temporaries, by the compiler's memory analysis.
+        device_mib: the most device memory that the process held, by the back end.
         gflop: of the convolutions and the linear layer, counted analytically.
         matmul_share: of the time that this work needs at the measured matrix product peak.
         note: anything else.
@@ -109,6 +112,8 @@ class Row:
     shot: int
     conv: str = ""
     dtype: str = "float32"
+    precision: str = ""
+    dispatch: int = 1
     devices: int = 1
     chunk: int = 1
     remat: bool = False
@@ -118,6 +123,7 @@ class Row:
     compile_s: float | None = None
     cached_s: float | None = None
     peak_mib: float | None = None
+    device_mib: float | None = None
     gflop: float | None = None
     matmul_share: float | None = None
     note: str = ""
@@ -155,26 +161,29 @@ class Compiled:
 
     Attributes:
         experiment: what was compiled.
-        call: runs one outer step and returns when it is done.
+        call: runs the outer steps of one dispatch and returns when they are done.
+        steps: how many these are.
         seconds: of tracing and compiling.
         peak_mib: by the compiler's memory analysis.
     """
 
     experiment: Experiment
     call: Callable[[], None]
+    steps: int
     seconds: float
     peak_mib: float
 
 
 def compile_step(config: ConfigDict, case: Case, order: int, multi_step: bool) -> Compiled:
-    """Builds and compiles the outer step of a configuration, as training does."""
+    """Builds and compiles a configuration's outer steps of one dispatch (one by default), as training does."""
     experiment = build_experiment(config, random_images(case), ["train"])
     state = experiment.first_state()
-    source = experiment.tasks["train"].window(range(1), range(case.tasks))
+    steps = config.compute.steps_per_dispatch or 1
+    source = experiment.tasks["train"].window(range(steps), range(case.tasks))
     weights = jnp.full(config.train.inner_steps, 1 / config.train.inner_steps, jnp.float32)
     plan = StepPlan(weights, order, multi_step)
     started = time.perf_counter()
-    train_step: Any = compiled_train_steps(experiment, 1)
+    train_step: Any = compiled_train_steps(experiment, steps)
     lowered = train_step.lower(state, source, plan)
     compiled = lowered.compile()
     seconds = time.perf_counter() - started
@@ -191,7 +200,7 @@ def compile_step(config: ConfigDict, case: Case, order: int, multi_step: bool) -
         state, metrics = compiled(state, source, plan)
         jax.block_until_ready((state, metrics))
 
-    return Compiled(experiment, call, seconds, peak / _MIB)
+    return Compiled(experiment, call, steps, seconds, peak / _MIB)
 
 
 def time_call(call: Callable[[], None]) -> float:
@@ -242,7 +251,7 @@ def ours(
     """
     row, step = compiled_row(section, case, method, order, multi_step, note, **fields)
     if timed:
-        set_times(row, time_calls(step.call))
+        set_times(row, [ms / step.steps for ms in time_calls(step.call)])
         if peak_gflops and row.gflop:
             row.matmul_share = round(row.gflop / peak_gflops / (1e-3 * row.ms_median), 3)  # type: ignore[operator]
     return row
@@ -275,6 +284,7 @@ def compiled_row(
         shot=case.shot,
         conv=config.model.conv,
         dtype=config.model.dtype,
+        dispatch=step.steps,
         devices=step.experiment.mesh.size,
         chunk=step.experiment.tasks_per_chunk,
         remat=config.compute.remat,
@@ -385,15 +395,21 @@ def count_gflop(case: Case, order: int, multi_step: bool) -> float:
     return total * case.tasks / 1e9
 
 
-def measure_peak_gflops() -> float:
-    """GFLOP/s of the fastest of a few large float32 matrix products, on all cores or one GPU."""
+def measure_peak_gflops(largest: int = 4096) -> float:
+    """GFLOP/s of the fastest of a few large float32 matrix products, on all cores or one GPU.
+
+    Args:
+        largest: height and width of the largest matrix; on a GPU large ones are faster.
+    """
     best = 0.0
-    for size in (512, 1024, 2048, 4096):
-        a = jnp.ones((size, size), jnp.float32)
+    size = 512
+    while size <= largest:
+        a = jax.random.normal(jax.random.key(0), (size, size), jnp.float32)
         multiply = jax.jit(jnp.matmul)
         multiply(a, a).block_until_ready()
         for _ in range(5):
             started = time.perf_counter()
             multiply(a, a).block_until_ready()
             best = max(best, 2e-9 * size**3 / (time.perf_counter() - started))
+        size *= 2
     return best
