@@ -20,6 +20,7 @@ import jax
 from absl import app, flags, logging
 
 from experiments import benchmark_costs as costs, benchmark_family as family
+from experiments.benchmark_predict import predictions
 from experiments.benchmark_report import Report, write_report
 from experiments.benchmark_rows import (
     CASES,
@@ -136,6 +137,7 @@ _SECTIONS_BY_NAME: dict[str, Callable[[list[Case], _Machine], Iterator[Row | Non
     "resnet12": family.resnet12,
     "compile": costs.compile_times,
     "checkpoint": costs.checkpoint_cost,
+    "predict": predictions,
 }
 
 

@@ -8,7 +8,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -308,7 +308,7 @@ def naive_vmap(case: Case, order: int = 2) -> Row | None:
         f"model__conv='xla', compute__devices=1, compute__tasks_per_chunk={case.tasks}); "
         "print(json.dumps(dataclasses.asdict(row)))"
     )
-    output = _child([sys.executable, "-c", code])
+    output = run_child([sys.executable, "-c", code])
     return None if output is None else Row(**{**output, "implementation": "naive_vmap"})
 
 
@@ -323,7 +323,7 @@ def pytorch(case: Case, order: int, multi_step: bool = True) -> Row | None:
         "runs": 8 if case.size < 50 else 4,
         "device": "cuda" if jax.default_backend() == "gpu" else "cpu",
     }
-    output = _child([sys.executable, str(script), *(f"--{k}={v}" for k, v in flags.items())])
+    output = run_child([sys.executable, str(script), *(f"--{k}={v}" for k, v in flags.items())])
     if output is None:
         return None
     return Row(
@@ -347,7 +347,9 @@ def pytorch(case: Case, order: int, multi_step: bool = True) -> Row | None:
     )
 
 
-def _child(command: list[str]) -> dict[str, Any] | None:
+def run_child(
+    command: list[str], environment: Mapping[str, str] | None = None
+) -> dict[str, Any] | None:
     """The last line of a child's output, as JSON; None when the child fails or takes too long."""
     try:
         done = subprocess.run(
@@ -357,6 +359,7 @@ def _child(command: list[str]) -> dict[str, Any] | None:
             timeout=_CHILD_LIMIT_S,
             check=True,
             cwd=Path(__file__).resolve().parents[1],
+            env=environment,
         )
     except (subprocess.TimeoutExpired, subprocess.CalledProcessError):
         return None

@@ -6,7 +6,7 @@ import pathlib
 from typing import NamedTuple
 
 from experiments.paper.kept_runs import KeptRun, load_all
-from experiments.paper.runs import METHODS, SEEDS, Run, figure_1
+from experiments.paper.runs import METHODS, SEEDS, Run, figure_1, methods
 
 
 class Comparison(NamedTuple):
@@ -41,15 +41,19 @@ def comparisons(results: pathlib.Path) -> list[Comparison]:
     found = [_compare("Figure 1: 5-way 1-shot, strided", "short", figure_1(), results)]
     for way in (5, 20):
         for protocol in ("short", "released", "paper"):
-            runs = [Run("omniglot", way, 1, m, protocol, seed) for m in METHODS for seed in SEEDS]
+            runs = [
+                Run("omniglot", way, 1, m, protocol, seed)
+                for m in methods(protocol)
+                for seed in SEEDS
+            ]
             compared = _compare(f"Omniglot {way}-way 1-shot", protocol, runs, results)
             found += [compared] if any(compared.kept.values()) or protocol == "short" else []
     return found
 
 
 def _compare(title: str, protocol: str, runs: list[Run], results: pathlib.Path) -> Comparison:
-    methods = [method for method in METHODS if any(run.method == method for run in runs)]
-    planned = {method: [run for run in runs if run.method == method] for method in methods}
+    found = [method for method in METHODS if any(run.method == method for run in runs)]
+    planned = {method: [run for run in runs if run.method == method] for method in found}
     return Comparison(
         title,
         protocol,

@@ -24,6 +24,7 @@ from PIL import Image
 from experiments.paper.runs import EPOCHS_FILE, FAILURE_FILE
 from mamlpp_jax.artifacts.metric_writer import TIMING_FILE, read_metrics
 from mamlpp_jax.artifacts.workdir import Workdir
+from mamlpp_jax.errors import WorkdirError
 from mamlpp_jax.inference.trained_run import TrainedRun, load_run
 from mamlpp_jax.utils.files import read_json, wrap_os_errors, write_atomically, write_json
 
@@ -46,8 +47,18 @@ def keep(workdir: Workdir, output: pathlib.Path, failure: str = "", *, small: bo
         WorkdirError: the run is not finished, or a file cannot be read or written.
     """
     config = workdir.config()
+    results = {} if failure else read_json(workdir.results_file)
+    if (
+        not failure and not results["finished"]
+    ):  # it was tested by an evaluation, while it was trained
+        raise WorkdirError(
+            f"the run in {workdir} is not finished: its {workdir.results_file.name} is of outer step "
+            f"{results['steps']}. Give its training command again, and keep it afterwards."
+        )
     with wrap_os_errors(output, "make"):
         output.mkdir(parents=True, exist_ok=True)
+        for path in (output / FAILURE_FILE, output / "results.json", *output.glob("*.png")):
+            path.unlink(missing_ok=True)  # of an earlier copy
     write_json(output / "config.json", _without_folders(config.to_dict()))
     data = read_json(workdir.data_file)
     counts = {split: len(names) for split, names in data.pop("classes").items()}
@@ -57,7 +68,6 @@ def keep(workdir: Workdir, output: pathlib.Path, failure: str = "", *, small: bo
     if failure:
         write_atomically(output / FAILURE_FILE, f"{failure}\n".encode())
         return
-    results = read_json(workdir.results_file)
     results["config"] = _without_folders(results["config"])
     for name in (workdir.correct_file.name, *(() if small else ("results.md",))):
         write_atomically(output / name, (workdir.path / name).read_bytes())

@@ -17,6 +17,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from mamlpp_jax.config import parse_argument
+from mamlpp_jax.config.methods import COMPONENTS
+from mamlpp_jax.config.protocols import PROTOCOLS
 from mamlpp_jax.errors import ConfigError
 from mamlpp_jax.utils.files import wrap_os_errors
 
@@ -75,11 +77,18 @@ class Run(NamedTuple):
         return [f"--config=configs/{self.data}.py:{self.argument}", *fields]
 
 
+def methods(protocol: str) -> tuple[str, ...]:
+    """The rows of Table 1 that a protocol can have: where it turns a component off, there is none to add."""
+    fields = PROTOCOLS[protocol].fields
+    off = {name for name, part in COMPONENTS.items() if fields.get(part.field) == part.off}
+    return tuple(method for method in METHODS if off.isdisjoint(method.split("+")))
+
+
 def table_1(protocol: str) -> list[Run]:
     """Omniglot 20-way, every method."""
     return [
         Run("omniglot", 20, shot, method, protocol, seed)
-        for shot, method, seed in itertools.product((1, 5), METHODS, SEEDS)
+        for shot, method, seed in itertools.product((1, 5), methods(protocol), SEEDS)
     ]
 
 
@@ -158,10 +167,10 @@ def task_norm(protocol: str = "short") -> list[Run]:
 
 def first(protocol: str = "short") -> list[Run]:
     """What can be run on two CPU cores, the most telling first."""
-    methods = ("maml++", "maml", *METHODS[1:-1])
+    _, *singly, _ = methods(protocol)
     return [
         Run("omniglot", 5, 1, "maml++", "released"),
-        *(Run("omniglot", 5, 1, method, protocol) for method in methods),
+        *(Run("omniglot", 5, 1, method, protocol) for method in ("maml++", "maml", *singly)),
         *figure_1(protocol),
         *(Run("omniglot", 20, 1, method, protocol) for method in ("maml++", "maml")),
         *(Run("omniglot", 5, 1, m, protocol, seed) for seed in (1, 2) for m in ("maml++", "maml")),
@@ -192,10 +201,12 @@ def load_runs(name: str, protocol: str, seeds: Sequence[int] = ()) -> list[Run]:
         seeds: those to take; () for all.
 
     Raises:
-        ConfigError: there is no such list, or a line of the file is no run.
+        ConfigError: there is no such list or protocol, or a line of the file is no run.
         WorkdirError: the file cannot be read.
     """
     path = pathlib.Path(name)
+    if protocol and protocol not in PROTOCOLS:
+        raise ConfigError(f"--protocol is {protocol!r}; it must be one of {', '.join(PROTOCOLS)}.")
     if name in LISTS:
         usual = "short" if name in ("first", "figure1", "options", "tasknorm") else "paper"
         runs = LISTS[name](protocol or usual)
@@ -206,7 +217,8 @@ def load_runs(name: str, protocol: str, seeds: Sequence[int] = ()) -> list[Run]:
         runs = [_parse(line) for line in words if line]
     else:
         raise ConfigError(f"--list is {name!r}; it must be a file, or one of {', '.join(LISTS)}.")
-    return [run for run in runs if not seeds or run.seed in seeds]
+    by_name = {run.name: run for run in runs if not seeds or run.seed in seeds}
+    return list(by_name.values())  # lists may share a run with their protocol
 
 
 def _parse(words: list[str]) -> Run:

@@ -22,7 +22,7 @@ from mamlpp_jax.utils.files import wrap_os_errors, write_atomically
 METRICS_FILE = "metrics.jsonl"
 TIMING_FILE = "timing.jsonl"
 
-Row = Mapping[str, float | int]
+Record = Mapping[str, float | int]
 
 
 class MetricsWriter:
@@ -62,32 +62,32 @@ class MetricsWriter:
                 stack.callback(self._events.close)
             self._stack = stack.pop_all()
 
-    def train(self, rows: Sequence[Row]) -> None:
+    def train(self, records: Sequence[Record]) -> None:
         """Writes one line per outer step, and its scalars under `train/`.
 
         Args:
-            rows: numbers of consecutive steps, each with the key "step".
+            records: numbers of consecutive steps, each with the key "step".
 
         Raises:
             WorkdirError: a file cannot be written.
         """
-        self._write(rows, "train")
+        self._write(records, "train")
 
-    def validation(self, row: Row) -> None:
-        """Writes one line for a validation after the step `row["step"]`, scalars under `val/`.
+    def validation(self, record: Record) -> None:
+        """Writes one line for a validation after the step `record["step"]`, scalars under `val/`.
 
         Raises:
             WorkdirError: a file cannot be written.
         """
-        self._write([row], "val")
+        self._write([record], "val")
 
-    def timing(self, row: Mapping[str, float | int | str]) -> None:
-        """Writes one line of measured times to `timing.jsonl`; `row` has the key "step".
+    def timing(self, record: Mapping[str, float | int | str]) -> None:
+        """Writes one line of measured times to `timing.jsonl`; `record` has the key "step".
 
         Raises:
             WorkdirError: the file cannot be written.
         """
-        self._timing.append([_plain_row(row)])
+        self._timing.append([_plain_record(record)])
 
     def flush(self) -> None:
         """Puts everything on the disk; call it before a checkpoint, which relies on these lines.
@@ -114,8 +114,8 @@ class MetricsWriter:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _write(self, rows: Iterable[Row], prefix: str) -> None:
-        plain = [_plain_row(row) for row in rows]
+    def _write(self, records: Iterable[Record], prefix: str) -> None:
+        plain = [_plain_record(record) for record in records]
         self._metrics.append(plain)
         if self._events is not None:
             self._events.append(plain, prefix)
@@ -137,7 +137,7 @@ class NullWriter:
 
 
 def read_metrics(workdir: pathlib.Path) -> list[dict[str, Any]]:
-    """Reads `metrics.jsonl`: rows of training ("loss") and validation ("val_accuracy").
+    """Reads `metrics.jsonl`: records of training ("loss") and validation ("val_accuracy").
 
     Args:
         workdir: the run's directory; the run may still be writing.
@@ -148,7 +148,7 @@ def read_metrics(workdir: pathlib.Path) -> list[dict[str, Any]]:
     Raises:
         WorkdirError: the file is missing, or damaged elsewhere; the message names file and line.
     """
-    return [row for row, _ in _read_lines(pathlib.Path(workdir) / METRICS_FILE)]
+    return [record for record, _ in _read_lines(pathlib.Path(workdir) / METRICS_FILE)]
 
 
 class _JsonLines:
@@ -159,10 +159,10 @@ class _JsonLines:
         with wrap_os_errors(path, "write"):
             self._file: BinaryIO = path.open("ab")
 
-    def append(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        # Handed to the system at once: a killed process then loses no row.
+    def append(self, records: Iterable[Mapping[str, Any]]) -> None:
+        # Handed to the system at once: a killed process then loses no record.
         with wrap_os_errors(self._path, "write"):
-            self._file.write("".join(json.dumps(row) + "\n" for row in rows).encode())
+            self._file.write("".join(json.dumps(record) + "\n" for record in records).encode())
             self._file.flush()
 
     def flush(self) -> None:
@@ -177,8 +177,8 @@ class _JsonLines:
             self._file.close()
 
 
-def _plain_row(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: _plain_value(value) for key, value in row.items()}
+def _plain_record(record: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: _plain_value(value) for key, value in record.items()}
 
 
 def _plain_value(value: Any) -> int | float | str:
@@ -191,45 +191,45 @@ def _plain_value(value: Any) -> int | float | str:
 
 
 def _read_lines(path: pathlib.Path) -> list[tuple[dict[str, Any], bytes]]:
-    """The rows of a JSON-lines file and the bytes of each; without a torn last line."""
+    """The records of a JSON-lines file and the bytes of each; without a torn last line."""
     with wrap_os_errors(path, "read"):
         lines = path.read_bytes().split(b"\n")
     if lines[-1] == b"":
         lines.pop()
-    rows = []
+    records = []
     for number, line in enumerate(lines, start=1):
-        row = _parse_row(line)
-        if row is not None:
-            rows.append((row, line))
+        record = _parse_record(line)
+        if record is not None:
+            records.append((record, line))
         elif number < len(lines):
             raise WorkdirError(
                 f"{path}, line {number}, is not a JSON object with a whole number as its step; "
                 "only the last line may be torn. Repair or remove the line, or start in another "
                 "working directory"
             )
-    return rows
+    return records
 
 
-def _parse_row(line: bytes) -> dict[str, Any] | None:
+def _parse_record(line: bytes) -> dict[str, Any] | None:
     try:
-        row = json.loads(line)
+        record = json.loads(line)
     except ValueError:
         return None
-    return row if isinstance(row, dict) and isinstance(row.get("step"), int) else None
+    return record if isinstance(record, dict) and isinstance(record.get("step"), int) else None
 
 
 def _truncate(path: pathlib.Path, last_step: int) -> None:
     """Drops lines of steps after `last_step`; kept lines keep their bytes."""
     if not path.exists():
         return
-    kept = [line + b"\n" for row, line in _read_lines(path) if row["step"] <= last_step]
+    kept = [line + b"\n" for record, line in _read_lines(path) if record["step"] <= last_step]
     write_atomically(path, b"".join(kept))
 
 
 def _warn_of_gap(path: pathlib.Path, start_step: int) -> None:
     """Warns when lines before the checkpoint are missing."""
-    rows = _read_lines(path) if path.exists() else []
-    last = max((row["step"] for row, _ in rows), default=0)
+    records = _read_lines(path) if path.exists() else []
+    last = max((record["step"] for record, _ in records), default=0)
     if last < start_step:
         logging.warning(
             "%s ends at outer step %d, although the run goes on after step %d: the lines between were "

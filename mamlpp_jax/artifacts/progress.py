@@ -61,12 +61,12 @@ class Progress:
             step: outer steps done in all.
             loss: mean query loss of the last step.
             accuracy: query accuracy of the last step, a fraction.
-            epoch: counted from 0.
+            epoch: counted from 0; people are shown it counted from 1, as in validation lines.
         """
         if self._bar is None:
             self._log(step, loss, accuracy, epoch)
             return
-        texts = {"epoch": epoch, "loss": f"{loss:.4f}", "accuracy": f"{100 * accuracy:.1f} %"}
+        texts = {"epoch": epoch + 1, "loss": f"{loss:.4f}", "accuracy": f"{100 * accuracy:.1f} %"}
         self._bar.set_postfix(texts, refresh=False)
         self._bar.update(step - self._bar.n)
 
@@ -97,5 +97,5 @@ class Progress:
         left = datetime.timedelta(seconds=round((self._total - step) / rate))
         logging.info(
             "step %d/%d, epoch %d: loss %.4f, accuracy %.1f %%, %.2f steps/s, ETA %s",
-            *(step, self._total, epoch, loss, 100 * accuracy, rate, left),
+            *(step, self._total, epoch + 1, loss, 100 * accuracy, rate, left),
         )

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
-_MEASURED = ("accuracy", "ci95", "loss", "accuracy_per_step")
+# What a test found, and of which epochs, which change when a checkpoint is lost; all else are its conditions.
+_MEASURED = ("accuracy", "ci95", "loss", "accuracy_per_step", "epochs")
+_OPTIONAL: dict[str, Any] = {"data": "", "epochs": []}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,9 +27,11 @@ class TestResult:
         tasks: how many were tested.
         accuracy: after the last inner step, mean over tasks, a fraction.
         ci95: half-width of its 95 % interval over tasks.
-        loss: mean cross-entropy after the last inner step.
+        loss: mean cross-entropy after the last inner step; one that is not finite is null in the file, and NaN
+            when it is read.
         accuracy_per_step: [S + 1], after 0..S inner steps.
         data: the other data set that was tested on; "" for the run's own.
+        epochs: that were tested, from 0, best first; [] in results of versions that did not write it.
     """
 
     __test__ = False  # for pytest: no test case, whatever its name begins with
@@ -44,6 +49,7 @@ class TestResult:
     loss: float
     accuracy_per_step: list[float]
     data: str = ""
+    epochs: list[int] = dataclasses.field(default_factory=list)
 
     @property
     def conditions(self) -> dict[str, Any]:
@@ -58,7 +64,7 @@ class TestResult:
     def to_row(self) -> dict[str, Any]:
         """The row of `results.json`; "data" is there for other data only."""
         row = dataclasses.asdict(self)
-        return row if self.data else {k: v for k, v in row.items() if k != "data"}
+        return {k: v for k, v in row.items() if v or k not in _OPTIONAL}
 
     @classmethod
     def from_row(cls, row: Any) -> TestResult:
@@ -69,15 +75,24 @@ class TestResult:
         """
         if not isinstance(row, dict):
             raise ValueError('"test" is not a list of objects')
-        kinds = {"str": str, "int": int, "float": (int, float), "list[float]": list}
+        values = {**_OPTIONAL, **row}
+        if values.get("loss", 0) is None:
+            values["loss"] = math.nan
+        kinds: dict[str, Any] = {
+            "str": str,
+            "int": int,
+            "float": (int, float),
+            "list[float]": list,
+            "list[int]": list,
+        }
         for field in dataclasses.fields(cls):
-            value = row.get(field.name, "" if field.name == "data" else None)
-            kind: Any = kinds[str(field.type)]
+            value, kind = values.get(field.name), kinds[str(field.type)]
             if not isinstance(value, kind):
                 raise ValueError(f'a row of "test" has {field.name}={value!r}')
-        if not all(isinstance(value, (int, float)) for value in row["accuracy_per_step"]):
-            raise ValueError(f'a row of "test" has accuracy_per_step={row["accuracy_per_step"]!r}')
-        return cls(**{f.name: row[f.name] for f in dataclasses.fields(cls) if f.name in row})
+        for name, kind in (("accuracy_per_step", (int, float)), ("epochs", int)):
+            if not all(isinstance(value, kind) for value in values[name]):
+                raise ValueError(f'a row of "test" has {name}={values[name]!r}')
+        return cls(**{field.name: values[field.name] for field in dataclasses.fields(cls)})
 
 
 def to_json(results: Mapping[str, Any]) -> dict[str, Any]:

@@ -43,25 +43,25 @@ class EventWriter:
         start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
         self._add(step=start_step + 1, session_log=start)
 
-    def append(self, rows: Iterable[Mapping[str, Any]], prefix: str) -> None:
-        """Writes one event per row.
+    def append(self, records: Iterable[Mapping[str, Any]], prefix: str) -> None:
+        """Writes one event per record.
 
         Args:
-            rows: numbers, each row with the key "step".
+            records: numbers, each record with the key "step".
             prefix: group of the scalars: "val_loss" becomes "val/loss" under the prefix "val".
 
         Raises:
             WorkdirError: the file cannot be written.
         """
-        for row in rows:
+        for record in records:
             values = [
                 self._summary.Value(
                     tag=f"{prefix}/{key.removeprefix(prefix + '_')}", simple_value=value
                 )
-                for key, value in row.items()
+                for key, value in record.items()
                 if key != "step"
             ]
-            self._add(step=row["step"], summary=self._summary(value=values))
+            self._add(step=record["step"], summary=self._summary(value=values))
 
     def flush(self) -> None:
         """Hands everything to the operating system.

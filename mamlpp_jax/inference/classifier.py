@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import pathlib
 import warnings
@@ -234,8 +233,7 @@ def _with_settings(
         if polarity not in POLARITIES:
             raise ConfigError(f"polarity is {polarity!r}; choose one of {', '.join(POLARITIES)}.")
         image_format = image_format._replace(polarity=polarity)
-    return dataclasses.replace(
-        model,
+    return model.changed(
         statistics=statistics or model.statistics,
         inner_steps=inner_steps or model.inner_steps,
         image_format=image_format,

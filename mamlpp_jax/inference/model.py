@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -15,9 +16,11 @@ from mamlpp_jax.algorithms.learner import Learner
 from mamlpp_jax.data.episodes import NORMALIZATIONS
 from mamlpp_jax.data.sources.registry import is_inverted
 from mamlpp_jax.inference.preprocessing import ImageFormat
-from mamlpp_jax.inference.trained_run import TrainedRun
 from mamlpp_jax.training.learner import make_learner
 from mamlpp_jax.types import MetaParams, RunningStats
+
+if TYPE_CHECKING:
+    from mamlpp_jax.inference.trained_run import TrainedRun
 
 # Fields of the configuration that the model is built from, and some that say where it comes from.
 LEARNER_FIELDS = (
@@ -42,6 +45,11 @@ LEARNER_FIELDS = (
 )
 # Fields of methods that came after the first saved models, with what those have.
 LATER_FIELDS = {"inner.per_step": False, "inner.adapts": "all", "model.shared_head": False}
+
+_CHANGED = "## Changed since"
+_NOTE = """\
+What is above, its accuracies too, describes the model before it was saved again with: `{statistics}` statistics,
+{inner_steps} inner steps, members of outer steps {steps}, polarity {polarity}."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,9 +94,28 @@ class FewShotModel:
     def first_members(self, count: int | None) -> FewShotModel:
         """The model with its best `count` members alone; all of them for None."""
         meta, batch_stats = jax.tree.map(lambda leaf: leaf[:count], (self.meta, self.batch_stats))
-        return dataclasses.replace(
-            self, meta=meta, batch_stats=batch_stats, steps=self.steps[:count]
+        return self.changed(meta=meta, batch_stats=batch_stats, steps=self.steps[:count])
+
+    def changed(self, **attributes: Any) -> FewShotModel:
+        """The model with other attributes; a model card that was read then says so at its end."""
+        new = dataclasses.replace(self, **attributes)
+        if not self.card or new.settings == self.settings:
+            return new
+        kept, note = (
+            self.card.partition(f"\n{_CHANGED}\n")[0].rstrip(),
+            _NOTE.format(**new.settings),
         )
+        return dataclasses.replace(new, card=f"{kept}\n\n{_CHANGED}\n\n{note}\n")
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What can be changed of a trained model: what a model card's figures depend on."""
+        return {
+            "statistics": self.statistics,
+            "inner_steps": self.inner_steps,
+            "steps": ", ".join(map(str, self.steps)),
+            "polarity": self.image_format.polarity,
+        }
 
 
 @functools.lru_cache
@@ -97,7 +124,8 @@ def _make_learner(
 ) -> Learner:
     """One object for equal arguments, so that what is compiled for a model serves equal ones too."""
     learner = make_learner(learner_config(dict(fields)))
-    return learner._replace(bn_mode=statistics, inner_steps=inner_steps)
+    # With `remat` the inner loop is not unrolled, which only helps where it is differentiated: half the compilation.
+    return learner._replace(bn_mode=statistics, inner_steps=inner_steps, remat=True)
 
 
 def learner_config(fields: Mapping[str, bool | int | float | str]) -> ConfigDict:

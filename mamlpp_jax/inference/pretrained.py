@@ -8,7 +8,6 @@ import pathlib
 from mamlpp_jax.errors import ModelError
 from mamlpp_jax.inference.model import FewShotModel, from_runs
 from mamlpp_jax.inference.saved_model import CONFIG, load_model
-from mamlpp_jax.inference.trained_run import load_best
 from mamlpp_jax.utils.files import exists
 
 SHIPPED = pathlib.Path(__file__).parents[1] / "pretrained"
@@ -37,6 +36,9 @@ def find_model(name: str | os.PathLike[str], ensemble: int | None = None) -> Few
     shipped = shipped_models()
     folder = SHIPPED / name if name in shipped else pathlib.Path(name).expanduser()
     if exists(folder / "checkpoints"):
+        # Brings Orbax along, a second that saved models do not need.
+        from mamlpp_jax.inference.trained_run import load_best
+
         return from_runs(load_best(folder, ensemble or 1))
     if not exists(folder / CONFIG):
         raise ModelError(

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -15,7 +15,8 @@ from mamlpp_jax.types import Array, Episode
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_CORRECT, _WRONG, _NEUTRAL = "#1a9641", "#d7191c", "#555555"
+_CORRECT, _WRONG = "#1a9641", "#d7191c"
+_PLAIN = {"color": "#999999", "linewidth": 0.5}  # the frame of an image that is not judged
 _MAX_CLASSES = 40
 _MAX_QUERIES = 40
 _MAX_QUERIES_OF_A_CLASS = 8
@@ -29,7 +30,7 @@ _NAME = 1.35
 _GAP = 0.35  # between support and query images
 _BLOCK_GAP = 0.45
 _HEAD = 1.2
-_ROW = 1.42  # an image with its caption
+_ROW, _ROW_UNJUDGED = 1.42, 1.24  # an image with its caption of two lines or one
 _MIN_WIDTH = 3.9  # room for the title
 
 
@@ -50,7 +51,8 @@ def draw(
         episode: NumPy arrays; the images in any range, C = 1 (grey) or 3 (colour).
         probabilities: float [M, K], the predicted distribution of each query image.
         class_names: [K]; default the labels. Long ones stand beside the rows only.
-        judged: False where `query_labels` are not the truth: then no prediction is marked correct or wrong.
+        judged: False where `query_labels` are the predictions, since the truth is not known: then each query image
+            stands in the row of its prediction, with the probability below it.
 
     Raises:
         ValueError: the arrays' lengths do not fit each other.
@@ -59,7 +61,7 @@ def draw(
     _check(episode, probabilities, class_names)
     beside, below = _names(class_names, probabilities.shape[1])
     support, query, reverse = _displayable(episode.support_images, episode.query_images)
-    layout = _Layout.of(episode, way=probabilities.shape[1])
+    layout = _Layout.of(episode, way=probabilities.shape[1], judged=judged)
     cmap = "gray_r" if reverse else "gray"
     canvas = Canvas(max(layout.width, _MIN_WIDTH), layout.height, _INCHES, cmap)
     predictions = probabilities.argmax(axis=1)
@@ -68,28 +70,38 @@ def draw(
         left, top = layout.corner(label)
         canvas.row_name(left + _NAME, top, beside[label])
         for column, index in enumerate(_first(episode.support_labels, label, layout.shots)):
-            frame = {"color": "#999999", "linewidth": 0.5}
-            canvas.image(left + _NAME + column, top, support[index], **frame)
+            canvas.image(left + _NAME + column, top, support[index], **_PLAIN)
         left += _NAME + layout.shots + _GAP
         for column, index in enumerate(_first(episode.query_labels, label, layout.queries)):
             predicted = predictions[index]
-            caption = f"{below[predicted]}\n{100 * probabilities[index, predicted]:.0f} %"
-            correct = bool(predicted == label) if judged else None
-            _draw_query(canvas, left + column, top, query[index], correct, caption)
+            percent = f"{100 * probabilities[index, predicted]:.0f} %"
+            frame, caption = _PLAIN, percent
+            if judged:
+                frame, mark = _judgement(correct=bool(predicted == label))
+                caption = f"{mark} {below[predicted]}\n{percent}"
+            _draw_query(canvas, left + column, top, query[index], frame, caption)
     return canvas.figure
 
 
+def _judgement(correct: bool) -> tuple[dict[str, Any], str]:
+    """The frame and the mark of a prediction."""
+    if correct:
+        return {"color": _CORRECT, "linewidth": 1.8}, "\N{CHECK MARK}"
+    return {"color": _WRONG, "linewidth": 1.8, "linestyle": "--"}, "\N{BALLOT X}"
+
+
 def _draw_query(
-    canvas: Canvas, left: float, top: float, image: np.ndarray, correct: bool | None, caption: str
+    canvas: Canvas,
+    left: float,
+    top: float,
+    image: np.ndarray,
+    frame: Mapping[str, Any],
+    caption: str,
 ) -> None:
-    color, line, mark = {
-        None: (_NEUTRAL, "-", ""),
-        True: (_CORRECT, "-", "\N{CHECK MARK} "),
-        False: (_WRONG, "--", "\N{BALLOT X} "),
-    }[correct]
-    canvas.image(left, top, image, color=color, linewidth=1.8, linestyle=line)
+    canvas.image(left, top, image, **frame)
+    color = "#444444" if frame is _PLAIN else frame["color"]
     style = {"ha": "center", "va": "top", "linespacing": 1.1, "color": color}
-    canvas.text(left + 0.5, top + 0.99, f"{mark}{caption}", size=5.5, **style)
+    canvas.text(left + 0.5, top + 0.99, caption, size=5.5, **style)
 
 
 def _check(episode: Episode, probabilities: np.ndarray, class_names: Sequence[str] | None) -> None:
@@ -147,13 +159,15 @@ class _Layout:
     classes: int
     shots: int
     queries: int  # of a class
+    row: float  # height
 
     @classmethod
-    def of(cls, episode: Episode, way: int) -> _Layout:
+    def of(cls, episode: Episode, way: int, judged: bool) -> _Layout:
         shot, query = (int(np.bincount(labels).max()) for labels in episode[1::2])
         classes = min(way, _MAX_CLASSES)
         fair = min(max(_MAX_QUERIES // classes, 1), _MAX_QUERIES_OF_A_CLASS)
-        return cls(way, shot, classes, min(shot, _MAX_SHOTS), min(query, fair))
+        row = _ROW if judged else _ROW_UNJUDGED
+        return cls(way, shot, classes, min(shot, _MAX_SHOTS), min(query, fair), row)
 
     @property
     def blocks(self) -> int:
@@ -174,12 +188,12 @@ class _Layout:
 
     @property
     def height(self) -> float:
-        return _HEAD + self.rows * _ROW
+        return _HEAD + self.rows * self.row
 
     def corner(self, label: int) -> tuple[float, float]:
         """Top left of the class's row."""
         block, row = divmod(label, self.rows)
-        return block * self.block_width, _HEAD + row * _ROW
+        return block * self.block_width, _HEAD + row * self.row
 
 
 def _title(episode: Episode, predictions: np.ndarray, layout: _Layout, judged: bool) -> list[str]:
@@ -194,13 +208,17 @@ def _title(episode: Episode, predictions: np.ndarray, layout: _Layout, judged: b
     }
     cut = ", ".join(text for text, is_cut in shown.items() if is_cut)
     fewest = int(np.bincount(episode.support_labels).min())
-    shots = f"{layout.shot}-shot" if fewest == layout.shot else f"{fewest}- to {layout.shot}-shot"
-    score = f"{correct} of {total} predictions correct ({100 * correct / total:.1f} %)"
-    return [
-        f"{layout.way}-way {shots} episode",
-        score if judged else f"{total} query images, beside the class predicted for them",
-        *([f"shown: {cut}"] if cut else []),
+    few = str(fewest) if fewest == layout.shot else f"{fewest} to {layout.shot}"
+    head = [
+        f"{layout.way}-way {few.replace(' to ', '- to ')}-shot episode",
+        f"{correct} of {total} predictions correct ({100 * correct / total:.1f} %)",
     ]
+    if not judged:
+        head = [
+            f"{layout.way} classes, {few} support image{'' if few == '1' else 's'} each",
+            f"{total} query images, each in the row of its prediction",
+        ]
+    return [*head, *([f"shown: {cut}"] if cut else [])]
 
 
 def _draw_head(canvas: Canvas, layout: _Layout, title: Sequence[str]) -> None:
@@ -214,4 +232,4 @@ def _draw_head(canvas: Canvas, layout: _Layout, title: Sequence[str]) -> None:
         canvas.label(left, _HEAD, "support")
         canvas.label(query, _HEAD, "query")
         rows = min(layout.rows, layout.classes - block * layout.rows)
-        canvas.divider(query - _GAP / 2, _HEAD - 0.3, _HEAD + rows * _ROW - 0.12)
+        canvas.divider(query - _GAP / 2, _HEAD - 0.3, _HEAD + rows * layout.row - 0.12)

@@ -78,10 +78,17 @@ def results_page(results: Mapping[str, Any], workdir: pathlib.Path | None = None
 
 
 def _extrapolations(results: Mapping[str, Any]) -> list[str]:
-    """Sentences on rows of other data or of other tasks than those trained on."""
+    """Sentences on tests of other epochs than the best, on other data, or of other tasks than those trained on."""
     config, test = results.get("config"), results["test"]
     if not config:
         return []
+    best = results.get("best_epochs") or []
+    other = [
+        f"The {row['model']} under `{row['eval_statistics']}`, {row['way']}-way {row['shot']}-shot, is of epoch(s) "
+        f"{_text(row['epochs'])}: others of the best epochs were damaged when it was tested."
+        for row in test
+        if row.get("epochs") and row["epochs"] != (best if row["model"] == "ensemble" else best[:1])
+    ]
     way, steps = config["task"]["way"], config["train"]["inner_steps"]
     shared = config["model"].get("shared_head", False)
     notes = {
@@ -96,7 +103,7 @@ def _extrapolations(results: Mapping[str, Any]) -> list[str]:
         f"Trained for {steps} inner steps: further steps repeat the last one's rates and "
         "normalisation.": any(row["inner_steps"] > steps for row in test),
     }
-    return [note for note, applies in notes.items() if applies]
+    return other + [note for note, applies in notes.items() if applies]
 
 
 def _summary(test: Rows) -> Rows:

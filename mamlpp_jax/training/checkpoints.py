@@ -9,7 +9,7 @@ import pathlib
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -343,18 +343,26 @@ def _first_line(error: BaseException) -> str:
 
 
 def quiet_orbax() -> None:
-    """Keeps Orbax's per-save chatter and tracebacks out of the log; its warnings and errors stay."""
-    logging.get_absl_logger().addFilter(_is_worth_logging)
-    report = sys.unraisablehook
+    """Keeps Orbax's per-save chatter and tracebacks out of the log; its warnings and errors stay.
 
-    def quieter(raised: sys.UnraisableHookArgs) -> None:
-        # What TensorStore prints of writes that outlive a save which failed for a reason that is reported.
+    A second call changes nothing.
+    """
+    logging.get_absl_logger().addFilter(_is_worth_logging)
+    if not isinstance(sys.unraisablehook, _QuietHook):
+        sys.unraisablehook = _QuietHook(sys.unraisablehook)
+
+
+class _QuietHook:
+    """Leaves out what TensorStore prints of writes that outlive a save which failed for a reason that is reported."""
+
+    def __init__(self, report: Callable[[sys.UnraisableHookArgs], Any]) -> None:
+        self._report = report
+
+    def __call__(self, raised: sys.UnraisableHookArgs) -> None:
         if not (
             raised.exc_type is RuntimeError and str(raised.exc_value) == "Event loop is closed"
         ):
-            report(raised)
-
-    sys.unraisablehook = quieter
+            self._report(raised)
 
 
 def _is_worth_logging(record: std_logging.LogRecord) -> bool:

@@ -14,6 +14,7 @@ from mamlpp_jax.algorithms.averaging import evaluated_meta
 from mamlpp_jax.algorithms.metrics import Predictions, correct_per_task, ensemble, score
 from mamlpp_jax.artifacts.provenance import provenance
 from mamlpp_jax.artifacts.results import TestResult
+from mamlpp_jax.distributed import processes
 from mamlpp_jax.errors import WorkdirError
 from mamlpp_jax.models import with_ways
 from mamlpp_jax.training.checkpoints import CheckpointReader
@@ -33,8 +34,14 @@ def best_states(checkpoints: CheckpointReader, count: int, like: MetaState) -> l
 
     Raises:
         WorkdirError: no epoch has been finished.
+        ConfigError: another process sees other checkpoints.
     """
     steps = checkpoints.best_steps(count)
+    processes.check_same(
+        "the choice of the best checkpoints",
+        [repr(steps).encode()],
+        "Every process must see the same checkpoints, whole ones: look for a warning of a damaged one above.",
+    )
     if not steps:
         raise WorkdirError("no epoch of this run has been finished; train before evaluating.")
     return [checkpoints.restore(step, like) for step in steps]
@@ -60,6 +67,7 @@ def run_test(
         per task; and the ensemble's predictions in the first mode.
     """
     results, correct, ensembles = [], {}, []
+    epochs = epochs_of(states, experiment.config)
     for mode in config_lib.eval_statistics(experiment.config):
         evaluate = compiled_evaluator(experiment, "test", mode, every_step=True)
         predictions: list[Predictions] = []
@@ -72,9 +80,9 @@ def run_test(
             ):
                 predictions.append(evaluate(meta, state.batch_stats, experiment.tasks["test"]))
         ensembles.append(ensemble(predictions))
-        both = (("ensemble", ensembles[-1]), ("best", predictions[0]))
-        for name, found in both:
-            results.append(_result(experiment.config, name, mode, data, found))
+        both = (("ensemble", ensembles[-1], epochs), ("best", predictions[0], epochs[:1]))
+        for name, found, tested in both:
+            results.append(_result(experiment.config, name, mode, data, found, tested))
             correct[results[-1].key] = correct_per_task(found)
         logging.info(
             "test, %s statistics: %.2f ± %.2f %% (ensemble of %d)",
@@ -86,8 +94,18 @@ def run_test(
     return results, correct, ensembles[0]
 
 
+def epochs_of(states: Sequence[MetaState], config: ConfigDict) -> list[int]:
+    """The epochs, from 0, whose ends the states are."""
+    return [int(state.step) // config.train.steps_per_epoch - 1 for state in states]
+
+
 def _result(
-    config: ConfigDict, model: str, mode: str, data: str, predictions: Predictions
+    config: ConfigDict,
+    model: str,
+    mode: str,
+    data: str,
+    predictions: Predictions,
+    epochs: list[int],
 ) -> TestResult:
     task = config.task
     return TestResult(
@@ -100,6 +118,7 @@ def _result(
         inner_steps=config.train.inner_steps,
         tasks=config.evaluation.tasks,
         data=data,
+        epochs=epochs,
         **score(predictions)._asdict(),
     )
 
@@ -128,7 +147,6 @@ def collect_results(
         fresh = [test.conditions for test in tests]
         kept = [test for test in stored["test"] if test.conditions not in fresh]
         return {**stored, "test": [*kept, *tests]}
-    per_epoch = config.train.steps_per_epoch
     return {
         "experiment": config.experiment,
         "method": config.method,
@@ -138,7 +156,7 @@ def collect_results(
         "finished": steps >= config_lib.total_steps(config),
         **provenance(devices),
         "config": config.to_dict(),
-        "best_epochs": [int(state.step) // per_epoch - 1 for state in states],
+        "best_epochs": epochs_of(states, config),
         "test": list(tests),
     }
 

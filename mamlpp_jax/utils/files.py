@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import pathlib
 import re
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -115,12 +116,13 @@ def write_json(path: pathlib.Path, value: Any) -> None:
 
     Args:
         path: file to write; its directory must exist.
-        value: dicts, sequences, strings, numbers, None, NumPy scalars and arrays, paths.
+        value: dicts, sequences, strings, numbers, None, NumPy scalars and arrays, paths. Numbers that are not
+            finite become null, for JSON has none.
 
     Raises:
         WorkdirError: the file cannot be written (no such directory, no permission, disk full).
     """
-    text = json.dumps(value, indent=2, ensure_ascii=False, default=_plain)
+    text = json.dumps(_plain(value), indent=2, ensure_ascii=False, allow_nan=False)
     write_atomically(path, (text + "\n").encode())
 
 
@@ -156,8 +158,17 @@ def _is_deeper(value: Any, levels: int) -> bool:
 
 
 def _plain(value: Any) -> Any:
+    """What JSON can hold of a value."""
+    if isinstance(value, Mapping):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(inner) for inner in value]
     if isinstance(value, (np.generic, np.ndarray)):
-        return value.tolist()
+        return _plain(value.tolist())
     if isinstance(value, pathlib.PurePath):
         return str(value)
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, (str, int)):
+        return value
     raise TypeError(f"{type(value).__name__} cannot be written as JSON")

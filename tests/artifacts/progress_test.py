@@ -44,7 +44,7 @@ def test_a_log_file_gets_one_line_per_interval(log_lines):
     assert stream.text == ""
     lines = log_lines()
     assert [re.search(r"(\d+)/1000", line)[1] for line in lines] == ["131", "161", "191"]
-    for part in ("epoch 2", "loss 0.5000", "accuracy 25.0 %", "1.00 steps/s", "ETA 0:14:29"):
+    for part in ("epoch 3", "loss 0.5000", "accuracy 25.0 %", "1.00 steps/s", "ETA 0:14:29"):
         assert part in lines[0]  # 869 steps are left
 
 
@@ -75,7 +75,7 @@ def test_a_terminal_gets_a_bar_and_no_log(log_lines):
         progress.update(40, loss=0.0625, accuracy=0.95, epoch=1)
     assert "10/40" in stream.text  # resumed
     last = stream.text.rstrip("\n").rsplit("\r", 1)[-1]
-    for part in ("40/40", "steps/s", "epoch=1", "loss=0.0625", "accuracy=95.0 %"):
+    for part in ("40/40", "steps/s", "epoch=2", "loss=0.0625", "accuracy=95.0 %"):
         assert part in last
     assert re.search(r"\r *\r?validation: 91\.8 % *\n", stream.text)  # a line of its own
     assert log_lines() == []

@@ -1,6 +1,7 @@
 """The rows of `results.json`."""
 
 import dataclasses
+import math
 
 import pytest
 
@@ -21,7 +22,8 @@ def test_only_a_test_on_other_data_names_them():
 
 
 def test_tests_are_the_same_when_their_conditions_are():
-    again = dataclasses.replace(RESULT, accuracy=0.6, ci95=0.2, loss=0.1, accuracy_per_step=[1.0])
+    found = {"accuracy": 0.6, "ci95": 0.2, "loss": 0.1, "accuracy_per_step": [1.0], "epochs": [1]}
+    again = dataclasses.replace(RESULT, **found)
     assert again.conditions == RESULT.conditions
     for change in (
         {"model": "ensemble"},
@@ -32,8 +34,19 @@ def test_tests_are_the_same_when_their_conditions_are():
         assert dataclasses.replace(RESULT, **change).conditions != RESULT.conditions
 
 
+def test_the_tested_epochs_are_recorded_and_missing_in_older_results():
+    tested = dataclasses.replace(RESULT, epochs=[2, 0])
+    assert tested.to_row() == {**ROW, "epochs": [2, 0]}
+    assert TestResult.from_row(tested.to_row()) == tested
+    assert TestResult.from_row(ROW).epochs == []
+
+
+def test_a_loss_that_is_null_is_read_as_no_number():
+    assert math.isnan(TestResult.from_row({**ROW, "loss": None}).loss)
+
+
 @pytest.mark.parametrize("field", ROW)
-@pytest.mark.parametrize("value", [None, {}])
+@pytest.mark.parametrize("value", [b"", {}])
 def test_a_value_of_another_kind_is_named(field, value):
     with pytest.raises(ValueError, match=f'a row of "test" has {field}='):
         TestResult.from_row({**ROW, field: value})
@@ -45,6 +58,8 @@ def test_a_value_of_another_kind_is_named(field, value):
         (5, "is not a list of objects"),
         ({**ROW, "accuracy_per_step": ["a"]}, r"has accuracy_per_step=\['a'\]"),
         ({**ROW, "data": 3}, "has data=3"),
+        ({**ROW, "epochs": 3}, "has epochs=3"),
+        ({**ROW, "epochs": [0.5]}, r"has epochs=\[0\.5\]"),
         ({key: value for key, value in ROW.items() if key != "loss"}, "has loss=None"),
     ],
 )

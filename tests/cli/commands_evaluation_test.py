@@ -71,6 +71,13 @@ def test_an_evaluation_leaves_out_what_is_damaged_and_touches_no_checkpoint(copi
     assert f"checkpoints/{2 * (best_epochs[0] + 1)} is left out" in caplog.text
     assert contents(copied.checkpoints) == before
     assert not (copied.path / "damaged").exists()
+    results = copied.results()
+    assert results["best_epochs"] == best_epochs  # of the test after training
+    tested = {(test.eval_statistics, test.model): test.epochs for test in results["test"]}
+    assert tested["batch", "ensemble"] == best_epochs[1:]
+    assert tested["batch", "best"] == best_epochs[1:2]
+    assert tested["support", "ensemble"] == best_epochs
+    assert "under `batch`, 3-way 1-shot, is of epoch(s)" in (copied.path / "results.md").read_text()
 
 
 def test_a_run_that_is_being_trained_gets_its_tests_and_nothing_else_changes(copied, caplog):

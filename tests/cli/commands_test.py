@@ -51,7 +51,7 @@ def test_results_have_the_documented_keys(finished):
     assert results["config"] == json.loads(finished.config_file.read_text())
     assert len(results["test"]) == 4
     for row in results["test"]:
-        assert row.keys() == ROW.keys()
+        assert row.keys() == {*ROW, "epochs"}
         assert 0 <= row["accuracy"] <= 1
         assert len(row["accuracy_per_step"]) == 3
     assert [row["model"] for row in results["test"]] == ["ensemble", "best"] * 2
@@ -85,7 +85,9 @@ def test_a_finished_run_only_reports(finished, finished_config, monkeypatch, cap
     before = finished.results_file.read_bytes()
     monkeypatch.setattr(commands, "load_dataset", lambda data: pytest.fail("data were loaded"))
     commands.train(finished_config, finished)
-    assert "batch/support" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "batch/support" in printed
+    assert f"python -m mamlpp_jax.predict --model={finished} --support=DIR" in printed
     assert finished.results_file.read_bytes() == before
 
 

@@ -2,9 +2,11 @@
 
 import dataclasses
 import json
+import pathlib
 
 import pytest
 
+from experiments import benchmark_predict
 from experiments.benchmark_report import Report, write_report
 from experiments.benchmark_rows import CASES, Case, Row, count_gflop, make_config, ours
 
@@ -64,3 +66,24 @@ def test_annealed_schedule_and_fit(tmp_path):
     # (10 * 60 + 40 * 30 + 100 * 90) / 150 = 72
     assert "MAML++ 72.0 ms, MAML 100.0 ms: 0.72 of its cost" in page
     assert "50.0 + 10.0 n ms, R^2 = 1.0000" in page
+
+
+def test_predictions_are_timed_in_processes_with_and_without_a_cache(monkeypatch):
+    started = []
+
+    def child(command, environment):
+        is_cached = "JAX_COMPILATION_CACHE_DIR" in environment
+        started.append(is_cached)
+        assert (pathlib.Path(command[3]) / "model.safetensors").exists()
+        assert command[5:] == ["2", "1", "5"]
+        seconds = (4.0 if is_cached else 9.0) + len(started)
+        return {"first_s": seconds, "cpu_s": seconds / 2, "ms": [30.0, 20.0, 40.0]}
+
+    monkeypatch.setattr(benchmark_predict, "run_child", child)
+    (row,) = benchmark_predict.predictions([TINY], None)
+    assert started == [True] + [False, True] * 3
+    assert (row.ms_median, row.ms_min, row.runs) == (30.0, 20.0, 18)
+    assert (row.compile_s, row.cached_s) == (9.0 + 2, 4.0 + 3)
+    assert "(5.50 of CPU time)" in row.note
+    monkeypatch.setattr(benchmark_predict, "run_child", lambda *_: None)
+    assert list(benchmark_predict.predictions([TINY], None)) == [None]

@@ -119,3 +119,23 @@ def test_of_a_run_that_failed_there_is_its_reason_and_its_training(workdir, tmp_
     assert names == {"config.json", "data.json", "epochs.jsonl", "failure.txt"}
     with pytest.raises(WorkdirError, match=r"results\.json"):
         keep(Workdir(failed), tmp_path / "kept")
+
+
+def test_a_run_that_was_tested_before_its_end_is_not_kept(workdir, tmp_path):
+    unfinished = tmp_path / "unfinished"
+    shutil.copytree(workdir.path, unfinished)
+    results = json.loads((unfinished / "results.json").read_text())
+    results.update(finished=False, steps=4)
+    (unfinished / "results.json").write_text(json.dumps(results))
+    with pytest.raises(
+        WorkdirError, match=r"is not finished: its results\.json is of outer step 4"
+    ):
+        keep(Workdir(unfinished), tmp_path / "kept")
+    assert not (tmp_path / "kept").exists()
+
+
+def test_a_run_that_failed_at_first_leaves_no_trace_of_it(workdir, tmp_path):
+    keep(workdir, tmp_path / "kept", "loss is nan at outer step 7 (epoch 3)")
+    (tmp_path / "kept" / "older.png").touch()
+    keep(workdir, tmp_path / "kept")
+    assert {path.name for path in (tmp_path / "kept").iterdir()} == KEPT | FIGURES

@@ -18,9 +18,12 @@ def config_of(run):
     return config
 
 
+@pytest.mark.parametrize("protocol", ["", "paper", "released", "short"])
 @pytest.mark.parametrize("name", LISTS)
-def test_every_run_is_a_valid_configuration_with_a_name_of_its_own(name):
-    runs = load_runs(name, "")
+def test_every_run_is_a_valid_configuration_with_a_name_of_its_own(name, protocol):
+    if name == "figure1" and protocol != "":
+        pytest.skip("has one protocol")
+    runs = load_runs(name, protocol)
     assert len({run.name for run in runs}) == len(runs)
     for run in runs:
         config = config_of(run)
@@ -34,6 +37,16 @@ def test_tables_have_the_papers_rows():
     counts = {name: len(load_runs(name, "paper")) for name in LISTS if name.startswith("table")}
     assert counts == {"table1": 2 * 7 * 3, "table2": 2 * 6 * 3, "table3": 10, "table4": 2 * 2 * 3}
     assert {run.method for run in load_runs("table1", "")} == set(METHODS)
+
+
+def test_the_released_protocol_has_no_annealing_of_the_order_to_add():
+    found = {run.method for run in load_runs("table1", "released")}
+    assert found == set(METHODS) - {"maml+da"}
+
+
+def test_an_unknown_protocol_is_refused():
+    with pytest.raises(ConfigError, match="--protocol is 'long'; it must be one of none, paper"):
+        load_runs("table1", "long")
 
 
 def test_the_first_list_is_in_the_order_of_use():

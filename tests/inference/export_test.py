@@ -45,14 +45,16 @@ def load(path):
 def test_the_example_agrees_where_mamlpp_jax_cannot_be_imported(tmp_path):
     clf = FewShotClassifier(small_model(members=2)).fit(SUPPORT, LABELS)
     clf.export(tmp_path / "model.bin")
-    paths = [tmp_path / f"{number}.png" for number in range(len(QUERIES))]
-    for path, image in zip(paths, QUERIES, strict=True):
+    export_adaptation(clf, tmp_path / "adapt.bin", way=3, shot=2)
+    paths = [tmp_path / f"{number}.png" for number in range(len(SUPPORT) + len(QUERIES))]
+    for path, image in zip(paths, [*SUPPORT, *QUERIES], strict=True):
         Image.fromarray(image).save(path)
     probe = "try:\n    import mamlpp_jax\nexcept ImportError:\n    print('absent')"
     assert run_without_mamlpp("-c", probe, folder=tmp_path) == "absent\n"
-    lines = run_without_mamlpp(EXAMPLE, "model.bin", *paths, folder=tmp_path).splitlines()
-    found = [[float(cell) for cell in line.split("\t")[1:]] for line in lines]
-    np.testing.assert_allclose(found, clf.predict_proba(QUERIES), atol=1e-5)
+    for arguments in (["model.bin", *paths[len(SUPPORT) :]], ["adapt.bin", *paths]):
+        lines = run_without_mamlpp(EXAMPLE, *arguments, folder=tmp_path).splitlines()
+        found = [[float(cell) for cell in line.split("\t")[1:]] for line in lines]
+        np.testing.assert_allclose(found, clf.predict_proba(QUERIES), atol=1e-5)
 
 
 @pytest.mark.parametrize("statistics", ["support", "running"])

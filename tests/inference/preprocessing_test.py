@@ -69,6 +69,20 @@ def test_files_of_every_mode_with_unicode_names(tmp_path, mode):
     np.testing.assert_array_equal(load_images(path, WRITING), expected_ink()[None])
 
 
+@pytest.mark.parametrize("name", ["deep.png", "deep.tiff"])
+def test_files_of_16_bits(tmp_path, name):
+    path = save(tmp_path / name, DRAWING.astype(np.uint16) * 257)
+    np.testing.assert_array_equal(load_images(path, WRITING), expected_ink()[None])
+
+
+def test_a_palette_with_a_transparent_colour_lies_on_white(tmp_path):
+    palette = Image.fromarray((DRAWING > 127).astype(np.uint8)).convert("P")
+    palette.putpalette([0, 0, 0, 200, 30, 30])
+    palette.save(tmp_path / "palette.png", transparency=1)
+    found = load_images(tmp_path / "palette.png", WRITING)
+    np.testing.assert_array_equal(found, expected_ink()[None])
+
+
 def test_one_image_or_several():
     for several in (drawings(3), drawings(3)[..., None], list(drawings(3)), iter(drawings(3))):
         assert load_images(several, WRITING).shape == (3, 12, 12, 1)

@@ -1,5 +1,8 @@
 """From names to models: shipped ones, saved folders and runs."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -7,6 +10,7 @@ from mamlpp_jax import FewShotClassifier
 from mamlpp_jax.errors import MamlppError, ModelError
 from mamlpp_jax.inference import pretrained
 from mamlpp_jax.inference.saved_model import save_model
+from tests.helpers.cards import front_matter
 from tests.helpers.refusals import refused
 from tests.helpers.small_models import drawings, small_model, small_workdir
 
@@ -47,7 +51,7 @@ def test_what_is_shipped_can_be_read():
     for name in pretrained.shipped_models():
         model = pretrained.find_model(name)
         assert model.statistics == "support"
-        assert model.card.startswith("---\n")
+        assert front_matter(model.card)["license"] == "mit"
 
 
 def test_a_run_gives_the_same_predictions_as_its_saved_folder(tmp_path):
@@ -88,3 +92,21 @@ def test_a_run_that_cannot_be_read_is_named(tmp_path):
     (workdir / "config.json").unlink()
     with pytest.raises(MamlppError, match=r"run/config\.json"):
         pretrained.find_model(workdir)
+
+
+def test_a_saved_model_is_used_without_what_only_runs_need(tmp_path):
+    """Importing Orbax alone takes a second of a first prediction."""
+    save_model(tmp_path, small_model())
+    program = """
+import sys, numpy as np
+from mamlpp_jax import FewShotClassifier
+images = np.eye(16)[None].repeat(2, 0)
+FewShotClassifier.from_pretrained(sys.argv[1]).fit(images, [0, 1]).predict(images)
+print(*{name.partition(".")[0] for name in sys.modules})
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program, tmp_path], capture_output=True, text=True, timeout=600
+    )
+    assert done.returncode == 0, done.stderr
+    assert "safetensors" in done.stdout.split()
+    assert {"orbax", "tensorstore", "matplotlib"}.isdisjoint(done.stdout.split())

@@ -16,6 +16,7 @@ from mamlpp_jax.config.fields import FIELDS
 from mamlpp_jax.errors import MamlppError, ModelError
 from mamlpp_jax.inference.model import LATER_FIELDS
 from mamlpp_jax.inference.saved_model import load_model, save_model
+from tests.helpers.cards import front_matter
 from tests.helpers.fuzzing import cases, damaged, fuzz, sandbox
 from tests.helpers.refusals import refused
 from tests.helpers.small_models import colour_config, drawings, small_model, small_workdir
@@ -106,12 +107,39 @@ def test_tensors_have_plain_names(folder):
 def test_the_card_has_front_matter_and_is_kept(folder, tmp_path):
     card = (folder / "README.md").read_text()
     assert re.match(r"---\n(.+\n)+---\n\n# glyphs, 3-way 1-shot\n", card)
-    assert "pipeline_tag: image-classification" in card
+    found = front_matter(card)
+    assert found.keys() == {"library_name", "pipeline_tag", "tags"}
+    assert found["pipeline_tag"] == "image-classification"
+    assert "few-shot-learning" in found["tags"]
     (folder / "README.md").write_text("my own words")
     save_model(tmp_path / "copy", load_model(folder))
     assert (tmp_path / "copy" / "README.md").read_text() == "my own words"
     (folder / "README.md").unlink()
     assert load_model(folder).card == ""
+
+
+def test_a_changed_model_says_so_in_its_card(folder, tmp_path):
+    before = (folder / "README.md").read_text()
+    FewShotClassifier.from_pretrained(folder, inner_steps=2).save_pretrained(tmp_path / "same")
+    assert (tmp_path / "same" / "README.md").read_text() == before
+    clf = FewShotClassifier.from_pretrained(folder, inner_steps=7, polarity="dark_on_light")
+    clf.save_pretrained(tmp_path / "changed")
+    card = (tmp_path / "changed" / "README.md").read_text()
+    assert card.startswith(before.rstrip())
+    for part in ("`support` statistics", "7 inner steps", "steps 0, 1", "dark_on_light"):
+        assert part in card[len(before.rstrip()) :].replace("\n", " ")
+    save_model(tmp_path / "fewer", load_model(tmp_path / "changed").first_members(1))
+    fewer = (tmp_path / "fewer" / "README.md").read_text()
+    assert fewer.count("## Changed since") == 1
+    assert "of outer steps 0, polarity" in fewer.replace("\n", " ")
+
+
+def test_the_card_of_a_run_names_the_settings_in_use(tmp_path):
+    clf = FewShotClassifier(small_model(), inner_steps=9)
+    clf.save_pretrained(tmp_path)
+    card = (tmp_path / "README.md").read_text()
+    assert "| used with | 9 inner steps, `support` statistics |" in card
+    assert "Changed since" not in card
 
 
 def test_nothing_is_compiled_to_read_a_model(folder):

@@ -3,91 +3,20 @@
 import ast
 import email
 import importlib.metadata
-import os
 import pathlib
 import re
-import shutil
-import subprocess
 import sys
-import sysconfig
 import tarfile
 import zipfile
 
 import pytest
 
 import mamlpp_jax
+from tests.helpers.distributions import ROOT, build_wheel, run_installed
 
-ROOT = pathlib.Path(__file__).parents[2]
 READY = ["image_folder", "mini_imagenet", "omniglot", "quickstart"]
 # One process builds for all of these tests.
 pytestmark = pytest.mark.xdist_group("packaging")
-
-
-def run(*arguments, folder, **environment):
-    done = subprocess.run(
-        [sys.executable, *map(str, arguments)],
-        cwd=folder,
-        env={**os.environ, "JAX_PLATFORMS": "cpu", **environment},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
-def build_wheel(source, folder):
-    """Builds a wheel of a folder or an sdist without a network."""
-    options = ["--quiet", "--no-index", "--no-build-isolation", "--no-deps"]
-    run("-m", "pip", "wheel", *options, "--wheel-dir", folder, source, folder=folder.parent)
-    (wheel,) = folder.glob("*.whl")
-    return wheel
-
-
-@pytest.fixture(scope="session")
-def source(tmp_path_factory):
-    """A copy of what is built from, for a build leaves folders behind."""
-    copy = tmp_path_factory.mktemp("source")
-    names = ("mamlpp_jax", "configs", "experiments", "tests")
-    for name in names:
-        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for path in ROOT.iterdir():
-        if path.is_file() and path.name != ".git":
-            shutil.copy(path, copy)
-    return copy
-
-
-@pytest.fixture(scope="session")
-def wheel(source, tmp_path_factory):
-    return build_wheel(source, tmp_path_factory.mktemp("wheel"))
-
-
-@pytest.fixture(scope="session")
-def sdist(source, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("sdist")
-    program = f"from setuptools import build_meta; build_meta.build_sdist({str(folder)!r})"
-    run("-c", program, folder=source)
-    (archive,) = folder.glob("*.tar.gz")
-    return archive
-
-
-@pytest.fixture(scope="session")
-def installed(wheel, tmp_path_factory):
-    """The folder that the wheel was installed into, without its dependencies."""
-    target = tmp_path_factory.mktemp("installed")
-    options = ["--quiet", "--no-index", "--no-deps", "--target", target]
-    run("-m", "pip", "install", *options, wheel, folder=wheel.parent)
-    return target
-
-
-def run_installed(installed, folder, *arguments):
-    """Runs Python on the installed library and the environment's dependencies, nothing else.
-
-    Without `site` no .pth file is read, so an editable install of the checkout is out of reach.
-    """
-    dependencies = dict.fromkeys(sysconfig.get_paths()[name] for name in ("purelib", "platlib"))
-    path = os.pathsep.join(map(str, [installed, *dependencies]))
-    return run("-P", "-S", *arguments, folder=folder, PYTHONPATH=path)
 
 
 def files(wheel):

@@ -1,4 +1,5 @@
 import io
+import re
 
 import numpy as np
 import pytest
@@ -49,9 +50,9 @@ def test_predictions_without_a_truth_are_neither_correct_nor_wrong():
     fewer = Episode(episode.support_images[1:], episode.support_labels[1:], *episode[2:])
     (axes,) = episode_figure.draw(fewer, probabilities, judged=False).axes
     assert not [*frames(axes, GREEN), *frames(axes, RED), *captions(axes, "✓")]
-    assert len(captions(axes, "class 1\n")) == 2
-    assert "3-way 1- to 2-shot episode" in texts(axes)
-    assert "6 query images, beside the class predicted for them" in texts(axes)
+    assert sum(bool(re.fullmatch(r"\d+ %", text.get_text())) for text in axes.texts) == 6
+    assert "3 classes, 1 to 2 support images each" in texts(axes)
+    assert "6 query images, each in the row of its prediction" in texts(axes)
 
 
 def test_images_stand_in_the_row_of_their_class_support_left_of_query():

@@ -126,3 +126,16 @@ def test_the_page_shows_the_figures_that_exist(tmp_path):
     assert "inner_rates" not in page
     assert "other.png" not in page
     assert ".png" not in results_page.results_page(RESULTS)
+
+
+def test_a_test_of_other_epochs_than_the_best_is_pointed_out():
+    config = {"task": {"way": 5}, "train": {"inner_steps": 2}, "data": {"name": "omniglot"}}
+    test = [
+        make_row(epochs=[120, 133, 149]),
+        make_row(model="best", epochs=[120]),
+        make_row(mode="support", epochs=[133, 149]),
+        make_row(model="best", mode="support"),  # of an older version
+    ]
+    page = results_page.results_page(RESULTS | {"config": config, "test": test})
+    assert "The ensemble under `support`, 5-way 1-shot, is of epoch(s) 133, 149" in page
+    assert page.count("is of epoch(s)") == 1

@@ -287,6 +287,9 @@ def test_only_what_follows_from_a_failed_save_is_kept_quiet(monkeypatch):
     reported = []
     monkeypatch.setattr(sys, "unraisablehook", lambda raised: reported.append(raised.exc_value))
     quiet_orbax()
+    hook = sys.unraisablehook
+    quiet_orbax()
+    assert sys.unraisablehook is hook
     errors = [RuntimeError("Event loop is closed"), RuntimeError("bad"), OSError("full")]
     for error in errors:
         sys.unraisablehook(types.SimpleNamespace(exc_type=type(error), exc_value=error))

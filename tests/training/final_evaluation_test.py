@@ -1,13 +1,15 @@
 """The final test: which checkpoints it takes, what it reports, and how results add up over evaluations."""
 
 import dataclasses
+import types
 
 import jax
 import numpy as np
 import pytest
 
 from mamlpp_jax.algorithms.averaging import AverageState
-from mamlpp_jax.errors import WorkdirError
+from mamlpp_jax.distributed import processes
+from mamlpp_jax.errors import ConfigError, WorkdirError
 from mamlpp_jax.training.checkpoints import CheckpointReader, Checkpoints
 from mamlpp_jax.training.final_evaluation import (
     best_states,
@@ -56,6 +58,17 @@ def test_before_an_epoch_is_finished_there_is_nothing_to_test(tmp_path, experime
             best_states(checkpoints, 3, experiment.state_shapes())
 
 
+def test_processes_that_see_other_checkpoints_test_nothing(experiment, monkeypatch):
+    """As one of two processes would, of which the other has a damaged checkpoint."""
+    checkpoints = types.SimpleNamespace(best_steps=lambda count: [8, 4][:count])
+    monkeypatch.setattr(processes.jax, "process_count", lambda: 2)
+    monkeypatch.setattr(
+        processes.multihost_utils, "process_allgather", lambda own: np.stack([own, own + 1])
+    )
+    with pytest.raises(ConfigError, match="the choice of the best checkpoints of process"):
+        best_states(checkpoints, 2, experiment.state_shapes())
+
+
 @pytest.mark.parametrize("name", ["bit", "accuracy is no JSON"])
 def test_the_next_best_stands_in_for_what_goes_bad_during_a_run(tmp_path, experiment, state, name):
     with Checkpoints(tmp_path, keep_best=2) as checkpoints:
@@ -90,6 +103,7 @@ def test_ensemble_and_best_are_tested_under_every_mode(experiment, state):
         assert (result.way, result.shot, result.query, result.tasks) == (3, 1, 1, 4)
         assert (result.train_statistics, result.inner_steps, result.data) == ("batch", 2, "other")
         assert len(result.accuracy_per_step) == 3
+        assert result.epochs == ([1, 3] if result.model == "ensemble" else [1])
         assert result.accuracy == result.accuracy_per_step[-1]
         np.testing.assert_allclose(correct[result.key].mean() / 3, result.accuracy)
     assert len(asked) == 4  # two models in two modes

@@ -185,7 +185,7 @@ def test_epochs_that_took_seconds_are_saved_together(tmp_path, fake, monkeypatch
 def test_a_loss_that_is_no_number_stops_the_run(tmp_path, fake, bad):
     """Found although the next dispatch has begun, and before it could be saved."""
     fake.loss = lambda step: bad if step >= 5 else 1.0
-    with pytest.raises(TrainingDivergedError, match=rf"loss is {bad} at outer step 6 \(epoch 1\)"):
+    with pytest.raises(TrainingDivergedError, match=rf"loss is {bad} at outer step 6 \(epoch 2\)"):
         run(tmp_path, **{"checkpoint.every_minutes": 1e-9})
     assert latest_step(tmp_path) == 5
     assert all(np.isfinite(row["loss"]) for row in read_metrics(tmp_path) if "loss" in row)

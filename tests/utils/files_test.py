@@ -1,4 +1,5 @@
 import errno
+import json
 import os
 import pathlib
 import stat
@@ -19,6 +20,18 @@ def test_json_keeps_order_and_takes_numpy(tmp_path):
     text = path.read_text(encoding="utf-8")
     assert text.startswith('{\n  "b": 0.5,\n  "a"')
     assert text.endswith("}\n")
+
+
+def test_numbers_that_json_has_not_become_null(tmp_path):
+    path = tmp_path / "results.json"
+    values = [float("nan"), np.float32("inf"), np.array([1.5, -np.inf]), True, 2]
+    files.write_json(path, {"values": values, "inner": {"loss": np.float64("nan")}})
+
+    def refuse(constant):
+        raise AssertionError(constant)
+
+    found = json.loads(path.read_text(), parse_constant=refuse)
+    assert found == {"values": [None, None, [1.5, None], True, 2], "inner": {"loss": None}}
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path, monkeypatch):
