@@ -32,10 +32,9 @@ from mamlpp_jax.training.preemption import STOPPED_EXIT_CODE
 _STATISTICS = ("support", "batch")
 _TRIAL_STEPS = 1000
 _POLL_SECONDS = 5.0
-# 10 epochs of 500 outer steps of 8 tasks, all in first order: second order takes about three times as long.
+# Epochs of 500 outer steps of 8 tasks, all in first order: second order takes about three times as long.
 _COMMON = {
     "task.way": 20,
-    "train.epochs": 10,
     "train.steps_per_epoch": 500,
     "train.tasks_per_step": 8,
     "train.first_order_epochs": 10,
@@ -64,7 +63,7 @@ class Recipe:
 RECIPES = {
     "glyphs": Recipe(
         "configs/quickstart.py",
-        {"model.filters": 32},
+        {"model.filters": 32, "train.epochs": 4},
         Notes(
             "Letters of many scripts rendered in the DejaVu typefaces, deformed a little (`data.name=glyphs`): 1,400 "
             "letters to train, 200 to validate, 400 to test.",
@@ -74,7 +73,7 @@ RECIPES = {
     ),
     "omniglot": Recipe(
         "configs/omniglot.py:way=20,shot=1,protocol=short",
-        {"model.filters": 64},
+        {"model.filters": 64, "train.epochs": 10},
         Notes(
             "Omniglot (Lake, Salakhutdinov, Tenenbaum, Science 2015): 1,623 handwritten characters of 50 alphabets, "
             "each drawn by 20 people; 1,150 to train, 50 to validate, 423 to test, each quarter-turn rotation a class.",
