@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from experiments.benchmark_rows import Row
-from mamlpp_jax.reports.canvas import new_figure, save_png
+from mamlpp_jax.reports.canvas import new_figure, save_figure
 from mamlpp_jax.utils.files import write_atomically
 
 # Epochs of the paper's Omniglot schedule: (epochs, order, multi-step) of MAML++, and MAML's 150.
@@ -251,4 +251,4 @@ def _draw(report: Report, path: pathlib.Path) -> None:
     right.set_ylim(bottom=0)
     if table:
         right.legend(frameon=False, fontsize=7)
-    save_png(figure, path)
+    save_figure(figure, path)

@@ -30,6 +30,13 @@ from mamlpp_jax.utils.locks import LOCK_FILE, one_at_a_time, only_writer
 # What a run writes before its first checkpoint, beside its configuration.
 _OF_AN_ATTEMPT = ("data.json", "metrics.jsonl", "timing.jsonl", "tensorboard")
 
+# What to do about a file that is damaged.
+_REMEDIES = {
+    "config.json": "Restore it, from the copy in run/metadata of a checkpoint if need be; or use another --workdir.",
+    "data.json": "Restore it; or move it away, and the same training command writes it again.",
+    "results.json": "Restore it; or move it away, and the same training command tests the run and writes it again.",
+}
+
 
 class Workdir:
     """The folder of a run.
@@ -99,6 +106,12 @@ class Workdir:
         """
         with wrap_os_errors(self.path, "look at the workdir"):
             is_file = self.path.exists() and not self.path.is_dir()
+            is_dangling = self.path.is_symlink() and not self.path.exists()
+        if is_dangling:
+            raise WorkdirError(
+                f"workdir {self} is a link to {os.readlink(self.path)}, which does not exist; make that folder, or "
+                "use another --workdir."
+            )
         if is_file:
             raise WorkdirError(
                 f"workdir {self} is a file; it must be a folder, new or of this run."
@@ -258,8 +271,8 @@ class Workdir:
             return {**results, "test": _parse_results(results)}
         except ValueError as error:
             raise WorkdirError(
-                f"{self.results_file} does not fit this version: {error}. Restore it; or move it away, and the "
-                "same training command tests the run and writes it again."
+                f"{self.results_file} does not fit this version: {error}. "
+                f"{_REMEDIES[self.results_file.name]}"
             ) from error
 
     def correct_per_task(self) -> dict[str, np.ndarray]:
@@ -297,9 +310,16 @@ class Workdir:
 
 
 def _read_object(path: pathlib.Path) -> dict[str, Any]:
-    content = read_json(path)
+    """Reads one of the folder's JSON files; an error says what can be done."""
+    remedy = _REMEDIES[path.name]
+    try:
+        content = read_json(path)
+    except WorkdirError as error:
+        raise WorkdirError(f"{error}. {remedy}") from error
     if not isinstance(content, dict):
-        raise WorkdirError(f"{path} holds a {type(content).__name__}; it must hold a JSON object.")
+        raise WorkdirError(
+            f"{path} holds a {type(content).__name__}; it must hold a JSON object. {remedy}"
+        )
     return content
 
 

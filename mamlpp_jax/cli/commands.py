@@ -214,6 +214,7 @@ def evaluate(
     # Before the data are loaded.
     latest = read_checkpoints(workdir.path, CheckpointReader.latest_step)
     workdir.check_writable()
+    workdir.results(), workdir.correct_per_task()  # What cannot be added to is told of now.
     flags = {EVALUATION_FLAGS[flag]: f"--{flag}" for flag in overrides}
     channels = known_channels(tested_config.data) or 1
     check_memory(tested_config, channels, training=False, names=flags)

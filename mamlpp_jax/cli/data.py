@@ -5,7 +5,6 @@ python -m mamlpp_jax.data --config=configs/mini_imagenet.py --config.data.manual
 
 from __future__ import annotations
 
-import pathlib
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -14,12 +13,12 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict
 
 from mamlpp_jax import config as config_lib
-from mamlpp_jax.cli.flags import CONFIG, fail, parse_flags
+from mamlpp_jax.cli.flags import CONFIG, fail, output_file, parse_flags
 from mamlpp_jax.data.dataset import Dataset
 from mamlpp_jax.data.sources.registry import load_dataset
 from mamlpp_jax.errors import ConfigError, MamlppError
 from mamlpp_jax.reports import contact_sheet
-from mamlpp_jax.reports.canvas import save_png
+from mamlpp_jax.reports.canvas import FORMATS, save_figure
 from mamlpp_jax.training.experiment import (
     Experiment,
     build_experiment,
@@ -32,7 +31,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _CONTACT_SHEET = flags.DEFINE_string(
-    "contact_sheet", None, "PNG file to draw classes and sample episodes into."
+    "contact_sheet", None, "PNG, PDF or SVG file to draw classes and sample episodes into."
 )
 
 _EPISODES = 2  # of each split, in the contact sheet
@@ -90,12 +89,12 @@ def _main(argv: list[str]) -> None:
         config = config_lib.with_default_compute(CONFIG.value)
         config.compute.devices = 1
         config_lib.validate(config)
+        sheet = output_file(_CONTACT_SHEET, FORMATS)
         dataset = load_dataset(config.data)
         print(describe(config, dataset), flush=True)
-        if _CONTACT_SHEET.value:
-            path = pathlib.Path(_CONTACT_SHEET.value)
-            save_png(draw_contact_sheet(build_experiment(config, dataset), dataset), path)
-            print(f"contact sheet: {path}")
+        if sheet:
+            save_figure(draw_contact_sheet(build_experiment(config, dataset), dataset), sheet)
+            print(f"contact sheet: {sheet}")
     except MamlppError as error:
         fail(str(error))
 

@@ -12,7 +12,7 @@ from mamlpp_jax.artifacts.metric_writer import read_metrics
 from mamlpp_jax.artifacts.results import TestResult
 from mamlpp_jax.artifacts.workdir import Workdir
 from mamlpp_jax.reports import episode_figure, plots
-from mamlpp_jax.reports.canvas import save_png
+from mamlpp_jax.reports.canvas import save_figure
 from mamlpp_jax.training.experiment import Experiment
 from mamlpp_jax.types import MetaState
 
@@ -61,4 +61,4 @@ def draw_run(
             }
         )
     for name, figure in figures.items():
-        save_png(figure, workdir.path / f"{name}.png")
+        save_figure(figure, workdir.path / f"{name}.png")

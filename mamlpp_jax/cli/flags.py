@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pathlib
 import re
 import sys
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from ml_collections import ConfigDict, config_flags
 from mamlpp_jax import config as config_lib
 from mamlpp_jax.cli.config_files import error_text, load_config, ready_configs
 from mamlpp_jax.errors import ConfigError, MamlppError
+from mamlpp_jax.utils.files import wrap_os_errors
 
 USAGE_EXIT_CODE = 2
 _HELP = {"--help", "-help", "-h", "-?", "--helpshort"}
@@ -75,6 +77,31 @@ def parse_flags(
         # What ml_collections raises for a --config.FIELD in a --flagfile that is no field.
         fail(f"a flag cannot be used ({error_text(error)}).")
     return left
+
+
+def output_file(flag: flags.FlagHolder, formats: Sequence[str] = ()) -> pathlib.Path | None:
+    """The file that a flag names, checked before anything is computed for it; None where it names none.
+
+    Args:
+        flag: of the command line.
+        formats: the suffixes that the file may have; empty for any.
+
+    Raises:
+        ConfigError: it has another suffix, its folder does not exist, or it is a folder.
+    """
+    if not flag.value:
+        return None
+    path = pathlib.Path(flag.value)
+    if formats and path.suffix.lower() not in formats:
+        raise ConfigError(
+            f"--{flag.name} is {flag.value!r}; the file's name must end in {' or '.join(formats)}."
+        )
+    with wrap_os_errors(path, "look for"):
+        if not path.parent.is_dir():
+            raise ConfigError(f"--{flag.name}: there is no folder {path.parent}; make it first.")
+        if path.is_dir():
+            raise ConfigError(f"--{flag.name}: {path} is a folder; it must be a file.")
+    return path
 
 
 def _print_help(module: str, with_configs: bool) -> None:

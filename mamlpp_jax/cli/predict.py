@@ -25,14 +25,14 @@ import numpy as np
 from absl import app, flags
 
 from mamlpp_jax.cli.compilation import set_up_compilation
-from mamlpp_jax.cli.flags import fail, parse_flags
+from mamlpp_jax.cli.flags import fail, output_file, parse_flags
 from mamlpp_jax.data.readers.class_folders import scan_classes
 from mamlpp_jax.data.readers.images import SUFFIXES
 from mamlpp_jax.distributed.mesh import available_devices
 from mamlpp_jax.errors import ConfigError, DataError, MamlppError
 from mamlpp_jax.inference.classifier import FewShotClassifier
 from mamlpp_jax.reports import episode_figure
-from mamlpp_jax.reports.canvas import save_png
+from mamlpp_jax.reports.canvas import FORMATS, save_figure
 from mamlpp_jax.reports.tables import text_table
 from mamlpp_jax.types import Episode
 from mamlpp_jax.utils.files import write_atomically
@@ -41,7 +41,9 @@ _MODEL = flags.DEFINE_string("model", None, "A shipped model's name, or a folder
 _SUPPORT = flags.DEFINE_string("support", None, "Folder with a folder of images per class.")
 _QUERY = flags.DEFINE_multi_string("query", [], "Image or folder of images to classify.")
 _OUTPUT = flags.DEFINE_string("output", None, "CSV file to write the predictions to.")
-_FIGURE = flags.DEFINE_string("figure", None, "PNG file to draw images and predictions into.")
+_FIGURE = flags.DEFINE_string(
+    "figure", None, "PNG, PDF or SVG file to draw images and predictions into."
+)
 _ENSEMBLE = flags.DEFINE_integer("ensemble", None, "How many best epochs to average.")
 _STATISTICS = flags.DEFINE_string("statistics", None, "support, tasknorm, batch or running.")
 _INNER_STEPS = flags.DEFINE_integer("inner_steps", None, "Inner steps; default: as trained.")
@@ -102,7 +104,7 @@ def draw_figure(
         clf.preprocess(queries) / 255.0,
         probabilities.argmax(axis=1),
     ]
-    save_png(episode_figure.draw(Episode(*parts), probabilities, classes, judged=False), path)
+    save_figure(episode_figure.draw(Episode(*parts), probabilities, classes, judged=False), path)
 
 
 def predict(
@@ -119,7 +121,7 @@ def predict(
         support: has a folder of images per class.
         queries: images, or folders of images.
         output: CSV file to write.
-        figure: PNG file to draw.
+        figure: file to draw, see `save_figure`.
 
     Returns:
         The table of the predictions.
@@ -151,6 +153,7 @@ def _run(queries: Sequence[str]) -> None:
             raise ConfigError(f"--{flag.name} is missing; see --help.")
     if not queries:
         raise ConfigError("--query is missing; it names images, or folders of images.")
+    output, figure = output_file(_OUTPUT), output_file(_FIGURE, FORMATS)
     available_devices()
     clf = FewShotClassifier.from_pretrained(
         _MODEL.value,
@@ -158,9 +161,6 @@ def _run(queries: Sequence[str]) -> None:
         statistics=_STATISTICS.value,
         inner_steps=_INNER_STEPS.value,
         polarity=_POLARITY.value,
-    )
-    output, figure = (
-        pathlib.Path(flag.value) if flag.value else None for flag in (_OUTPUT, _FIGURE)
     )
     print(predict(clf, pathlib.Path(_SUPPORT.value), queries, output, figure))
 

@@ -102,25 +102,32 @@ def check_types(config: ConfigDict | dict[str, Any]) -> None:
         _check_type(name, given[name])
 
 
-def check_value(name: str, value: Any) -> None:
+def check_value(name: str, value: Any, called: str = "") -> None:
     """Checks the value of one field by itself.
+
+    Args:
+        name: of the field.
+        value: what it would get.
+        called: what an error calls the value; "" for "config." and the name.
 
     Raises:
         ConfigError: it is of another type than the field's, or out of range.
     """
-    _check_type(name, value)
+    _check_type(name, value, called)
     rule = FIELDS[name].rule
     if not rule.allows(value):
-        raise ConfigError(f"config.{name} is {value!r}; {rule.text}.")
+        raise ConfigError(f"{called or f'config.{name}'} is {value!r}; {rule.text}.")
 
 
-def _check_type(name: str, value: Any) -> None:
+def _check_type(name: str, value: Any, called: str = "") -> None:
     kind = type(FIELDS[name].default)
     if kind is float and isinstance(value, int) and abs(value) <= rules.MAX_INT:
         kind = int  # A float may be written without a fraction.
     if not isinstance(value, kind) or isinstance(value, bool) != (kind is bool):
         expected = type(FIELDS[name].default).__name__
-        raise ConfigError(f"config.{name} is {value!r}; it must be of type {expected}.")
+        raise ConfigError(
+            f"{called or f'config.{name}'} is {value!r}; it must be of type {expected}."
+        )
 
 
 def _check_inner_rates(config: ConfigDict) -> None:

@@ -137,7 +137,7 @@ def _require_writable(folder: Path) -> None:
         if os.access(folder, os.W_OK | os.X_OK):
             return
     except OSError as error:
-        problem = str(error)
+        problem = "a file is in its place" if folder.is_file() else error.strerror or str(error)
     raise ConfigError(
         f"data.cache_dir: the cache folder {folder} cannot be used ({problem}); set data.cache_dir "
         "to a folder that can be made and written."

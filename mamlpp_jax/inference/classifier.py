@@ -225,7 +225,7 @@ def _with_settings(
             f"{model.fields['norm.train_statistics']} statistics; only training with tasknorm learns its blend."
         )
     if inner_steps is not None:
-        config_lib.check_value("train.inner_steps", inner_steps)
+        config_lib.check_value("train.inner_steps", inner_steps, called="inner_steps")
     image_format = model.image_format
     if polarity is not None:
         if image_format.polarity is None:

@@ -118,8 +118,9 @@ def _load(
 def _sound_steps(checkpoints: CheckpointReader, workdir: Workdir) -> list[int]:
     sound = checkpoints.steps()
     if not sound:
-        raise WorkdirError(
-            f"the run in {workdir} has no whole checkpoint; train it first, or wait until one is saved."
+        raise checkpoints.lacking(
+            f"the run in {workdir} has no whole checkpoint",
+            "train it first, or wait until one is saved",
         )
     return sound
 

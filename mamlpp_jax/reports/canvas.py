@@ -14,6 +14,7 @@ from mamlpp_jax.utils.files import write_atomically
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+FORMATS = (".png", ".pdf", ".svg")
 _IMAGE = 0.92  # side of an image, in tiles
 _LINE_LENGTH, _LINES = 17, 5  # of a class name
 
@@ -26,14 +27,18 @@ def new_figure(width: float, height: float, constrained: bool = True) -> Figure:
     return Figure(figsize=(width, height), dpi=200, layout=layout, facecolor="white")
 
 
-def save_png(figure: Figure, path: pathlib.Path) -> None:
-    """Writes a figure to a PNG file, atomically.
+def save_figure(figure: Figure, path: pathlib.Path) -> None:
+    """Writes a figure to a file, atomically.
+
+    Args:
+        figure: what to write.
+        path: its suffix, one of `FORMATS`, says in which format.
 
     Raises:
-        WorkdirError: the file cannot be written; an older image is untouched.
+        WorkdirError: the file cannot be written; an older one is untouched.
     """
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
+    figure.savefig(buffer, format=path.suffix[1:].lower())
     write_atomically(path, buffer.getvalue())
 
 

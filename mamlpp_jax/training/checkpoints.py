@@ -60,8 +60,23 @@ class CheckpointReader:
         with self._explaining("opened"):
             found = {int(path.name) for path in integrity.complete_checkpoints(self._folder)}
             self._steps = [step for step in sorted(found) if self._is_sound(step)]
+            self._damaged = sorted(found.difference(self._steps))
             # Not a manager, which fails where one of the checkpoints is damaged.
             self._orbax: Any = ocp.Checkpointer(ocp.CompositeCheckpointHandler())
+
+    def lacking(self, lack: str, remedy: str) -> WorkdirError:
+        """The error that a checkpoint is missing; says where damaged ones were left out.
+
+        Args:
+            lack: what is missing, without a full stop.
+            remedy: what to do where none is damaged.
+        """
+        if not self._damaged:
+            return WorkdirError(f"{lack}; {remedy}.")
+        return WorkdirError(
+            f"{lack}: the checkpoints of outer step {', '.join(map(str, self._damaged))} in {self._folder} are "
+            "damaged, as warned. Restore their files from a copy, or train again in another --workdir."
+        )
 
     def steps(self) -> list[int]:
         """Outer steps of all undamaged checkpoints, oldest first."""
@@ -191,6 +206,7 @@ class Checkpoints(CheckpointReader):
         self._folder = (workdir / FOLDER).resolve()
         self._about = {"config": dict(config or {}), "versions": _versions()}
         self.history = []
+        self._damaged = []  # They are moved away.
         self._buffer: list[_Epoch] = []
         self._unfinished: _Epoch | None = None
         if processes.is_first():

@@ -15,7 +15,6 @@ from mamlpp_jax.algorithms.metrics import Predictions, correct_per_task, ensembl
 from mamlpp_jax.artifacts.provenance import provenance
 from mamlpp_jax.artifacts.results import TestResult
 from mamlpp_jax.distributed import processes
-from mamlpp_jax.errors import WorkdirError
 from mamlpp_jax.models import with_ways
 from mamlpp_jax.training.checkpoints import CheckpointReader
 from mamlpp_jax.training.compiled import compiled_evaluator
@@ -33,7 +32,7 @@ def best_states(checkpoints: CheckpointReader, count: int, like: MetaState) -> l
         like: shapes, dtypes and shardings of a state.
 
     Raises:
-        WorkdirError: no epoch has been finished.
+        WorkdirError: no epoch has been finished, or the checkpoints are damaged.
         ConfigError: another process sees other checkpoints.
     """
     steps = checkpoints.best_steps(count)
@@ -43,7 +42,9 @@ def best_states(checkpoints: CheckpointReader, count: int, like: MetaState) -> l
         "Every process must see the same checkpoints, whole ones: look for a warning of a damaged one above.",
     )
     if not steps:
-        raise WorkdirError("no epoch of this run has been finished; train before evaluating.")
+        raise checkpoints.lacking(
+            "no epoch of this run has been finished and can be read", "train before evaluating"
+        )
     return [checkpoints.restore(step, like) for step in steps]
 
 

@@ -3,14 +3,14 @@ import pytest
 from PIL import Image
 
 from mamlpp_jax.errors import WorkdirError
-from mamlpp_jax.reports.canvas import Canvas, new_figure, save_png
+from mamlpp_jax.reports.canvas import Canvas, new_figure, save_figure
 from tests.helpers.figures import boxes, pixels
 
 
 def test_a_png_appears_whole_and_replaces_the_old_one(tmp_path):
     path = tmp_path / "figure.png"
     path.write_bytes(b"old")
-    save_png(new_figure(2.0, 1.0), path)
+    save_figure(new_figure(2.0, 1.0), path)
     with Image.open(path) as image:
         assert image.format == "PNG"
         assert image.width == 2 * image.height
@@ -20,7 +20,7 @@ def test_a_png_appears_whole_and_replaces_the_old_one(tmp_path):
 def test_a_figure_that_cannot_be_written_is_named(tmp_path):
     path = tmp_path / "gone" / "figure.png"
     with pytest.raises(WorkdirError, match=f"cannot write {path}: No such file"):
-        save_png(new_figure(2.0, 1.0), path)
+        save_figure(new_figure(2.0, 1.0), path)
 
 
 def test_images_stand_upright_in_their_tile():

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from mamlpp_jax.errors import ConfigError, DataError
 from mamlpp_jax.utils.memory import host_memory, memory_text
@@ -77,7 +77,7 @@ def decode_rgb(encoded: bytes, origin: str) -> Image.Image:
         DataError: the bytes are not an image, or its pixels have no known conversion to 8 bits.
     """
     if not encoded:
-        raise DataError(f"Cannot decode {origin}: it is empty (0 bytes).")
+        raise DataError(f"Cannot decode {origin}: it is empty (0 bytes). Replace or remove it.")
     return _decode(encoded, origin, _upright_rgb)
 
 
@@ -102,6 +102,10 @@ def _decode(
 def _explain(origin: str) -> Iterator[None]:
     try:
         yield
+    except UnidentifiedImageError as error:  # whose text names an object in memory
+        raise DataError(
+            f"Cannot decode {origin}: it is no image of a known format ({', '.join(_FORMATS)})."
+        ) from error
     except _DECODE_ERRORS as error:
         raise DataError(
             f"Cannot decode {origin}: {error}. It must be a complete image file."
