@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mamlpp_jax.reports.class_names import display_width, displayable, families
 from mamlpp_jax.utils.files import write_atomically
 
 if TYPE_CHECKING:
@@ -17,6 +18,11 @@ if TYPE_CHECKING:
 FORMATS = (".png", ".pdf", ".svg")
 _IMAGE = 0.92  # side of an image, in tiles
 _LINE_LENGTH, _LINES = 17, 5  # of a class name
+# What stays on one line: an escape, a character of a script without spaces, a word or a part of it, spaces.
+_PIECE = re.compile(
+    r"\\u[0-9a-f]{4}|\\U[0-9a-f]{8}|[\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff\uff00-\uffef]"
+    rf"|[^\s/_\\\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff\uff00-\uffef-]{{1,{_LINE_LENGTH}}}[\s/_-]*|[\s/_-]+|\\"
+)
 
 
 def new_figure(width: float, height: float, constrained: bool = True) -> Figure:
@@ -93,14 +99,14 @@ class Canvas:
 
     def text(self, x: float, y: float, text: str, size: float, **style: Any) -> None:
         """Writes text at a point, as it is: a dollar sign in a class name starts no formula."""
-        self._axes.text(x, y, text, size=size, parse_math=False, **style)
+        self._axes.text(x, y, text, size=size, parse_math=False, family=families(text), **style)
 
     def label(self, left: float, top: float, text: str) -> None:
         """Writes what the column of images below this point is."""
         self.text(left + (1 - _IMAGE) / 2, top - 0.06, text, size=6, va="bottom", color="#444444")
 
     def row_name(self, right: float, top: float, name: str) -> None:
-        """Writes a class name beside the row of images that begins at this point."""
+        """Writes a class name, in any script, beside the row of images that begins at this point."""
         style = {"ha": "right", "va": "center", "linespacing": 1.1}
         self.text(right - 0.12, top + 0.5, _wrapped(name), size=5.5, **style)
 
@@ -112,8 +118,8 @@ class Canvas:
 def _wrapped(name: str) -> str:
     """The name in a few lines, broken after spaces and punctuation; a long one loses its middle."""
     lines = [""]
-    for piece in re.findall(rf"[^\s/_-]{{1,{_LINE_LENGTH}}}[\s/_-]*|[\s/_-]+", name):
-        if lines[-1] and len(lines[-1] + piece.rstrip()) > _LINE_LENGTH:
+    for piece in _PIECE.findall(displayable(name)):
+        if lines[-1] and display_width(lines[-1] + piece.rstrip()) > _LINE_LENGTH:
             lines.append("")
         lines[-1] += piece
     if len(lines) > _LINES:  # the end of a name tells the classes of one family apart

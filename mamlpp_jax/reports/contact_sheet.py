@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import math
+import itertools
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -62,19 +62,15 @@ def draw(
         mean: per-channel mean that was subtracted from the episodes' images, added for display.
         std: per-channel deviation that they were divided by.
     """
-    # The episodes of a split below or beside each other, whichever leaves less of the sheet empty.
-    choices = range(1, len(splits[0].episode_classes) + 1)
-    columns = min(choices, key=lambda columns: math.prod(_size(splits, columns)))
-    canvas = Canvas(*_size(splits, columns), _INCHES)
-    top = _HEAD
-    for split in splits:
-        _draw_classes(canvas, top, split)
-        for index, names in enumerate(split.episode_classes):
-            row, column = divmod(index, columns)
-            left = _classes_width(splits) + column * _episode_width(split) + _BLOCK_GAP
-            below = top + row * (_HEAD + _rows(names))
-            _draw_episode(canvas, left, below, split, index, mean, std)
-        top += _height(split, columns)
+    episodes = [(split, index) for split in splits for index in range(len(split.episode_classes))]
+    layout = _choose_layout(
+        splits, [_HEAD + _rows(split.episode_classes[0]) for split, _ in episodes]
+    )
+    canvas = Canvas(layout.width, layout.height, _INCHES)
+    for split, (left, top) in zip(splits, layout.classes, strict=True):
+        _draw_classes(canvas, left, top + _HEAD, split)
+    for (split, index), (left, top) in zip(episodes, layout.episodes, strict=True):
+        _draw_episode(canvas, left + _BLOCK_GAP, top + _HEAD, split, index, mean, std)
     return canvas.figure
 
 
@@ -92,28 +88,69 @@ def _episode_width(split: SplitSample) -> float:
     return _BLOCK_GAP + _NAME + min(shots, _SHOTS) + _GAP + min(queries, _QUERIES)
 
 
-def _height(split: SplitSample, columns: int) -> float:
-    below_each_other = math.ceil(len(split.episode_classes) / columns)
-    episodes = below_each_other * (_HEAD + _rows(split.episode_classes[0]))
-    return max(_HEAD + _rows(split.classes), episodes)
+class _Layout(NamedTuple):
+    """Where the blocks go: of each its left and top; lengths in tiles, y downwards."""
+
+    width: float
+    height: float
+    classes: list[tuple[float, float]]
+    episodes: list[tuple[float, float]]
 
 
-def _size(splits: Sequence[SplitSample], columns: int) -> tuple[float, float]:
-    """Width and height with so many episodes beside each other."""
-    width = _classes_width(splits) + columns * _episode_width(splits[0])
-    return width + _GAP, sum(_height(split, columns) for split in splits) + _GAP
+def _choose_layout(splits: Sequence[SplitSample], episode_heights: Sequence[float]) -> _Layout:
+    """Columns of classes beside columns of episodes, as many of each as leave least of the sheet empty."""
+    class_heights = [_HEAD + _rows(split.classes) for split in splits]
+    class_width, episode_width = _classes_width(splits), _episode_width(splits[0])
+
+    def lay_out(class_columns: int, episode_columns: int) -> _Layout:
+        low, classes = _stack(class_heights, class_columns)
+        lower, episodes = _stack(episode_heights, episode_columns)
+        right = class_columns * (class_width + _GAP)
+        return _Layout(
+            right + episode_columns * episode_width + _GAP,
+            max(low, lower) + _GAP,
+            [(column * (class_width + _GAP), top) for column, top in classes],
+            [(right + column * episode_width, top) for column, top in episodes],
+        )
+
+    def badness(layout: _Layout) -> float:
+        """The area; a sheet more than twice as long as it is wide, or the other way round, counts as larger."""
+        long = max(layout.width / layout.height, layout.height / layout.width)
+        return layout.width * layout.height * max(1.0, long / 2)
+
+    choices = itertools.product(range(1, len(splits) + 1), range(1, len(episode_heights) + 1))
+    return min((lay_out(*columns) for columns in choices), key=badness)
 
 
-def _draw_classes(canvas: Canvas, top: float, split: SplitSample) -> None:
+def _stack(heights: Sequence[float], columns: int) -> tuple[float, list[tuple[int, float]]]:
+    """Places blocks in order in columns, such that the highest column is as low as can be.
+
+    Returns:
+        The height of that column; column and top of every block.
+    """
+    cuts = itertools.combinations(range(1, len(heights)), columns - 1)
+    divisions = [itertools.pairwise((0, *ends, len(heights))) for ends in cuts]
+    parts = min(
+        ([heights[first:end] for first, end in division] for division in divisions),
+        key=lambda parts: max(map(sum, parts)),
+    )
+    places = [
+        (column, sum(part[:row])) for column, part in enumerate(parts) for row in range(len(part))
+    ]
+    return max(map(sum, parts)), places
+
+
+def _draw_classes(canvas: Canvas, left: float, top: float, split: SplitSample) -> None:
     names, total = list(split.classes), sum(map(len, split.classes.values()))
-    _draw_title(canvas, 0.1, top, f"{split.name}: {len(names):,} classes, {total:,} images")
+    _draw_title(canvas, left + 0.1, top, f"{split.name}: {len(names):,} classes, {total:,} images")
+    left += _NAME
     if len(names) > _CLASSES:
-        canvas.label(_NAME, top, f"{_CLASSES} of {len(names):,} classes")
+        canvas.label(left, top, f"{_CLASSES} of {len(names):,} classes")
     for row, index in enumerate(_spread(len(names), _CLASSES)):
         images = split.classes[names[index]]
-        canvas.row_name(_NAME, top + row, names[index])
+        canvas.row_name(left, top + row, names[index])
         for column, image in enumerate(_spread(len(images), _IMAGES)):
-            canvas.image(_NAME + column, top + row, images[image] / 255.0)
+            canvas.image(left + column, top + row, images[image] / 255.0)
 
 
 def _spread(count: int, most: int) -> list[int]:

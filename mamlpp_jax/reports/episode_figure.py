@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from mamlpp_jax.reports.canvas import Canvas
+from mamlpp_jax.reports.class_names import display_width, displayable
 from mamlpp_jax.types import Array, Episode
 
 if TYPE_CHECKING:
@@ -125,7 +126,8 @@ def _names(class_names: Sequence[str] | None, way: int) -> tuple[Sequence[str], 
     numbers = [f"class {label}" for label in range(way)]
     if class_names is None:
         return numbers, numbers
-    if max(map(len, class_names)) <= _LONGEST_CAPTION:
+    class_names = list(map(displayable, class_names))
+    if max(map(display_width, class_names)) <= _LONGEST_CAPTION:
         return class_names, class_names
     return [f"{n}: {name}" for n, name in zip(numbers, class_names, strict=True)], numbers
 

@@ -78,16 +78,30 @@ def of_fields():
 OF_FIELDS_TOGETHER = [
     Bad("main", (QUICK, "--config.method=mamm"), ("config.method is 'mamm'", "maml, maml++")),
     Bad("main", (QUICK, "--config.method=maml+x"), ("config.method is", "Components: msl, da")),
-    Bad("main", (QUICK, "--config.method=maml"), ("config.method is 'maml', which leaves out", "method=maml")),
+    Bad(
+        "main",
+        (QUICK, "--config.method=maml"),
+        ("config.method is 'maml', which leaves out", "method=maml"),
+    ),
     Bad("main", (SMALL, "--config.data.name=omniglott"), ("data.name is", "glyphs, image_folder")),
     Bad("main", (SMALL, "--config.data.name="), ("data.name is ''", "glyphs, image_folder")),
     Bad("main", (QUICK, "--config.trian.epochs=1"), ("config.trian.epochs", "config.train.epochs")),
     Bad("main", (QUICK, "--config.train.epochs.x=1"), ("config.train.epochs.x is not a field",)),
     Bad("main", (QUICK, "--config.train=1"), ("config.train is not a field",)),
     Bad("main", (QUICK, "--config.=1"), ("config. is not a field",)),
-    Bad("main", (QUICK, "--config.train.final_learning_rate=1"), ("learning_rate is 1.0", "at most")),
-    Bad("main", (QUICK, "--config.compute.devices=3"), ("tasks_per_step is 8", "devices=3", "divisor")),
-    Bad("main", (QUICK, "--config.compute.tasks_per_chunk=3"), ("tasks_per_chunk is 3", "divide the 8")),
+    Bad(
+        "main", (QUICK, "--config.train.final_learning_rate=1"), ("learning_rate is 1.0", "at most")
+    ),
+    Bad(
+        "main",
+        (QUICK, "--config.compute.devices=3"),
+        ("tasks_per_step is 8", "devices=3", "divisor"),
+    ),
+    Bad(
+        "main",
+        (QUICK, "--config.compute.tasks_per_chunk=3"),
+        ("tasks_per_chunk is 3", "divide the 8"),
+    ),
     Bad("main", (QUICK, "--config.compute.steps_per_dispatch=3"), ("dispatch is 3", "divide")),
     Bad("main", (QUICK, "--config.data.image_size=8"), ("image_size is 8", "at least 16 pixels")),
     Bad("main", (SMALL, "--config.task.way=5"), ("task.way is 5", "val split", "at most 4")),
@@ -95,10 +109,16 @@ OF_FIELDS_TOGETHER = [
     Bad("main", (SMALL, "--config.task.query=9"), ("task.query", "1 + 9 = 10", "at most 6")),
     Bad("main", (SMALL, "--config.data.channels=3"), ("data.channels is 3", "images of 1; use 0")),
     Bad("main", (SMALL, "--config.data.normalize=imagenet"), ("normalize is", "grey", "use none")),
-    Bad("main", (SMALL, "--config.data.train_classes=0"), ("data.train_classes is 0", "set all three")),
+    Bad(
+        "main",
+        (SMALL, "--config.data.train_classes=0"),
+        ("data.train_classes is 0", "set all three"),
+    ),
     Bad("main", (SMALL, "--config.data.train_classes=99"), ("train_classes=99", "16")),
-    Bad("main", (SMALL, "--config.data.split_file=none.csv"), ("data.split_file", "cannot be read")),
-]  # fmt: skip
+    Bad(
+        "main", (SMALL, "--config.data.split_file=none.csv"), ("data.split_file", "cannot be read")
+    ),
+]
 
 _HUGE = ("this needs", "of memory or more, but", "It is large because of", "use smaller values")
 # Sizes that no machine of today has room for.
@@ -107,13 +127,18 @@ OF_SIZES = [
     for field, value, *more in (
         ("model.filters", 2_000_000_000),
         ("train.inner_steps", 10_000, "--config.data.image_size=1024"),
-        ("compute.tasks_per_chunk", 1_048_576, "--config.train.tasks_per_step=1048576", "--config.data.image_size=1024"),
+        (
+            "compute.tasks_per_chunk",
+            1_048_576,
+            "--config.train.tasks_per_step=1048576",
+            "--config.data.image_size=1024",
+        ),
         ("task.way", 2_000_000_000),
         ("task.shot", 2_000_000_000),
         ("task.query", 2_000_000_000),
         ("evaluation.tasks", 1_048_576, "--config.task.query=1000000"),
     )
-]  # fmt: skip
+]
 
 
 # --- Flags ----------------------------------------------------------------------------------------
@@ -242,7 +267,9 @@ OF_WORKDIRS = [
     _train("dangling", "is a link to nowhere, which does not exist", "another --workdir"),
     _train("/proc/run", "cannot make"),
     _train("y" * 300, "too long"),
-    _train("run", "another configuration", "config.seed: 1 here, 0 there", more=["--config.seed=1"]),
+    _train(
+        "run", "another configuration", "config.seed: 1 here, 0 there", more=["--config.seed=1"]
+    ),
     _train("half_config", "config.json is not readable as JSON", "Restore it"),
     _train("list_config", "config.json holds a list", "Restore it"),
     _train("no_config", "holds checkpoints, but no config.json", "Restore that file"),
@@ -267,7 +294,7 @@ OF_WORKDIRS = [
     _evaluate("damaged", "outer step 2, 4, 6", "damaged", "Restore their files from a copy"),
     Bad("main", ("--mode=evaluate",), ("--mode=evaluate needs --workdir",)),
     Bad("main", ("--mode=evaluate", "--workdir="), ("--mode=evaluate needs --workdir",)),
-]  # fmt: skip
+]
 
 OF_EVALUATIONS = [
     _evaluate("run", "--way is 5", "test split", "at most 4", more=["--way=5"]),
@@ -275,12 +302,19 @@ OF_EVALUATIONS = [
     _evaluate("run", "--query", "1 + 9 = 10", "at most 6", more=["--query=9"]),
     _evaluate("run", "--inner_steps is 99999", "from 1 to 10000", more=["--inner_steps=99999"]),
     _evaluate("run", "--tasks is 9999999", "from 2 to 1048576", more=["--tasks=9999999"]),
-    _evaluate("run", "--statistics is 'bach'", "batch, running, support", more=["--statistics=bach"]),
+    _evaluate(
+        "run", "--statistics is 'bach'", "batch, running, support", more=["--statistics=bach"]
+    ),
     _evaluate("run", "--statistics is ''", "batch, running, support", more=["--statistics="]),
     _evaluate("run", "--statistics", "none of them twice", more=["--statistics=batch,batch"]),
     _evaluate("run", "--data_config.data.image_size=16", more=["--data_config=quickstart"]),
-    _evaluate("run", "another configuration", "config.experiment: 'quickstart' here", more=["--config=quickstart"]),
-]  # fmt: skip
+    _evaluate(
+        "run",
+        "another configuration",
+        "config.experiment: 'quickstart' here",
+        more=["--config=quickstart"],
+    ),
+]
 
 
 # --- Data -----------------------------------------------------------------------------------------
