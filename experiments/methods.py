@@ -185,7 +185,7 @@ def _main(argv: list[str]) -> None:
         code = make_runs(names, pathlib.Path(chosen.workdirs), results, launcher)
         if code == 0:
             every = list(METHODS)
-            costs = {"extra_parameters": extra_parameters(every)}
+            costs: dict[str, Any] = {"extra_parameters": extra_parameters(every)}
             costs |= {**provenance(1), "ms_per_step": measure_times(every)}
             write_json(results / COSTS_FILE, costs)
         print(table(results))
