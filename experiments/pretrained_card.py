@@ -56,7 +56,7 @@ def test_episodes(config: ConfigDict, way: int, shot: int, tasks: int) -> Iterat
     experiment = build_experiment(changed, load_dataset(changed.data), splits=("test",))
     episodes = experiment.tasks["test"].episodes(tasks)
     for task in range(tasks):
-        yield Episode(*(leaf[task] for leaf in episodes))
+        yield Episode(*(leaf[task] for leaf in episodes[:4]))
 
 
 def accuracies(clf: FewShotClassifier, episodes: Iterator[Episode]) -> np.ndarray:

@@ -34,12 +34,14 @@ class Episode(NamedTuple):
         support_labels: int32 [N], 0..K-1; any targets with a leading N for another loss.
         query_images: float [M, H, W, C] (the paper's "target set").
         query_labels: int32 [M], 0..K-1, or targets with a leading M.
+        key: random key of the task, for a backbone that drops units; None to drop nothing.
     """
 
     support_images: Array
     support_labels: Array
     query_images: Array
     query_labels: Array
+    key: Array | None = None
 
 
 class MetaParams(NamedTuple):
@@ -94,7 +96,12 @@ class Forward(Protocol):
     """A backbone as a pure function; `mamlpp_jax.models.make_forward` makes one."""
 
     def __call__(
-        self, params: Params, norm: NormParams, images: Array, bn_stats: Moments | None = None
+        self,
+        params: Params,
+        norm: NormParams,
+        images: Array,
+        bn_stats: Moments | None = None,
+        key: Array | None = None,
     ) -> tuple[Array, Moments]:
         """Returns outputs (logits [N, K]) and the moments of this batch, per normalised layer.
 
@@ -103,6 +110,7 @@ class Forward(Protocol):
             norm: batch-norm scale and bias of one inner step, leaves [F].
             images: [N, H, W, C].
             bn_stats: mean and variance to normalise with, leaves [F]; None for this batch's own.
+            key: of what is dropped; None for nothing. Given only where an episode has a key.
         """
 
 

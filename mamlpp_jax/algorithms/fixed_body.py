@@ -49,7 +49,8 @@ def on_features(
     Returns:
         The arguments themselves where an inner step may change the body or there is no `learner.split`.
     """
-    if learner.split is None or not _body_is_fixed(learner, params):
+    drops = per_step.key is not None  # other units in every step
+    if learner.split is None or drops or not _body_is_fixed(learner, params):
         return learner, episode
     head, body = learner.split.head, learner._replace(forward=learner.split.body)
     first = at_step(per_step, 0)  # all entries are alike, as far as the body goes
@@ -58,9 +59,13 @@ def on_features(
     query: Any = Features(*query_pass(body, params, first, episode))
 
     def forward(
-        params: Params, norm: NormParams, images: Any, bn_stats: Moments | None = None
+        params: Params,
+        norm: NormParams,
+        images: Any,
+        bn_stats: Moments | None = None,
+        key: Array | None = None,
     ) -> tuple[Array, Moments]:
-        del norm, bn_stats  # the features are normalised
+        del norm, bn_stats, key  # the features are normalised, and nothing is dropped
         return head(params, images.values), images.moments
 
     # In the mode `batch` no pass asks for another one's statistics.

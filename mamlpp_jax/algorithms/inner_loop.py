@@ -19,6 +19,7 @@ import optax
 from jax import lax
 
 from mamlpp_jax.algorithms.learner import Learner
+from mamlpp_jax.algorithms.noise import QUERY, STATISTICS, SUPPORT, key_of_pass
 from mamlpp_jax.algorithms.per_step import PerStep, at_step
 from mamlpp_jax.types import Array, Episode, Moments, Params
 
@@ -52,7 +53,7 @@ def support_pass(
     Every mode but `running` normalises by its own batch, `tasknorm` blended with each image's own moments.
     """
     given = step.bn_stats if learner.bn_mode == "running" else None
-    return learner.forward(params, step.norm, images, given)
+    return learner.forward(params, step.norm, images, given, **key_of_pass(step.key, SUPPORT))
 
 
 def query_statistics(
@@ -65,7 +66,8 @@ def query_statistics(
     forward pass, through which gradients flow). `tasknorm`: by these, blended with each image's own.
     """
     if learner.bn_mode in ("support", "tasknorm"):
-        return learner.forward(params, step.norm, support_images)[1]
+        key = key_of_pass(step.key, STATISTICS)
+        return learner.forward(params, step.norm, support_images, None, **key)[1]
     return step.bn_stats if learner.bn_mode == "running" else None
 
 
@@ -74,7 +76,8 @@ def query_pass(
 ) -> tuple[Array, Moments]:
     """Outputs and batch moments of the query set, normalised by its `query_statistics`."""
     given = query_statistics(learner, params, step, episode.support_images)
-    return learner.forward(params, step.norm, episode.query_images, given)
+    key = key_of_pass(step.key, QUERY)
+    return learner.forward(params, step.norm, episode.query_images, given, **key)
 
 
 def adapt(

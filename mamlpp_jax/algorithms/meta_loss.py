@@ -13,6 +13,7 @@ from jax import lax
 from mamlpp_jax.algorithms.fixed_body import on_features
 from mamlpp_jax.algorithms.inner_loop import adapt, query_pass
 from mamlpp_jax.algorithms.learner import Learner
+from mamlpp_jax.algorithms.noise import with_step_keys
 from mamlpp_jax.algorithms.per_step import PerStep, at_step, lay_out
 from mamlpp_jax.types import Array, Episode, MetaParams, Moments, Params, RunningStats, StepPlan
 
@@ -37,6 +38,7 @@ def task_loss(
     learner: Learner, params: Params, per_step: PerStep, plan: StepPlan, episode: Episode
 ) -> tuple[Array, LossAux]:
     """Loss of one task; see `meta_loss`, whose terms have a leading B."""
+    per_step = with_step_keys(per_step, episode, learner.inner_steps)
     learner, episode = on_features(learner, params, per_step, episode)
 
     def query(theta: Params, step: PerStep) -> tuple[Array, Array, Moments]:

@@ -20,11 +20,13 @@ class PerStep(NamedTuple):
         norm: batch-norm scale and bias, and TaskNorm's blend.
         inner: the inner optimizer's learned part.
         bn_stats: running mean and variance.
+        key: random key of the step of one task, for a backbone that drops units; None to drop nothing.
     """
 
     norm: NormParams
     inner: Any
     bn_stats: RunningStats
+    key: Array | None = None
 
 
 def lay_out(learner: Learner, meta: MetaParams, batch_stats: RunningStats) -> PerStep:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from mamlpp_jax.algorithms.inner_loop import adapt, query_pass
 from mamlpp_jax.algorithms.learner import Learner
 from mamlpp_jax.algorithms.meta_loss import map_tasks
+from mamlpp_jax.algorithms.noise import with_step_keys
 from mamlpp_jax.algorithms.outer_loop import OuterGradient
 from mamlpp_jax.algorithms.per_step import PerStep, at_step, lay_out
 from mamlpp_jax.types import (
@@ -82,6 +83,7 @@ def _one_task(
     learner: Learner, start: Params, per_step: PerStep, episode: Episode
 ) -> tuple[Params, _Reported]:
     """theta_S of a task, and what it reports."""
+    per_step = with_step_keys(per_step, episode, learner.inner_steps)
     batches = minibatches(episode, learner.inner_steps)
     theta, trace = adapt(learner, start, per_step, episode, order=1, minibatches=batches)
     outputs, moments = query_pass(learner, theta, at_step(per_step, -1), episode)

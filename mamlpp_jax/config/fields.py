@@ -66,6 +66,7 @@ FIELDS: dict[str, Field] = {
     "model.filters": Field(64, whole(1)),  # of each block (resnet12: 64 for 64-160-320-640, 16 for 16-32-64-128)
     "model.max_pool": Field(True),  # False (conv4): stride-2 convolutions and global average pooling
     "model.shared_head": Field(False),  # one head vector for all classes, for any number of ways
+    "model.drop_block": Field(0.0, rules.DECAY),  # resnet12: rate of DropBlock in training
     # How convolutions are computed, see mamlpp_jax.ops.conv: speed and memory, not results.
     "model.conv": Field("auto", one_of("auto", "xla", "patches", "shifted", "direct", "grouped", "pallas")),
     "model.dtype": Field("float32", one_of("float32", "bfloat16")),  # of factors in convolutions; the rest is float32

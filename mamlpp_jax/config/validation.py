@@ -46,7 +46,7 @@ def validate(config: ConfigDict) -> None:
     _check_annealing(config)
     _check_rate_decay(config)
     _check_statistics(config)
-    _check_pooling(config)
+    _check_model(config)
     _check_divisibility(config)
 
 
@@ -166,12 +166,17 @@ def _check_statistics(config: ConfigDict) -> None:
         )
 
 
-def _check_pooling(config: ConfigDict) -> None:
+def _check_model(config: ConfigDict) -> None:
     size = config.data.image_size
     if not config.model.max_pool and config.model.name != "conv4":
         raise ConfigError(
             f"config.model.max_pool is False, but {config.model.name} has no form without max pooling; leave it "
             "True, or use config.model.name=conv4."
+        )
+    if config.model.drop_block and config.model.name != "resnet12":
+        raise ConfigError(
+            f"config.model.drop_block is {config.model.drop_block}, but {config.model.name} drops no blocks; use 0, or "
+            "config.model.name=resnet12."
         )
     if config.model.max_pool and size < _SMALLEST_POOLED:
         raise ConfigError(

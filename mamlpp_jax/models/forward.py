@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from flax import linen as nn
 
+from mamlpp_jax.models.drop_block import STREAM
 from mamlpp_jax.models.head import HEAD
 from mamlpp_jax.types import Array, Forward, Moments, NormParams, Params, RunningStats, Split
 
@@ -45,12 +46,17 @@ def make_forward(module: nn.Module) -> Forward:
     """Wraps a backbone as `mamlpp_jax.types.Forward`."""
 
     def forward(
-        params: Params, norm: NormParams, images: Array, bn_stats: Moments | None = None
+        params: Params,
+        norm: NormParams,
+        images: Array,
+        bn_stats: Moments | None = None,
+        key: Array | None = None,
     ) -> tuple[Array, Moments]:
         variables = {"params": params, "norm": norm}
         if bn_stats is not None:
             variables["batch_stats"] = bn_stats
-        outputs, left = module.apply(variables, images, mutable=["moments"])
+        rngs = None if key is None else {STREAM: key}
+        outputs, left = module.apply(variables, images, mutable=["moments"], rngs=rngs)
         return outputs, left.get("moments", {})
 
     return forward
@@ -71,10 +77,14 @@ def make_split(module: nn.Module) -> Split:
         return args[0] if is_head else call(*args, **kwargs)
 
     def body(
-        params: Params, norm: NormParams, images: Array, bn_stats: Moments | None = None
+        params: Params,
+        norm: NormParams,
+        images: Array,
+        bn_stats: Moments | None = None,
+        key: Array | None = None,
     ) -> tuple[Array, Moments]:
         with nn.intercept_methods(skip_head):
-            return forward(params, norm, images, bn_stats)
+            return forward(params, norm, images, bn_stats, key)
 
     def head(params: Params, features: Array) -> Array:
         outputs = params[HEAD]["kernel"].shape[-1]

@@ -84,7 +84,8 @@ def _classes_width(splits: Sequence[SplitSample]) -> float:
 
 
 def _episode_width(split: SplitSample) -> float:
-    shots, queries = (split.by_class(images).shape[2] for images in split.episodes[::2])
+    sets = split.episodes.support_images, split.episodes.query_images
+    shots, queries = (split.by_class(images).shape[2] for images in sets)
     return _BLOCK_GAP + _NAME + min(shots, _SHOTS) + _GAP + min(queries, _QUERIES)
 
 

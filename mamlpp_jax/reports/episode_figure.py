@@ -106,7 +106,8 @@ def _draw_query(
 
 
 def _check(episode: Episode, probabilities: np.ndarray, class_names: Sequence[str] | None) -> None:
-    support, support_labels, query, query_labels = map(len, episode)
+    support, query = len(episode.support_images), len(episode.query_images)
+    support_labels, query_labels = len(episode.support_labels), len(episode.query_labels)
     if support != support_labels or not support:
         raise ValueError(f"{support} support images have {support_labels} labels")
     if not query == query_labels == len(probabilities) or not query:
@@ -165,7 +166,10 @@ class _Layout:
 
     @classmethod
     def of(cls, episode: Episode, way: int, judged: bool) -> _Layout:
-        shot, query = (int(np.bincount(labels).max()) for labels in episode[1::2])
+        shot, query = (
+            int(np.bincount(labels).max())
+            for labels in (episode.support_labels, episode.query_labels)
+        )
         classes = min(way, _MAX_CLASSES)
         fair = min(max(_MAX_QUERIES // classes, 1), _MAX_QUERIES_OF_A_CLASS)
         row = _ROW if judged else _ROW_UNJUDGED

@@ -7,6 +7,7 @@ import math
 import jax
 
 from mamlpp_jax.algorithms.evaluation import Evaluator, make_evaluator
+from mamlpp_jax.algorithms.noise import with_keys
 from mamlpp_jax.algorithms.outer_loop import (
     GradientFunction,
     TrainStep,
@@ -16,6 +17,7 @@ from mamlpp_jax.algorithms.outer_loop import (
 )
 from mamlpp_jax.algorithms.reptile import reptile_gradient
 from mamlpp_jax.training.experiment import Experiment
+from mamlpp_jax.training.learner import stream_key
 from mamlpp_jax.utils.arithmetic import largest_divisor
 
 # What `train.outer_gradient` names.
@@ -26,14 +28,17 @@ _DEFAULT_STEPS_PER_DISPATCH = 50
 
 def compiled_train_steps(experiment: Experiment, steps: int) -> TrainStep:
     """The jitted outer steps, `steps` of them per call; compiles once per (order, multi_step)."""
+    config, sample_tasks = experiment.config, experiment.tasks["train"].sample_tasks
+    if config.model.drop_block:
+        sample_tasks = with_keys(sample_tasks, stream_key(config.seed, "drop"))
     one_step = make_train_step(
         experiment.learner,
         experiment.optimizer,
-        experiment.tasks["train"].sample_tasks,
-        tasks_per_step=experiment.config.train.tasks_per_step,
+        sample_tasks,
+        tasks_per_step=config.train.tasks_per_step,
         tasks_per_chunk=experiment.tasks_per_chunk,
         mesh=experiment.mesh,
-        gradient_function=OUTER_GRADIENTS[experiment.config.train.outer_gradient],
+        gradient_function=OUTER_GRADIENTS[config.train.outer_gradient],
     )
     return jax.jit(scan_steps(one_step, steps), donate_argnums=0)
 

@@ -30,7 +30,7 @@ from mamlpp_jax.models import init_model, make_backbone, make_forward, make_spli
 from mamlpp_jax.models.head import HEAD, head_with_ways
 from mamlpp_jax.types import Array, MetaState, Params, StepPlan
 
-_STREAMS = {"init": 0, "train": 1, "val": 2, "test": 3}
+_STREAMS = {"init": 0, "train": 1, "val": 2, "test": 3, "drop": 4}
 
 
 def stream_key(seed: int, stream: str) -> Array:
@@ -77,10 +77,17 @@ def _module(config: ConfigDict, ways: int) -> nn.Module:
         model.name,
         ways,
         filters=model.filters,
-        **({"max_pool": model.max_pool} if model.name == "conv4" else {}),
+        **_own_options(config),
         conv=model.conv,
         compute_dtype="" if model.dtype == "float32" else model.dtype,
     )
+
+
+def _own_options(config: ConfigDict) -> dict[str, Any]:
+    """What only one backbone has."""
+    if config.model.name == "conv4":
+        return {"max_pool": config.model.max_pool}
+    return {"drop_block": config.model.drop_block}
 
 
 def outer_learning_rate(config: ConfigDict) -> optax.Schedule:

@@ -109,7 +109,9 @@ def _of_training(
 ) -> dict[str, int]:
     train, (support, query) = config.train, _images_per_task(config)
     second_order = train.first_order_epochs < train.epochs
-    kept = 1 if config.compute.remat else train.inner_steps
+    # ANIL computes its features once; per step it keeps those of the head, which are few.
+    fixed_body = config.inner.adapts == "head" and not config.norm.per_step_affine
+    kept = 1 if config.compute.remat or fixed_body else train.inner_steps
     in_support = (_SUPPORT_SECOND * kept if second_order else _SUPPORT_FIRST) * support
     in_query = _QUERY * query * (kept if train.multi_step_epochs else 1)
     adapted = _bytes(state.meta.params) * (kept if second_order else 1)

@@ -13,7 +13,7 @@ from mamlpp_jax.algorithms.evaluation import task_logits
 from mamlpp_jax.algorithms.fixed_body import on_features
 from mamlpp_jax.algorithms.inner_optimizers import lslr, restricted, sgd
 from mamlpp_jax.algorithms.meta_loss import meta_loss
-from mamlpp_jax.algorithms.per_step import lay_out
+from mamlpp_jax.algorithms.per_step import PerStep, lay_out
 from mamlpp_jax.models import init_model, make_forward, make_split
 from tests.helpers.small_learner import (
     SIZE,
@@ -156,6 +156,8 @@ def test_a_body_that_may_change_is_computed_in_every_step(changed):
     learner = split._replace(**changed)
     variables = init_model(OneBlock(), jax.random.key(1), (SIZE, SIZE, 1))
     episode = jax.tree.map(lambda leaf: leaf[0], make_episodes())
-    same_learner, same_episode = on_features(learner, variables.params, None, episode)
+    same_learner, same_episode = on_features(
+        learner, variables.params, PerStep({}, {}, {}), episode
+    )
     assert same_learner is learner
     assert same_episode is episode

@@ -120,7 +120,7 @@ def plain_loss(optimizer, order, mode, meta, stats, episodes, weights):
 
     total = 0.0
     for task in range(TASKS):
-        support, labels, query, query_labels = (leaf[task] for leaf in episodes)
+        support, labels, query, query_labels = (leaf[task] for leaf in episodes[:4])
         theta, state = meta.params, None
         for i in range(STEPS):
             norm, running = entry(meta.norm, i), entry(stats, i)

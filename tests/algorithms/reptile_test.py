@@ -21,7 +21,7 @@ def test_the_direction_is_where_a_plain_loop_went():
         found = jax.jit(lambda: reptile_gradient(learner, *state[1:3], episodes, plan()))()
 
         def loss(theta, norm, task, i):
-            sets = (episodes.support_images, episodes.support_labels), episodes[2:]
+            sets = (episodes.support_images, episodes.support_labels), episodes[2:4]
             images, labels = (leaf[task] for leaf in sets[i % 2])
             row = jax.tree.map(lambda leaf: leaf[i], norm)
             return cross_entropy(learner.forward(theta, row, images)[0], labels)

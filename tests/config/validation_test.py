@@ -141,6 +141,12 @@ def test_only_conv4_has_a_form_without_max_pooling(tmp_path):
         config_lib.validate(small_config(**fields))
 
 
+def test_only_resnet12_drops_blocks(tmp_path):
+    with refused(tmp_path, r"drop_block is 0\.1, but conv4 drops no blocks"):
+        config_lib.validate(changed("model.drop_block", 0.1))
+    config_lib.validate(small_config(**{"model.name": "resnet12", "model.drop_block": 0.1}))
+
+
 def test_counts_must_divide(tmp_path):
     with refused(tmp_path, r"tasks_per_step is 2, .*compute\.devices=4", "a divisor of 2"):
         config_lib.validate(changed("compute.devices", 4))

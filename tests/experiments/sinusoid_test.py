@@ -27,7 +27,8 @@ def test_a_task_is_a_sinusoid_of_the_papers_ranges():
     assert float(jnp.abs(tasks.query_images).max()) <= 5.0
     again = sinusoid.sample_tasks(jax.random.key(0), 3, jnp.array([7]))
     np.testing.assert_allclose(again.query_labels[0], tasks.query_labels[7], rtol=1e-5)
-    x, y = (np.concatenate([a, b], 1)[..., 0] for a, b in zip(tasks[::2], tasks[1::2], strict=True))
+    x = np.concatenate([tasks.support_images, tasks.query_images], 1)[..., 0]
+    y = np.concatenate([tasks.support_labels, tasks.query_labels], 1)[..., 0]
     # Sinusoids of frequency 1 are the span of sin and cos.
     for one_x, one_y in zip(x, y, strict=True):
         basis = np.stack([np.sin(one_x), np.cos(one_x)], 1)

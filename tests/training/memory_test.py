@@ -58,6 +58,15 @@ def test_several_fields_that_are_large_only_together_are_named(tmp_path):
         check_memory(small_config(**fields), channels=3)
 
 
+def test_anil_keeps_the_activations_of_one_pass_where_the_body_is_fixed():
+    def of(method):
+        config = small_config(method, **{"train.inner_steps": 100, "data.image_size": 64})
+        return estimate(config, 1)["what is computed of a task"]
+
+    assert of("anil") < of("maml") / 20
+    assert of("anil+bnwb") == of("maml+bnwb")
+
+
 def test_an_evaluation_names_flags_and_needs_no_gradient(tmp_path):
     fields = {"task.way": 100, "task.query": 100, "evaluation.tasks": 2000}
     config = small_config(**fields)
