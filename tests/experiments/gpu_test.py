@@ -12,6 +12,7 @@ from experiments.gpu.jobs import Job, Ledger, run_jobs
 from experiments.gpu.report import write_gpu_report
 from mamlpp_jax.config import validation
 from mamlpp_jax.errors import ConfigError
+from mamlpp_jax.ops import conv_products
 from mamlpp_jax.ops.conv import KINDS
 from tests.ops.conv_test import CASES
 
@@ -98,6 +99,17 @@ def test_a_convolution_is_compared_and_reported():
     (job,) = [job for job in checks.conv_jobs(True) if job.arguments["kind"] == "shifted"]
     errors = checks.conv(**job.arguments)["errors"]
     assert 0 < errors["float64"] < 1e-12 < errors["float32, highest"] < 1e-4
+
+
+def test_a_convolution_that_is_off_fails_with_its_errors(monkeypatch):
+    """Products of float32 factors: right in float32, and not in float64."""
+    (job,) = [job for job in checks.conv_jobs(True) if job.arguments["kind"] == "shifted"]
+    product = conv_products.multiply
+    monkeypatch.setattr(
+        conv_products, "multiply", lambda x, w: product(x, w.astype("float32").astype(w.dtype))
+    )
+    with pytest.raises(AssertionError, match=r"'float64': .*e-0[789], 'float32, default'"):
+        checks.conv(**job.arguments)
 
 
 @pytest.fixture
