@@ -6,6 +6,10 @@ A task is a sinusoid of amplitude 0.1 to 5 and phase 0 to pi on [-5, 5], to be l
 to learn it in one gradient step of rate 0.01; the joint model is trained on all tasks at once. Both then take 10 steps
 on 10 points of tasks they have not seen, the joint model at the best of four rates.
 
+Measured with 20,000 outer steps (the paper has 70,000), one seed, 1,000 test tasks, on a CPU: mean squared error 3.11
+before, 0.42 after one step and 0.12 after 10 with MAML; 3.13, 2.25 and 1.61 with the joint model
+(experiments/results/sinusoid/sinusoid.png).
+
 Finn, Abbeel, Levine, "Model-Agnostic Meta-Learning for Fast Adaptation of Deep Networks", ICML 2017, section 5.1.
 """
 

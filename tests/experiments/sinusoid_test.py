@@ -7,13 +7,15 @@ import numpy as np
 from experiments import sinusoid
 
 
-def test_maml_is_below_the_joint_model_and_both_are_drawn(monkeypatch):
-    monkeypatch.setattr(sinusoid, "POINTS", 5)
-    tests = sinusoid.sample_tasks(jax.random.key(2), 0, jnp.arange(100))
-    models = {"MAML": (0.01, sinusoid.train(0.01, 1500)), "joint": (0.01, sinusoid.train(0.0, 300))}
+def test_maml_is_below_the_joint_model_and_both_are_drawn():
+    tests = sinusoid.sample_tasks(jax.random.key(2), 0, jnp.arange(200))
+    models = {
+        "MAML": (0.01, sinusoid.train(0.01, 4000)),
+        "joint": (0.01, sinusoid.train(0.0, 4000)),
+    }
     maml, joint = (np.asarray(sinusoid.errors(*model, tests)) for model in models.values())
     assert maml.shape == (11,)
-    assert maml[-1] < 0.9 * joint[-1]
+    assert maml[-1] < 0.8 * joint[-1]
     assert maml[-1] < maml[1] < maml[0]
     left, right = sinusoid.draw(models, tests).axes
     np.testing.assert_allclose(left.lines[0].get_ydata(), maml, rtol=1e-5)
