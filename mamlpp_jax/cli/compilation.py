@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging as std_logging
 import os
 
 import jax
@@ -16,8 +15,6 @@ def set_up_compilation(cache_dir: str = "") -> None:
     Args:
         cache_dir: as in `data.cache_dir`; "" for the user's cache folder.
     """
-    # A machine without a TPU says so at length.
-    std_logging.getLogger("jax._src.xla_bridge").setLevel(std_logging.WARNING)
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         compiled = cache_folder(cache_dir) / "compiled"
         jax.config.update("jax_compilation_cache_dir", str(compiled))

@@ -9,11 +9,12 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
-from absl import app, flags, logging
+from absl import app, flags
 from ml_collections import ConfigDict
 
 from mamlpp_jax import config as config_lib
 from mamlpp_jax.cli.flags import CONFIG, fail, output_file, parse_flags
+from mamlpp_jax.cli.log import set_up_log
 from mamlpp_jax.data.dataset import Dataset
 from mamlpp_jax.data.sources.registry import load_dataset
 from mamlpp_jax.errors import ConfigError, MamlppError
@@ -25,7 +26,6 @@ from mamlpp_jax.training.experiment import (
     choose_classes,
     task_shape,
 )
-from mamlpp_jax.utils.terminal import log_above_bars
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -81,8 +81,7 @@ def draw_contact_sheet(experiment: Experiment, dataset: Dataset) -> Figure:
 
 def _main(argv: list[str]) -> None:
     del argv
-    logging.set_verbosity(logging.INFO)
-    log_above_bars()
+    set_up_log()
     try:
         if CONFIG.value is None:
             raise ConfigError("--config is missing, for example --config=configs/mini_imagenet.py.")

@@ -26,6 +26,7 @@ from absl import app, flags
 
 from mamlpp_jax.cli.compilation import set_up_compilation
 from mamlpp_jax.cli.flags import fail, output_file, parse_flags
+from mamlpp_jax.cli.log import quiet_libraries
 from mamlpp_jax.data.readers.class_folders import scan_classes
 from mamlpp_jax.data.readers.images import SUFFIXES
 from mamlpp_jax.distributed.mesh import available_devices
@@ -166,6 +167,7 @@ def _run(queries: Sequence[str]) -> None:
 
 
 def _main(argv: list[str]) -> None:
+    quiet_libraries()
     set_up_compilation()
     warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
     try:

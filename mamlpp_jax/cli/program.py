@@ -27,6 +27,7 @@ from mamlpp_jax.artifacts.workdir import Workdir
 from mamlpp_jax.cli import commands
 from mamlpp_jax.cli.compilation import set_up_compilation
 from mamlpp_jax.cli.flags import CONFIG, USAGE_EXIT_CODE, parse_flags
+from mamlpp_jax.cli.log import set_up_log
 from mamlpp_jax.distributed import processes
 from mamlpp_jax.distributed.mesh import available_devices, cpu_devices
 from mamlpp_jax.errors import MamlppError
@@ -35,7 +36,6 @@ from mamlpp_jax.training.preemption import (
     PreemptionHandler,
     StoppedError,
 )
-from mamlpp_jax.utils.terminal import log_above_bars
 
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder of the run; default: a name made of the config."
@@ -110,8 +110,7 @@ def _check_same_command(config: ConfigDict, overrides: Mapping[str, Any]) -> Non
 def _main(argv: list[str]) -> None:
     """Runs the command; an error ends this process without waiting for anything."""
     del argv
-    logging.set_verbosity(logging.INFO)
-    log_above_bars()
+    set_up_log()
     try:
         _run()
         processes.leave()

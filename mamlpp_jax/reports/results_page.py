@@ -6,6 +6,9 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+from ml_collections import ConfigDict
+
+from mamlpp_jax import config as config_lib
 from mamlpp_jax.reports.tables import Rows, markdown_table, text_table
 
 # Figures the results page shows when they lie in the working directory: name pattern, caption.
@@ -92,7 +95,7 @@ def _extrapolations(results: Mapping[str, Any]) -> list[str]:
     way, steps = config["task"]["way"], config["train"]["inner_steps"]
     shared = config["model"].get("shared_head", False)
     notes = {
-        f"Trained on {config['data']['name']}: tested also on the test classes of other data, "
+        f"Trained on {_data(results)}: tested also on the test classes of other data, "
         "with the normalisation of training.": any("data" in row for row in test),
         f"Trained for {way} ways: more ways give each extra output the mean of the trained "
         "ones.": not shared and any(row["way"] > way for row in test),
@@ -148,6 +151,7 @@ def _run(results: Mapping[str, Any]) -> Rows:
         steps = f"{steps:,}" + ("" if results.get("finished", True) else " (not finished)")
     fields = {
         "experiment": results.get("experiment"),
+        "data": _data(results),
         "method": results.get("method"),
         "protocol": results.get("protocol"),
         "seed": results.get("seed"),
@@ -157,6 +161,12 @@ def _run(results: Mapping[str, Any]) -> Rows:
         "commit": results.get("commit"),
     }
     return [{"": name, " ": _text(value)} for name, value in fields.items() if value is not None]
+
+
+def _data(results: Mapping[str, Any]) -> str | None:
+    """What the run was trained on, with the name of the folder of one's own images."""
+    config = results.get("config") or {}
+    return config_lib.data_label(ConfigDict(config)) if "data" in config else None
 
 
 def _text(value: Any) -> str:

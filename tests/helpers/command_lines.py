@@ -8,7 +8,7 @@ import sys
 import warnings
 
 import pytest
-from absl import app, flags, logging
+from absl import app, flags
 from absl.testing import flagsaver
 
 from mamlpp_jax import FewShotClassifier
@@ -99,7 +99,10 @@ def _in_process(argv, dataset):
         patch.setattr(processes, "hard_exit", _leave)
         patch.setattr(program, "_set_up_jax", lambda *_: None)
         patch.setattr(predict, "set_up_compilation", lambda *_: None)
+        patch.setattr(predict, "quiet_libraries", lambda: None)
         patch.setattr(commands, "quiet_orbax", lambda: None)
+        for module in (program, data):
+            patch.setattr(module, "set_up_log", lambda: None)
         patch.setattr(warnings, "showwarning", warnings.showwarning)
         for owner, name in _FIRST_COMPILED:
             patch.setattr(owner, name, _compiles)
@@ -118,7 +121,6 @@ def run(command, *arguments, dataset=None):
     """
     module, own_flags = _COMMANDS[command]
     out, err, code = io.StringIO(), io.StringIO(), 0
-    verbosity = logging.get_verbosity()
     with (
         _with_flags(own_flags),
         _in_process([command, *map(str, arguments)], dataset),
@@ -131,6 +133,4 @@ def run(command, *arguments, dataset=None):
             code = left.code or 0
         except _CompilesError:
             code = None
-        finally:
-            logging.set_verbosity(verbosity)
     return Done(code, out.getvalue(), err.getvalue())

@@ -17,6 +17,12 @@ def test_a_png_appears_whole_and_replaces_the_old_one(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["figure.png"]
 
 
+@pytest.mark.parametrize(("suffix", "head"), [(".pdf", b"%PDF"), (".SVG", b"<?xml")])
+def test_the_suffix_chooses_the_format(tmp_path, suffix, head):
+    save_figure(new_figure(2.0, 1.0), tmp_path / f"figure{suffix}")
+    assert (tmp_path / f"figure{suffix}").read_bytes().startswith(head)
+
+
 def test_a_figure_that_cannot_be_written_is_named(tmp_path):
     path = tmp_path / "gone" / "figure.png"
     with pytest.raises(WorkdirError, match=f"cannot write {path}: No such file"):

@@ -105,7 +105,8 @@ def test_an_episode_has_a_row_per_class():
         ((1150, 50, 423), (20, 1, 1), 0.45),
         ((16, 6, 5), (5, 5, 5), 0.45),
         ((6, 5, 5), (5, 1, 5), 0.45),
-        ((8, 2, 2), (2, 1, 2), 0.3),
+        ((8, 2, 2), (2, 1, 2), 0.36),
+        ((20, 2, 3), (2, 2, 3), 0.45),
     ],
 )
 def test_images_fill_the_sheet_without_touching(classes, task, filled):

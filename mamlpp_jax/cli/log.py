@@ -1,0 +1,41 @@
+"""What the commands that prepare, train and test write into their log."""
+
+from __future__ import annotations
+
+import logging as std_logging
+
+from absl import logging
+
+from mamlpp_jax.utils.terminal import log_above_bars
+
+_AT_LENGTH = ("jax._src.xla_bridge", "matplotlib")  # of a missing TPU, of fonts
+
+
+def set_up_log() -> None:
+    """Shows information, above any bar, and every warning once; of other libraries no more than warnings."""
+    logging.set_verbosity(logging.INFO)
+    log_above_bars()
+    logging.get_absl_logger().addFilter(_Once())
+    quiet_libraries()
+
+
+def quiet_libraries() -> None:
+    """Keeps what other libraries tell at length out of the log."""
+    for name in _AT_LENGTH:
+        std_logging.getLogger(name).setLevel(std_logging.WARNING)
+
+
+class _Once(std_logging.Filter):
+    """Leaves out warnings that were logged before: a folder is looked through, a checkpoint checked, more than once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._seen: set[str] = set()
+
+    def filter(self, record: std_logging.LogRecord) -> bool:
+        if record.levelno != std_logging.WARNING:
+            return True
+        message = record.getMessage()
+        is_new = message not in self._seen
+        self._seen.add(message)
+        return is_new
