@@ -93,7 +93,7 @@ def _extrapolations(results: Mapping[str, Any]) -> list[str]:
         if row.get("epochs") and row["epochs"] != (best if row["model"] == "ensemble" else best[:1])
     ]
     way, steps = config["task"]["way"], config["train"]["inner_steps"]
-    shared = config["model"].get("shared_head", False)
+    shared = config.get("model", {}).get("shared_head", False)
     notes = {
         f"Trained on {_data(results)}: tested also on the test classes of other data, "
         "with the normalisation of training.": any("data" in row for row in test),

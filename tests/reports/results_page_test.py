@@ -143,6 +143,6 @@ def test_a_test_of_other_epochs_than_the_best_is_pointed_out():
 
 def test_the_page_names_the_folder_of_ones_own_images():
     data = {"name": "image_folder", "manual_dir": "/home/me/birds"}
-    config = {"task": {"way": 5}, "train": {"inner_steps": 2}, "model": {}, "data": data}
+    config = {"task": {"way": 5}, "train": {"inner_steps": 2}, "data": data}
     page = results_page.results_page(RESULTS | {"config": config})
     assert ["data", "image_folder:birds"] in cells(page)
