@@ -6,7 +6,8 @@
 DIR has a folder per class, named after it, with its images (png, jpg, gif, bmp, tif, webp, pgm or ppm). Classes may
 have different numbers of images; each needs at least shot + query. Either
 
-    DIR/<class>/*.jpg                     classes are split at random: 64 % train, 16 % val, 20 % test, or
+    DIR/<class>/*.jpg                     classes are split at random: 64 % train, 16 % val, 20 % test, with `way`
+                                          classes in each split where there are enough, or
     DIR/{train,val,test}/<class>/*.jpg    you split them; no class may be in two splits.
 
 Each split needs at least `way` classes. Arguments: way, shot, query (query images per class), method and seed.
@@ -32,9 +33,9 @@ def get_config(argument: str | None = None) -> ConfigDict:
     config.data.channels = 3  # 1 for grey
     config.data.normalize = "imagenet"  # for photographs; "none" for grey images
     config.data.rotations = False  # True: every 90-degree rotation of a class is one more class
-    # 0: by the folders train, val and test, or else by the fractions; numbers of classes work too.
+    # 0: by the folders train, val and test, or else by fractions; numbers of classes work too.
     config.data.train_classes = config.data.val_classes = config.data.test_classes = 0
-    config.data.split_fractions = "0.64,0.16,0.2"
+    config.data.split_fractions = ""  # or, exactly, such as "0.64,0.16,0.2"
     config.data.split_file = ""  # or a CSV file with the header "class,split" and a line per class
 
     config.task.way, config.task.shot, config.task.query = (

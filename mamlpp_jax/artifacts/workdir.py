@@ -232,6 +232,23 @@ class Workdir:
                     f"{name} lists. Use another --workdir, or the same data.split_file to continue it."
                 )
 
+    def recorded_classes(self, fingerprint: str) -> dict[str, list[str]]:
+        """The classes of each split that the run began with; {} where none are recorded for these images.
+
+        Args:
+            fingerprint: of the whole data set.
+
+        Raises:
+            WorkdirError: `data.json` cannot be read.
+        """
+        if not exists(self.data_file) or not self._has_work():
+            return {}
+        recorded = _read_object(self.data_file)
+        classes = recorded.get("classes")
+        if recorded.get("sha256") != fingerprint or not isinstance(classes, dict):
+            return {}
+        return {str(split): list(map(str, names)) for split, names in classes.items()}
+
     def record_data(
         self, fingerprint: str, channels: int, classes: Mapping[str, Sequence[str]]
     ) -> None:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from mamlpp_jax import config as config_lib
 from mamlpp_jax.artifacts.results import to_json
 from mamlpp_jax.artifacts.workdir import Workdir
 from mamlpp_jax.cli import figures
+from mamlpp_jax.cli.overrides import check_channels, with_overrides
 from mamlpp_jax.data.dataset import Dataset, fingerprint
 from mamlpp_jax.data.sources.registry import known_channels, load_dataset
 from mamlpp_jax.distributed import processes
@@ -32,16 +32,6 @@ from mamlpp_jax.training.trainer import train as train_loop
 from mamlpp_jax.utils.files import write_atomically
 from mamlpp_jax.utils.terminal import phase
 
-# Flags that change an evaluation, and the configuration field that each stands for.
-EVALUATION_FLAGS = {
-    "way": "task.way",
-    "shot": "task.shot",
-    "query": "task.query",
-    "inner_steps": "train.inner_steps",
-    "tasks": "evaluation.tasks",
-    "statistics": "norm.eval_statistics",
-}
-
 
 def resolve_config(
     mode: str,
@@ -56,7 +46,7 @@ def resolve_config(
         mode: "train" or "evaluate".
         config: of --config; None where it was not given.
         workdir: of --workdir.
-        overrides: values of `EVALUATION_FLAGS` that were given.
+        overrides: values of `overrides.EVALUATION_FLAGS` that were given.
         data_config: of --data_config.
 
     Raises:
@@ -80,18 +70,6 @@ def resolve_config(
     if workdir is not None:
         workdir.check_owner(config)
     return config
-
-
-@contextlib.contextmanager
-def naming_flags() -> Iterator[None]:
-    """In an evaluation, an error names --way and not config.task.way, which only a training can change."""
-    try:
-        yield
-    except ConfigError as error:
-        message = str(error)
-        for flag, field in EVALUATION_FLAGS.items():
-            message = message.replace(f"config.{field}", f"--{flag}")
-        raise ConfigError(message) from error
 
 
 def to_compare(
@@ -132,12 +110,12 @@ def train(
         logging.info("%s is finished", workdir)
         _print_results(results, workdir)
         return
-    check_memory(config, known_channels(config.data) or 1)
+    _check_memory(config)
     preemption = preemption or PreemptionHandler()
     dataset, digest = _load_everywhere(config)
     preemption.check_between_phases()
     with phase("setting up devices and learner"):
-        experiment = build_experiment(config, dataset)
+        experiment = build_experiment(config, dataset, recorded=workdir.recorded_classes(digest))
         _check_classes_everywhere(experiment)
         workdir.check_data(digest, experiment.class_names)
         about = summary.describe_briefly(experiment)
@@ -201,40 +179,23 @@ def evaluate(
     Args:
         config: the run's.
         workdir: the run's.
-        overrides: values of `EVALUATION_FLAGS`.
+        overrides: values of `overrides.EVALUATION_FLAGS`.
         data_config: a configuration whose data are tested on instead of the run's.
 
     Raises:
         MamlppError: bad input; see `mamlpp_jax.errors`.
     """
     workdir.config()  # Nothing is made in a folder that no run has claimed.
-    tested_config = _with_overrides(config, overrides, data_config)
-    config_lib.validate(tested_config)
-    quiet_orbax()
-    # Before the data are loaded.
-    latest = read_checkpoints(workdir.path, CheckpointReader.latest_step)
     workdir.check_writable()
     workdir.results(), workdir.correct_per_task()  # What cannot be added to is told of now.
-    flags = {EVALUATION_FLAGS[flag]: f"--{flag}" for flag in overrides}
-    channels = known_channels(tested_config.data) or 1
-    check_memory(tested_config, channels, training=False, names=flags)
-    dataset, digest = _load_everywhere(tested_config)
-    if data_config is not None:
-        _check_channels(workdir.recorded_channels(), config, dataset)
-    tested = build_experiment(tested_config, dataset, splits=("test",))
-    _check_classes_everywhere(tested)
-    data = ""
-    if data_config is None:
-        workdir.check_data(digest, tested.class_names)
-    else:
-        data = f"{config_lib.data_label(tested_config)} {digest[:8]}"
+    tested, data, latest = _prepare_test(config, workdir, overrides, data_config)
     like = state_shapes(config, tested.image_shape, replicated(tested.mesh))
     keep = config.evaluation.ensemble
     with phase("reading the best epochs"):
         states = read_checkpoints(
             workdir.path, lambda checkpoints: final_evaluation.best_states(checkpoints, keep, like)
         )
-    report_state(workdir.path, config, latest or 0, [int(state.step) for state in states])
+    report_state(workdir.path, config, latest, [int(state.step) for state in states])
     tests, correct, _ = final_evaluation.run_test(tested, states, data=data)
     with workdir.adding_results() if processes.is_first() else contextlib.nullcontext():
         results = final_evaluation.collect_results(
@@ -242,15 +203,49 @@ def evaluate(
             workdir.results(),
             states,
             tests,
-            steps=latest or 0,
+            steps=latest,
             devices=tested.mesh.size,
         )
         _report(results, correct, workdir)
 
 
+def _prepare_test(
+    config: ConfigDict,
+    workdir: Workdir,
+    overrides: Mapping[str, Any],
+    data_config: ConfigDict | None,
+) -> tuple[Experiment, str, int]:
+    """Everything an evaluation needs but the states; changes nothing in the workdir.
+
+    Returns:
+        The parts; what results call the data, "" for the run's own; and the latest whole checkpoint's outer step.
+    """
+    tested_config = with_overrides(config, overrides, data_config)
+    config_lib.validate(tested_config)
+    quiet_orbax()
+    # Before the data are loaded.
+    latest = read_checkpoints(workdir.path, CheckpointReader.latest_step)
+    _check_memory(tested_config, training=False)
+    dataset, digest = _load_everywhere(tested_config)
+    if data_config is not None:
+        check_channels(workdir.recorded_channels(), config, dataset)
+    recorded = workdir.recorded_classes(digest)
+    tested = build_experiment(tested_config, dataset, ("test",), recorded)
+    _check_classes_everywhere(tested)
+    if data_config is None:
+        workdir.check_data(digest, tested.class_names)
+        return tested, "", latest or 0
+    return tested, f"{config_lib.data_label(tested_config)} {digest[:8]}", latest or 0
+
+
 def _only_writer(workdir: Workdir) -> contextlib.AbstractContextManager[None]:
     """Process 0 writes, so it holds the lock."""
     return workdir.only_writer() if processes.is_first() else contextlib.nullcontext()
+
+
+def _check_memory(config: ConfigDict, *, training: bool = True) -> None:
+    with phase("estimating the memory"):
+        check_memory(config, known_channels(config.data) or 1, training=training)
 
 
 def _load_everywhere(config: ConfigDict) -> tuple[Dataset, str]:
@@ -295,40 +290,6 @@ def _claim_together(workdir: Workdir, config: ConfigDict) -> None:
         )
 
 
-def _with_overrides(
-    config: ConfigDict, overrides: Mapping[str, Any], data_config: ConfigDict | None
-) -> ConfigDict:
-    changed = copy.deepcopy(config)
-    changed.update_from_flattened_dict(
-        {EVALUATION_FLAGS[flag]: value for flag, value in overrides.items()}
-    )
-    if data_config is not None:
-        changed.data = _other_data(config, data_config)
-    return changed
-
-
-def _other_data(config: ConfigDict, other: ConfigDict) -> ConfigDict:
-    """The data of another configuration, normalised as those that the run was trained on."""
-    if other.data.image_size != config.data.image_size:
-        raise ConfigError(
-            f"--data_config has data.image_size {other.data.image_size}, but the run was trained on images of "
-            f"{config.data.image_size} pixels; add --data_config.data.image_size={config.data.image_size}."
-        )
-    data = copy.deepcopy(other.data)
-    data.normalize = config.data.normalize
-    return data
-
-
-def _check_channels(recorded: int, config: ConfigDict, dataset: Dataset) -> None:
-    """Checks that a run's model can take other images, as far as the run tells."""
-    trained, found = recorded or known_channels(config.data), dataset.images.shape[-1]
-    if trained not in (0, found):
-        raise ConfigError(
-            f"--data_config: the images of {dataset.name} have {found} channel(s), but the run was "
-            f"trained on images of {trained}; data.channels of image_folder and tfds:<name> chooses (1 grey, 3 colour)."
-        )
-
-
 def _report(
     results: Mapping[str, Any], correct: Mapping[str, np.ndarray], workdir: Workdir
 ) -> None:
@@ -358,11 +319,30 @@ def _print_results(results: Mapping[str, Any] | None, workdir: Workdir) -> None:
 
 def dry_run(config: ConfigDict, workdir: Workdir | None = None) -> None:
     """Prints what a run would do; writes nothing but the data cache."""
-    check_memory(config, known_channels(config.data) or 1)
+    _check_memory(config)
     dataset, digest = _load_everywhere(config)
-    experiment = build_experiment(config, dataset)
+    recorded = workdir.recorded_classes(digest) if workdir is not None else {}
+    experiment = build_experiment(config, dataset, recorded=recorded)
     if workdir is not None:
         workdir.check_data(digest, experiment.class_names)
     text = summary.describe(experiment)
     if processes.is_first():
         print(f"workdir: {workdir or Workdir.default(config)}\n\n{text}")
+
+
+def dry_run_evaluation(
+    config: ConfigDict,
+    workdir: Workdir,
+    overrides: Mapping[str, Any],
+    data_config: ConfigDict | None = None,
+) -> None:
+    """Prints what `evaluate` would test; writes nothing but the data cache, and compiles nothing."""
+    workdir.config()
+    tested, data, latest = _prepare_test(config, workdir, overrides, data_config)
+    text = summary.describe_test(tested)
+    if processes.is_first():
+        total = config_lib.total_steps(config)
+        print(
+            f"workdir: {workdir}, latest whole checkpoint after outer step {latest} of {total}\n"
+            f"data: {data or 'those of the run'}\n\n{text}"
+        )

@@ -23,6 +23,7 @@ from mamlpp_jax.reports.canvas import FORMATS, save_figure
 from mamlpp_jax.training.experiment import (
     Experiment,
     build_experiment,
+    check_tasks,
     choose_classes,
     task_shape,
 )
@@ -41,7 +42,7 @@ def describe(config: ConfigDict, dataset: Dataset) -> str:
     """The counts of a data set and of its splits, as lines of text.
 
     Raises:
-        ConfigError: the data do not give the tasks asked for.
+        ConfigError: a field asks for what the data do not have.
     """
     classes = choose_classes(config, dataset)
     high, wide, channels = dataset.images.shape[1:]
@@ -91,6 +92,7 @@ def _main(argv: list[str]) -> None:
         sheet = output_file(_CONTACT_SHEET, FORMATS)
         dataset = load_dataset(config.data)
         print(describe(config, dataset), flush=True)
+        check_tasks(config, dataset, choose_classes(config, dataset))
         if sheet:
             save_figure(draw_contact_sheet(build_experiment(config, dataset), dataset), sheet)
             print(f"contact sheet: {sheet}")

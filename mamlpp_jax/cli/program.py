@@ -28,6 +28,7 @@ from mamlpp_jax.cli import commands
 from mamlpp_jax.cli.compilation import set_up_compilation
 from mamlpp_jax.cli.flags import CONFIG, USAGE_EXIT_CODE, parse_flags
 from mamlpp_jax.cli.log import set_up_log
+from mamlpp_jax.cli.overrides import EVALUATION_FLAGS, naming_flags
 from mamlpp_jax.distributed import processes
 from mamlpp_jax.distributed.mesh import available_devices, cpu_devices
 from mamlpp_jax.errors import MamlppError
@@ -130,7 +131,7 @@ def _run() -> None:
         _DISTRIBUTED.value, _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value
     )
     workdir = Workdir(_WORKDIR.value) if _WORKDIR.value else None
-    given = {flag: flags.FLAGS[flag].value for flag in commands.EVALUATION_FLAGS}
+    given = {flag: flags.FLAGS[flag].value for flag in EVALUATION_FLAGS}
     overrides = {flag: value for flag, value in given.items() if value is not None}
     other_data = _DATA_CONFIG.value
     preemption = PreemptionHandler(_MAX_MINUTES.value)
@@ -138,12 +139,13 @@ def _run() -> None:
     config = commands.resolve_config(_MODE.value, CONFIG.value, workdir, overrides, other_data)
     _set_up_jax(config, group)
     _check_same_command(config, overrides)
-    if _DRY_RUN.value:
-        commands.dry_run(config, workdir)
-    elif _MODE.value == "evaluate":
+    if _MODE.value == "evaluate":
         assert workdir is not None  # Else resolve_config has complained.
-        with commands.naming_flags():
-            commands.evaluate(config, workdir, overrides, other_data)
+        run = commands.dry_run_evaluation if _DRY_RUN.value else commands.evaluate
+        with naming_flags():
+            run(config, workdir, overrides, other_data)
+    elif _DRY_RUN.value:
+        commands.dry_run(config, workdir)
     else:
         # After joining the others, whose set-up installs handlers of its own.
         with preemption.listening():

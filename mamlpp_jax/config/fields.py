@@ -51,7 +51,7 @@ FIELDS: dict[str, Field] = {
     "data.train_classes": Field(1150, whole(0)),
     "data.val_classes": Field(50, whole(0)),
     "data.test_classes": Field(423, whole(0)),
-    "data.split_fractions": Field("0.64,0.16,0.2", rules.FRACTIONS),  # of classes without a published split
+    "data.split_fractions": Field("", rules.FRACTIONS),  # such as 0.64,0.16,0.2; "" = these, but `way` classes each
     "data.split_file": Field("", rules.FOLDER),  # CSV with the header "class,split"; "" = the rules above
     "data.tfds_dir": Field("", rules.FOLDER, resumable=True),  # root of prepared TFDS data sets
     "data.manual_dir": Field("", rules.FOLDER, resumable=True),  # raw archives or images; "" = download them

@@ -12,7 +12,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from mamlpp_jax.config.fields import FIELDS, default_config
-from mamlpp_jax.config.rules import parse_list
+from mamlpp_jax.config.rules import AUTOMATIC_FRACTIONS, parse_list
 
 _OWN_IMAGES = "image_folder"
 
@@ -62,6 +62,9 @@ def _run_fields(config: ConfigDict | dict[str, Any]) -> dict[str, Any]:
     every = dict(flatten(config))
     resumable = {name for name, field in FIELDS.items() if field.resumable}
     fields = {name: value for name, value in every.items() if name not in resumable}
+    # Chosen fractions are the usual ones where classes are enough; `data.json` has the classes themselves.
+    if fields.get("data.split_fractions") == "":
+        fields["data.split_fractions"] = AUTOMATIC_FRACTIONS
     if every.get("data.name") == _OWN_IMAGES:
         # Data sets are told apart by the name of their folder, wherever the folder is.
         fields["data.manual_dir"] = pathlib.PurePath(str(every.get("data.manual_dir", ""))).name

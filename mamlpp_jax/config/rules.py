@@ -52,6 +52,8 @@ def parse_list(text: str) -> tuple[str, ...]:
 
 
 def _are_fractions(text: str) -> bool:
+    if not text:
+        return True
     try:
         fractions = [float(part) for part in text.split(",")]
     except ValueError:
@@ -79,9 +81,11 @@ CHANNELS = Rule(
     lambda value: value in (0, 1, 3),
     "it must be 1 (grey), 3 (colour) or 0 (as the images are)",
 )
+AUTOMATIC_FRACTIONS = "0.64,0.16,0.2"  # where none are given and the classes are enough
 FRACTIONS = Rule(
     _are_fractions,
-    "it must be three positive numbers for train, val and test, with a sum of at most 1, such as 0.64,0.16,0.2",
+    "it must be three positive numbers for train, val and test, with a sum of at most 1, such as "
+    f"{AUTOMATIC_FRACTIONS}, or empty to have them chosen",
 )
 FOLDER = Rule(_has_home, "no user of that name has a home folder here")
 FOLDER_NAME = Rule(

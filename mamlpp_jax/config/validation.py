@@ -67,13 +67,13 @@ def suggest(name: str, known: Iterable[str], prefix: str = "") -> str:
 
 
 def parse_fractions(text: str) -> tuple[float, ...]:
-    """Reads `data.split_fractions`, such as "0.64,0.16,0.2".
+    """Reads `data.split_fractions`, such as "0.64,0.16,0.2"; "" gives what is usual.
 
     Raises:
         ConfigError: it is not three positive numbers with a sum of at most 1.
     """
     check_value("data.split_fractions", text)
-    return tuple(float(part) for part in text.split(","))
+    return tuple(float(part) for part in (text or rules.AUTOMATIC_FRACTIONS).split(","))
 
 
 def _check_fields(config: ConfigDict | dict[str, Any]) -> None:
@@ -237,14 +237,17 @@ def check_channels(config: ConfigDict, channels: int) -> None:
         )
 
 
-def check_classes(config: ConfigDict, split: str, num_classes: int, smallest: int) -> None:
+def check_classes(
+    config: ConfigDict, split: str, num_classes: int, smallest: str, images: int
+) -> None:
     """Checks that tasks can be sampled from a split.
 
     Args:
         config: gives way, shot and query.
         split: its name, for the message.
         num_classes: classes of the split, rotated ones counted.
-        smallest: images of its smallest class.
+        smallest: name of its smallest class.
+        images: of that class.
 
     Raises:
         ConfigError: too few classes, or too few images in one.
@@ -253,11 +256,37 @@ def check_classes(config: ConfigDict, split: str, num_classes: int, smallest: in
     if task.way > num_classes:
         raise ConfigError(
             f"config.task.way is {task.way}, but the {split} split of {config.data.name} has "
-            f"{num_classes} classes; use at most {num_classes}."
+            f"{num_classes} classes; use at most {num_classes}, or {_more_classes(config, split)}."
         )
-    if task.shot + task.query > smallest:
+    if task.shot + task.query > images:
+        most = (
+            f"together they may be at most {images}, or"
+            if images > 1
+            else "A task takes two or more:"
+        )
         raise ConfigError(
             f"config.task.shot + config.task.query is {task.shot} + {task.query} = "
-            f"{task.shot + task.query}, but the smallest class of the {split} split of "
-            f"{config.data.name} has {smallest} images; together they may be at most {smallest}."
+            f"{task.shot + task.query}, but the class {smallest!r} of the {split} split of "
+            f"{config.data.name} has {images} image(s). {most[:1].upper()}{most[1:]} give that class more images, or "
+            "leave it out (by moving its folder away, or in data.split_file)."
         )
+
+
+def _more_classes(config: ConfigDict, split: str) -> str:
+    """What would give a split more classes."""
+    data, ways = config.data, []
+    if data.split_file:
+        ways.append(f"list more {split} classes in config.data.split_file")
+    elif data.train_classes or data.val_classes or data.test_classes:
+        ways.append(f"raise config.data.{split}_classes")
+    elif data.split_fractions:
+        ways.append(
+            f"raise the share of {split} in config.data.split_fractions, or leave it empty to have shares chosen"
+        )
+    else:
+        ways.append("add classes")
+    if not data.rotations:
+        ways.append("count every rotation of a class as a class by config.data.rotations=True")
+    elif split != "train" and not data.rotate_evaluation:
+        ways.append("count rotations here too by config.data.rotate_evaluation=True")
+    return ", or ".join(ways)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -16,16 +17,26 @@ from mamlpp_jax.errors import ConfigError, DataError
 _HEADER = ["class", "split"]
 
 
-def split_dataset(dataset: Dataset, data_config: Any) -> dict[str, np.ndarray]:
+def split_dataset(
+    dataset: Dataset,
+    data_config: Any,
+    way: int = 1,
+    rotations: Mapping[str, int] = MappingProxyType({}),
+    recorded: Mapping[str, Sequence[str]] = MappingProxyType({}),
+) -> dict[str, np.ndarray]:
     """The classes of each split, by the first of these rules that applies.
 
     1. ``split_file`` lists the classes. 2. The data set was published with splits. 3. Numbers of
-    classes (``train_classes`` and so on). 4. ``split_fractions`` of the classes. Under rules 1 and 2 the
-    numbers may ask for fewer classes than there are; 0 takes all.
+    classes (``train_classes`` and so on). 4. ``split_fractions`` of the classes. 5. What was chosen before.
+    6. The usual fractions, moved so that every split has classes for ``way`` as far as there are enough
+    (`automatic_counts`). Under rules 1 and 2 the numbers may ask for fewer classes than there are; 0 takes all.
 
     Args:
         dataset: whose classes are dealt out.
         data_config: has ``seed`` and the fields above.
+        way: classes of a task.
+        rotations: as how many classes each class of a split counts, where not as one.
+        recorded: names of the classes of each split, where they have been chosen before.
 
     Returns:
         For each name in ``SPLITS`` int32 class indices, at least one; no class is in two splits.
@@ -44,7 +55,13 @@ def split_dataset(dataset: Dataset, data_config: Any) -> dict[str, np.ndarray]:
     if listed:
         return _listed_classes(listed, counts, seed, origin)
     if not any(counts.values()):
-        counts = fraction_counts(dataset.num_classes, parse_fractions(data_config.split_fractions))
+        fractions = parse_fractions(data_config.split_fractions)
+        if data_config.split_fractions:
+            counts = fraction_counts(dataset.num_classes, fractions)
+        elif known := _recorded_classes(dataset, recorded):
+            return known
+        else:
+            counts = automatic_counts(dataset.num_classes, fractions, way, rotations)
     for split, count in counts.items():
         if count == 0:
             raise ConfigError(
@@ -75,19 +92,72 @@ def _listed_classes(
     return result
 
 
+def _recorded_classes(
+    dataset: Dataset, recorded: Mapping[str, Sequence[str]]
+) -> dict[str, np.ndarray]:
+    """The indices of recorded classes; {} where there is no complete record of classes of this data set."""
+    position = {name: index for index, name in enumerate(dataset.class_names)}
+    if set(recorded) != set(SPLITS) or not all(recorded.values()):
+        return {}
+    if not all(name in position for names in recorded.values() for name in names):
+        return {}
+    return {
+        split: np.array([position[name] for name in recorded[split]], np.int32) for split in SPLITS
+    }
+
+
+def automatic_counts(
+    num_classes: int, fractions: Sequence[float], way: int, rotations: Mapping[str, int]
+) -> dict[str, int]:
+    """Classes per split, of which each has `way`, or else as many for each as there are.
+
+    Args:
+        num_classes: of the data set.
+        fractions: what the splits should have, as far as it fits.
+        way: classes of a task.
+        rotations: as how many classes each class of a split counts, where not as one.
+
+    Raises:
+        ConfigError: there are fewer than three classes.
+    """
+    if num_classes < len(SPLITS):
+        raise ConfigError(
+            f"the data set has {num_classes} class(es), which cannot be divided into {', '.join(SPLITS)}; it needs "
+            "three at least, and `config.task.way` times three for tasks of that many classes."
+        )
+    most = max(rotations.values(), default=1) * num_classes
+    for feasible in range(min(way, most), 0, -1):
+        least = {split: -(-feasible // rotations.get(split, 1)) for split in SPLITS}
+        if sum(least.values()) <= num_classes:
+            break
+    shares = _rounded_shares(num_classes, fractions)
+    counts = {split: max(least[split], shares[split]) for split in SPLITS}
+    excess = sum(counts.values()) - num_classes
+    for split in ("train", "test", "val"):
+        taken = min(max(excess, 0), counts[split] - least[split])
+        counts[split] -= taken
+        excess -= taken
+    return counts
+
+
+def _rounded_shares(num_classes: int, fractions: Sequence[float]) -> dict[str, int]:
+    ends = np.floor(np.cumsum([0.0, *fractions]) * num_classes + 0.5).astype(int)
+    return dict(zip(SPLITS, np.diff(ends).tolist(), strict=True))
+
+
 def fraction_counts(num_classes: int, fractions: Sequence[float]) -> dict[str, int]:
     """Classes per split; their sum is the rounded sum of the fractions of all classes.
 
     Raises:
         ConfigError: a split gets no class.
     """
-    ends = np.floor(np.cumsum([0.0, *fractions]) * num_classes + 0.5).astype(int)
-    counts = dict(zip(SPLITS, np.diff(ends).tolist(), strict=True))
+    counts = _rounded_shares(num_classes, fractions)
     for split, count in counts.items():
         if count == 0:
             raise ConfigError(
                 f"data.split_fractions gives the {split} split none of the {num_classes} classes; raise its "
-                "fraction, or set data.train_classes, data.val_classes and data.test_classes."
+                "fraction, leave data.split_fractions empty to have them chosen, or set data.train_classes, "
+                "data.val_classes and data.test_classes."
             )
     return counts
 

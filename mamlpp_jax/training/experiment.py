@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import jax
 import numpy as np
@@ -29,6 +30,7 @@ from mamlpp_jax.training.learner import (
 from mamlpp_jax.types import MetaState
 
 _ROTATIONS = 4
+_NOTHING: Mapping[str, Sequence[str]] = MappingProxyType({})
 _MIB = 2**20
 
 
@@ -84,28 +86,49 @@ def task_shape(config: ConfigDict, split: str = "train") -> TaskShape:
 
 
 def choose_classes(
-    config: ConfigDict, dataset: Dataset, splits: Sequence[str] = SPLITS
+    config: ConfigDict, dataset: Dataset, recorded: Mapping[str, Sequence[str]] = _NOTHING
 ) -> dict[str, np.ndarray]:
-    """Splits the classes and checks that the splits can give the tasks asked for.
+    """Splits the classes.
+
+    Args:
+        config: validated.
+        dataset: the data it asks for.
+        recorded: names of the classes of each split, where they have been chosen before.
 
     Returns:
-        Class indices of each of `splits`.
+        Class indices of each split.
+
+    Raises:
+        ConfigError: a field asks for what the data do not have.
+    """
+    rotations = {split: task_shape(config, split).rotations for split in SPLITS}
+    return split_dataset(dataset, config.data, config.task.way, rotations, recorded)
+
+
+def check_tasks(config: ConfigDict, dataset: Dataset, classes: Mapping[str, np.ndarray]) -> None:
+    """Checks that splits can give the tasks asked for.
+
+    Args:
+        config: validated.
+        dataset: the data it asks for.
+        classes: class indices of splits.
 
     Raises:
         ConfigError: too few classes or images.
     """
-    everything = split_dataset(dataset, config.data)
-    classes = {split: everything[split] for split in splits}
     config_lib.check_channels(config, dataset.images.shape[-1])
     for split, members in classes.items():
-        smallest = int(dataset.class_sizes[members].min())
+        smallest = min(members, key=dataset.class_sizes.__getitem__)
+        smallest_class = dataset.class_names[smallest], int(dataset.class_sizes[smallest])
         rotations = task_shape(config, split).rotations
-        config_lib.check_classes(config, split, len(members) * rotations, smallest)
-    return classes
+        config_lib.check_classes(config, split, len(members) * rotations, *smallest_class)
 
 
 def build_experiment(
-    config: ConfigDict, dataset: Dataset, splits: Sequence[str] = SPLITS
+    config: ConfigDict,
+    dataset: Dataset,
+    splits: Sequence[str] = SPLITS,
+    recorded: Mapping[str, Sequence[str]] = _NOTHING,
 ) -> Experiment:
     """Builds everything but compiles nothing.
 
@@ -113,11 +136,14 @@ def build_experiment(
         config: validated.
         dataset: the data it asks for.
         splits: those that tasks will be sampled from.
+        recorded: see `choose_classes`.
 
     Raises:
         ConfigError: the data do not give the tasks asked for, or devices are lacking.
     """
-    classes = choose_classes(config, dataset, splits)
+    everything = choose_classes(config, dataset, recorded)
+    classes = {split: everything[split] for split in splits}
+    check_tasks(config, dataset, classes)
     mesh = make_mesh(config.train.tasks_per_step, config.compute.devices)
     config_lib.check_chunk(config, mesh.size)
     return Experiment(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import functools
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -40,16 +39,13 @@ _SIZE_FIELDS = (
 )
 
 
-def check_memory(
-    config: ConfigDict, channels: int, *, training: bool = True, names: Mapping[str, str] = {}
-) -> None:
+def check_memory(config: ConfigDict, channels: int, *, training: bool = True) -> None:
     """Checks that a run fits into the memory of this machine and of its devices.
 
     Args:
         config: validated.
         channels: of its images.
         training: whether it is trained; False for an evaluation.
-        names: what fields are called in the message, where not "config.<field>".
 
     Raises:
         ConfigError: it cannot fit; names the fields that make it large, and what of it is large.
@@ -60,7 +56,7 @@ def check_memory(
     if not limit or needed <= limit:
         return
     large = [
-        f"{names.get(field, f'config.{field}')}={_value(config, field)}"
+        f"config.{field}={_value(config, field)}"
         for field in _large_fields(config, channels, needed, training)
     ]
     raise ConfigError(

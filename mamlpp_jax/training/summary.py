@@ -13,6 +13,8 @@ from mamlpp_jax import config as config_lib
 from mamlpp_jax.training.compiled import compiled_train_steps, steps_per_dispatch
 from mamlpp_jax.training.experiment import Experiment
 from mamlpp_jax.training.learner import epoch_plan, plan_name
+from mamlpp_jax.training.memory import estimate
+from mamlpp_jax.utils.memory import memory_text
 from mamlpp_jax.utils.terminal import phase
 
 _MIB = 2**20
@@ -108,7 +110,37 @@ def describe_memory(experiment: Experiment) -> str:
 
 
 def describe(experiment: Experiment) -> str:
-    """Everything `--dry_run` prints."""
+    """Everything `--dry_run` prints of a training."""
+    steps = config_lib.total_steps(experiment.config)
+    sections = _describe_tasks(experiment) | {
+        "Learned by the outer loop": describe_model(experiment),
+        f"Schedule ({steps:,} outer steps)": describe_schedule(experiment),
+        "Memory": describe_memory(experiment),
+    }
+    return _joined(sections)
+
+
+def describe_test(experiment: Experiment) -> str:
+    """Everything `--dry_run` prints of an evaluation; compiles nothing."""
+    config = experiment.config
+    needed = estimate(config, experiment.image_shape[-1], training=False)
+    sections = _describe_tasks(experiment) | {
+        "Test": (
+            f"{config.evaluation.tasks:,} tasks; the ensemble of at most {config.evaluation.ensemble} best epochs, "
+            f"and the best one; statistics: {', '.join(config_lib.eval_statistics(config))}"
+        ),
+        "Memory": "\n".join(
+            f"{what}: {memory_text(size)} or more" for what, size in needed.items()
+        ),
+    }
+    return _joined(sections)
+
+
+def _joined(sections: dict[str, str]) -> str:
+    return "\n\n".join(f"{title}\n{text}" for title, text in sections.items())
+
+
+def _describe_tasks(experiment: Experiment) -> dict[str, str]:
     config = experiment.config
     on_host = any(stream.device_images is None for stream in experiment.tasks.values())
     counts = ", ".join(
@@ -116,7 +148,7 @@ def describe(experiment: Experiment) -> str:
     )
     task = config.task
     high, wide, channels = experiment.image_shape
-    sections = {
+    return {
         "Devices": describe_devices(experiment),
         "Data": (
             f"{config.data.name}, {high}x{wide}x{channels}: {counts}; on the "
@@ -127,8 +159,4 @@ def describe(experiment: Experiment) -> str:
             f"{task.way}-way {task.shot}-shot: {task.way * task.shot} support and "
             f"{task.way * task.query} query images, {config.train.inner_steps} inner steps"
         ),
-        "Learned by the outer loop": describe_model(experiment),
-        f"Schedule ({config_lib.total_steps(config):,} outer steps)": describe_schedule(experiment),
-        "Memory": describe_memory(experiment),
     }
-    return "\n\n".join(f"{title}\n{text}" for title, text in sections.items())

@@ -230,6 +230,17 @@ def test_data_are_recorded_and_recognised(claimed):
     assert claimed.recorded_channels() == 3
 
 
+def test_recorded_classes_are_given_back_for_the_same_images(claimed):
+    assert claimed.recorded_classes("f00") == {}
+    claimed.record_data("f00", 3, CLASSES)
+    assert claimed.recorded_classes("f00") == CLASSES
+    assert claimed.recorded_classes("ba5") == {}
+
+
+def test_an_attempt_without_a_checkpoint_has_chosen_no_classes(begun):
+    assert begun.recorded_classes("f00") == {}
+
+
 def test_other_data_or_classes_are_refused(tmp_path, claimed):
     claimed.record_data("f00", 1, CLASSES)
     with refused(tmp_path, f"workdir {claimed} belongs to a run on other images"):

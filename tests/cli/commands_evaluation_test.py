@@ -13,7 +13,7 @@ from mamlpp_jax.cli import commands
 from mamlpp_jax.data.dataset import Dataset, fingerprint
 from mamlpp_jax.training import final_evaluation
 from tests.helpers.damage import contents, flip_a_bit
-from tests.helpers.refusals import refused
+from tests.helpers.refusals import compilations, refused
 from tests.helpers.small_runs import SIZE, patterns, small_config
 
 pytestmark = [pytest.mark.xdist_group("commands"), pytest.mark.usefixtures("use_patterns")]
@@ -106,6 +106,39 @@ def test_a_folder_that_cannot_be_written_is_refused_before_the_test(copied, monk
     monkeypatch.setattr(commands, "load_dataset", lambda data: pytest.fail("data were loaded"))
     with refused(copied.path, f"cannot write into {copied}"):
         commands.evaluate(copied.config(), copied, {})
+
+
+def test_a_dry_run_describes_the_evaluation_that_is_asked_for(copied, capsys):
+    compiled, before = compilations(), contents(copied.path)
+    overrides = {"way": 4, "shot": 2, "inner_steps": 7, "tasks": 50, "statistics": "support"}
+    commands.dry_run_evaluation(copied.config(), copied, overrides)
+    text = capsys.readouterr().out
+    for part in (
+        f"workdir: {copied}, latest whole checkpoint after outer step 6 of 6",
+        "data: those of the run",
+        "test 4 classes",
+        "4-way 2-shot: 8 support and 4 query images, 7 inner steps",
+        "50 tasks; the ensemble of at most 3 best epochs, and the best one; statistics: support",
+        "or more",
+    ):
+        assert part in text
+    assert "Schedule" not in text
+    assert (compilations(), contents(copied.path)) == (compiled, before)
+    with refused(copied.path, r"task\.way is 7, but the test split"):
+        commands.dry_run_evaluation(copied.config(), copied, {"way": 7})
+
+
+def test_chosen_splits_stay_those_of_training_whatever_the_flags_say(copied):
+    """Chosen for five ways, the test split would have five of the sixteen classes; for four it has four."""
+    stored = copied.config()
+    stored.data.train_classes = stored.data.val_classes = stored.data.test_classes = 0
+    stored.data.split_fractions = ""
+    copied.config_file.write_text(json.dumps(stored.to_dict()))
+    config = copied.config()
+    with refused(copied.path, r"task\.way is 5, but the test split .* has 4 classes"):
+        commands.evaluate(config, copied, {"way": 5})
+    commands.evaluate(config, copied, {"way": 4, "statistics": "batch"})
+    assert copied.results()["test"][-1].way == 4
 
 
 @pytest.mark.parametrize("what", ["pixel", "names"])

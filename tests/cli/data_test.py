@@ -13,7 +13,7 @@ from PIL import Image
 from mamlpp_jax.cli.data import describe, draw_contact_sheet
 from mamlpp_jax.data.dataset import Dataset
 from mamlpp_jax.errors import ConfigError
-from mamlpp_jax.training.experiment import build_experiment
+from mamlpp_jax.training.experiment import build_experiment, check_tasks, choose_classes
 from tests.helpers import small_sources
 from tests.helpers.small_runs import patterns, small_config
 
@@ -87,8 +87,49 @@ def test_rotated_uneven_and_unused_classes_are_counted():
     assert " to " in lines[1]
     assert lines[-1] == "unused: 1 classes"
     config.task.way = 13
+    assert describe(config, data).splitlines() == lines
     with pytest.raises(ConfigError, match="train split of glyphs has 12 classes"):
-        describe(config, data)
+        check_tasks(config, data, choose_classes(config, data))
+
+
+def own_classes(sizes, **fields):
+    """A configuration of own images whose splits are chosen, and classes of these sizes."""
+    images = np.zeros((sum(sizes), 16, 16, 1), np.uint8)
+    names = tuple(f"own{i:02d}" for i in range(len(sizes)))
+    data = Dataset("image_folder", images, names, np.array(sizes, np.int32))
+    counts = dict.fromkeys(("data.train_classes", "data.val_classes", "data.test_classes"), 0)
+    return small_config(**{"data.name": "image_folder", **counts, **fields}), data
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        (
+            {},
+            "split of image_folder has 4 classes; use at most 4, or add classes, or .*rotations=True",
+        ),
+        (
+            {"data.split_fractions": "0.64,0.16,0.2"},
+            r"val split .* has 2 classes; use at most 2, or raise the share of val in config\.data\.split_f",
+        ),
+        (
+            {"data.train_classes": 6, "data.val_classes": 4, "data.test_classes": 2},
+            r"val split .* has 4 classes; use at most 4, or raise config\.data\.val_classes",
+        ),
+        ({"data.rotations": True, "data.rotate_evaluation": False, "task.way": 7}, "rotate_eval"),
+    ],
+)
+def test_too_few_classes_are_counted_and_what_would_help_is_named(fields, said):
+    config, data = own_classes([3] * 12, **{"task.way": 5, **fields})
+    assert sum(int(line.split()[1]) for line in describe(config, data).splitlines()[1:4]) == 12
+    with pytest.raises(ConfigError, match=said):
+        check_tasks(config, data, choose_classes(config, data))
+
+
+def test_a_class_with_too_few_images_is_named():
+    config, data = own_classes([3] * 11 + [1])
+    with pytest.raises(ConfigError, match=r"class 'own11' of the \w+ split .* has 1 image\(s\)"):
+        check_tasks(config, data, choose_classes(config, data))
 
 
 def drawn(experiment, data):

@@ -46,6 +46,16 @@ def test_differences_and_hash_see_what_changes_the_run(field, value):
     assert config_lib.config_hash(other) != config_lib.config_hash(config)
 
 
+def test_chosen_fractions_are_the_usual_ones():
+    """Runs made before fractions could be left to be chosen go on; `data.json` has their classes."""
+    chosen = small_config(**{"data.split_fractions": ""})
+    usual = small_config(**{"data.split_fractions": "0.64,0.16,0.2"})
+    other = small_config(**{"data.split_fractions": "0.5,0.3,0.2"})
+    assert config_lib.differences(chosen, usual.to_dict()) == []
+    assert config_lib.config_hash(chosen) == config_lib.config_hash(usual)
+    assert config_lib.differences(chosen, other.to_dict()) != []
+
+
 def test_ones_own_images_are_told_apart_by_the_name_of_their_folder():
     configs = {}
     for folder in ("/a/birds", "/b/birds/", "/a/fish"):

@@ -182,10 +182,12 @@ def test_annealing_upwards_is_refused():
 
 def test_fractions_are_read():
     assert config_lib.parse_fractions("0.64, 0.16,0.2") == (0.64, 0.16, 0.2)
+    assert config_lib.parse_fractions("") == (0.64, 0.16, 0.2)
 
 
 @pytest.mark.parametrize(
-    "text", ["", "0.5,0.5", "0.5,0.5,0.1", "1,0,0", "-1,1,1", "a,b,c", "nan,0.1,0.1", "0.5;0.2;0.3"]
+    "text",
+    [" ", "0.5,0.5", "0.5,0.5,0.1", "1,0,0", "-1,1,1", "a,b,c", "nan,0.1,0.1", "0.5;0.2;0.3"],
 )
 def test_fractions_that_are_none_are_refused(text):
     message = r"config\.data\.split_fractions is .*0\.64,0\.16,0\.2"

@@ -8,6 +8,7 @@ import pytest
 from mamlpp_jax.data.dataset import SPLITS, Dataset
 from mamlpp_jax.data.splits import split_classes, split_dataset
 from mamlpp_jax.errors import ConfigError, DataError
+from tests.helpers.small_sources import toy_dataset
 
 COUNTS = {"train": 1150, "val": 50, "test": 423}
 EXPECTED = {"train": [11, 3, 2, 1, 8, 6], "val": [0, 7], "test": [4, 10, 5, 9]}
@@ -89,6 +90,53 @@ def test_fractions_that_leave_a_split_empty_and_numbers_with_a_gap_are_refused()
         split_dataset(named(3), data_config())
     with pytest.raises(ConfigError, match=r"data\.test_classes is 0, but the other splits"):
         split_dataset(named(), data_config(train_classes=3, val_classes=3))
+
+
+@pytest.mark.parametrize(
+    ("classes", "way", "rotations", "expected"),
+    [
+        (100, 5, {}, [64, 16, 20]),  # the usual fractions are enough
+        (30, 5, {}, [19, 5, 6]),
+        (25, 5, {}, [15, 5, 5]),
+        (15, 5, {}, [5, 5, 5]),
+        (21, 7, {}, [7, 7, 7]),
+        (14, 5, {}, [6, 4, 4]),  # not enough: as many for each as there are
+        (12, 5, {"train": 4, "val": 4, "test": 4}, [8, 2, 2]),
+        (12, 12, {"train": 4}, [2, 5, 5]),
+        (3, 5, {}, [1, 1, 1]),
+    ],
+)
+def test_where_no_fractions_are_given_every_split_has_enough_classes(
+    classes, way, rotations, expected
+):
+    config = data_config(split_fractions="")
+    splits = split_dataset(toy_dataset(sizes=(1,) * classes), config, way, rotations)
+    assert sizes(splits) == expected
+    assert sorted(np.concatenate(list(splits.values()))) == list(range(classes))
+
+
+def test_fractions_that_are_given_are_never_changed():
+    assert sizes(split_dataset(named(), data_config(), way=3)) == [6, 2, 2]
+
+
+def test_two_classes_cannot_be_split():
+    with pytest.raises(ConfigError, match=r"has 2 class\(es\), .* needs three at least"):
+        split_dataset(named(2), data_config(split_fractions=""), way=2)
+
+
+def test_what_was_chosen_before_is_taken_again_where_no_fractions_are_given():
+    names = named().class_names
+    recorded = {"train": [names[7], names[3]], "val": [names[0]], "test": [names[1], names[9]]}
+    splits = split_dataset(named(), data_config(split_fractions=""), 5, {}, recorded)
+    assert [splits[split].tolist() for split in SPLITS] == [[7, 3], [0], [1, 9]]
+    assert sizes(split_dataset(named(), data_config(), 5, {}, recorded)) == [6, 2, 2]
+    for broken in (
+        {**recorded, "val": ["unknown"]},
+        {**recorded, "val": []},
+        {"train": recorded["train"]},
+    ):
+        again = split_dataset(named(), data_config(split_fractions=""), 3, {}, broken)
+        assert sizes(again) == [4, 3, 3]
 
 
 def test_published_splits_are_used_whole_or_in_part():

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mamlpp_jax.data.readers import images
 from mamlpp_jax.data.readers.images import (
     decode_grey,
     decode_rgb,
@@ -15,7 +16,7 @@ from mamlpp_jax.data.readers.images import (
     square_rgb,
     with_channels,
 )
-from mamlpp_jax.errors import DataError
+from mamlpp_jax.errors import ConfigError, DataError
 
 GRADIENT = np.tile(np.arange(0, 256, 16, dtype=np.uint8), (16, 1))
 
@@ -40,6 +41,15 @@ def test_sixteen_bits_are_scaled_not_clipped():
     assert deep.mode == "I;16"
     for kind in ("png", "tiff"):
         np.testing.assert_array_equal(pixels(encoded(deep, kind))[..., 0], GRADIENT)
+
+
+def test_more_images_than_the_memory_holds_are_refused(monkeypatch):
+    monkeypatch.setattr(images, "host_memory", lambda: 3 * 10 * 20**2)
+    assert load_squares([lambda: Image.new("RGB", (30, 30))] * 10, 20).shape == (10, 20, 20, 3)
+    with pytest.raises(
+        ConfigError, match=r"image_size is 20: 11 images .* take 12\.9 KiB, .* 11\.7"
+    ):
+        load_squares([lambda: pytest.fail("was decoded")] * 11, 20)
 
 
 def test_palette_and_one_bit():

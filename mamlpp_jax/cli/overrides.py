@@ -1,0 +1,80 @@
+"""Testing a run under other conditions: the flags, and the configuration that they amount to."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from mamlpp_jax.data.dataset import Dataset
+from mamlpp_jax.data.sources.registry import known_channels
+from mamlpp_jax.errors import ConfigError
+
+# Flags that change an evaluation, and the configuration field that each stands for.
+EVALUATION_FLAGS = {
+    "way": "task.way",
+    "shot": "task.shot",
+    "query": "task.query",
+    "inner_steps": "train.inner_steps",
+    "tasks": "evaluation.tasks",
+    "statistics": "norm.eval_statistics",
+}
+
+
+@contextlib.contextmanager
+def naming_flags() -> Iterator[None]:
+    """In an evaluation, an error names --way and not config.task.way, which only a training can change."""
+    try:
+        yield
+    except ConfigError as error:
+        message = str(error)
+        for flag, field in EVALUATION_FLAGS.items():
+            message = message.replace(f"config.{field}", f"--{flag}")
+        raise ConfigError(message) from error
+
+
+def with_overrides(
+    config: ConfigDict, overrides: Mapping[str, Any], data_config: ConfigDict | None
+) -> ConfigDict:
+    """A run's configuration as it is tested.
+
+    Args:
+        config: the run's.
+        overrides: values of `EVALUATION_FLAGS`.
+        data_config: a configuration whose data are tested on instead of the run's.
+
+    Raises:
+        ConfigError: those data have images of another size.
+    """
+    changed = copy.deepcopy(config)
+    changed.update_from_flattened_dict(
+        {EVALUATION_FLAGS[flag]: value for flag, value in overrides.items()}
+    )
+    if data_config is not None:
+        changed.data = _other_data(config, data_config)
+    return changed
+
+
+def _other_data(config: ConfigDict, other: ConfigDict) -> ConfigDict:
+    """The data of another configuration, normalised as those that the run was trained on."""
+    if other.data.image_size != config.data.image_size:
+        raise ConfigError(
+            f"--data_config has data.image_size {other.data.image_size}, but the run was trained on images of "
+            f"{config.data.image_size} pixels; add --data_config.data.image_size={config.data.image_size}."
+        )
+    data = copy.deepcopy(other.data)
+    data.normalize = config.data.normalize
+    return data
+
+
+def check_channels(recorded: int, config: ConfigDict, dataset: Dataset) -> None:
+    """Checks that a run's model can take other images, as far as the run tells."""
+    trained, found = recorded or known_channels(config.data), dataset.images.shape[-1]
+    if trained not in (0, found):
+        raise ConfigError(
+            f"--data_config: the images of {dataset.name} have {found} channel(s), but the run was "
+            f"trained on images of {trained}; data.channels of image_folder and tfds:<name> chooses (1 grey, 3 colour)."
+        )
