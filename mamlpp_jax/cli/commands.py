@@ -113,7 +113,7 @@ def train(
     _check_memory(config)
     preemption = preemption or PreemptionHandler()
     dataset, digest = _load_everywhere(config)
-    preemption.check_between_phases()
+    preemption.check_signal()
     with phase("setting up devices and learner"):
         experiment = build_experiment(config, dataset, recorded=workdir.recorded_classes(digest))
         _check_classes_everywhere(experiment)
@@ -122,7 +122,7 @@ def train(
     logging.info("%s", about)
     quiet_orbax()
     logging.info("workdir: %s", workdir)
-    preemption.check_between_phases()
+    preemption.check_signal()
     with contextlib.ExitStack() as stack:
         stack.enter_context(_only_writer(workdir))
         _claim_together(workdir, config)

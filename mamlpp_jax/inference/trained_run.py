@@ -120,7 +120,7 @@ def _sound_steps(checkpoints: CheckpointReader, workdir: Workdir) -> list[int]:
     if not sound:
         raise checkpoints.lacking(
             f"the run in {workdir} has no whole checkpoint",
-            "train it first, or wait until one is saved",
+            "train it first, or wait for one",
         )
     return sound
 

@@ -56,7 +56,9 @@ class CheckpointReader:
         self._folder = (workdir / FOLDER).resolve()
         self.history: list[dict[str, float]] = []
         if not self._folder.is_dir():
-            raise WorkdirError(f"the run in {workdir} has no checkpoint; train it first.")
+            raise WorkdirError(
+                f"the run in {workdir} has no checkpoint; train it first, or wait for one."
+            )
         with self._explaining("opened"):
             found = {int(path.name) for path in integrity.complete_checkpoints(self._folder)}
             self._steps = [step for step in sorted(found) if self._is_sound(step)]

@@ -67,18 +67,18 @@ class PreemptionHandler:
         Raises:
             StoppedError: there is a reason to.
         """
-        reason = self.reason()
-        if reason:
-            raise StoppedError(f"{reason}; the run goes on when it is started again.")
+        _stop_for(self.reason())
 
-    def check_between_phases(self) -> None:
-        """As `check`, around work that is done once, whose time says nothing about what follows.
+    def check_signal(self) -> None:
+        """Stops for a signal, before there is anything to save.
+
+        The time limit waits until some steps are done and saved, so that every start of a run gets further.
 
         Raises:
-            StoppedError: there is a reason to.
+            StoppedError: a signal has come, to this process or another.
         """
-        self._looked_at = None
-        self.check()
+        if processes.any_process(bool(self._signal)):
+            _stop_for(self._signal or "another process is stopping")
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[PreemptionHandler]:
@@ -103,6 +103,11 @@ class PreemptionHandler:
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         del frame
         self._signal = self._signal or f"received {signal.Signals(number).name}"
+
+
+def _stop_for(reason: str) -> None:
+    if reason:
+        raise StoppedError(f"{reason}; the run goes on when it is started again.")
 
 
 def _watch(reader: int) -> None:

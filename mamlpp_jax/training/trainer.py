@@ -75,7 +75,7 @@ def train(
         with phase(f"reading the checkpoint after outer step {latest}"):
             state = checkpoints.restore(latest, like=experiment.state_shapes())
         logging.info("resuming after outer step %d from %s", latest, workdir)
-    preemption.check_between_phases()
+    preemption.check_signal()
     start, config = int(state.step), experiment.config
     with contextlib.ExitStack() as stack:
         writer: MetricsWriter | NullWriter = NullWriter()

@@ -114,10 +114,10 @@ class CrashAt:
             raise _CrashError
         return ""
 
-    def check_between_phases(self):
+    def check_signal(self):
         pass
 
-    check = check_between_phases
+    check = check_signal
 
 
 @pytest.mark.parametrize("crash_after", [2, 3])

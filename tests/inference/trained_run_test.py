@@ -200,6 +200,14 @@ def test_an_unfinished_run_says_which_step_is_used(workdir, caplog):
     assert "until outer step 2." in caplog.text
 
 
+def test_a_run_before_its_first_checkpoint_says_so(workdir):
+    workdir.claim(small_config())
+    workdir.record_data("f00", 1, {})
+    for load in (load_run, FewShotClassifier.from_pretrained):
+        with refused(workdir.path, "has no checkpoint; train it first, or wait for one"):
+            load(workdir.path)
+
+
 @pytest.mark.parametrize("gone", [False, True])
 def test_a_checkpoint_that_is_removed_while_it_is_read(workdir, first, monkeypatch, gone):
     """By training, which has saved better and later ones: what is there now is read instead."""

@@ -39,16 +39,14 @@ def test_the_limit_leaves_time_for_another_round(clock):
         handler.check()
 
 
-def test_work_that_is_done_once_says_nothing_about_what_follows(clock):
-    handler = PreemptionHandler(max_minutes=1)
-    handler.check_between_phases()
-    clock[0] = 40  # a compilation, say
-    handler.check_between_phases()
-    clock[0] = 41
-    assert not handler.reason()  # else another 40 s would be expected
-    clock[0] = 60
-    with pytest.raises(StoppedError, match="max_minutes=1 is used up"):
-        handler.check_between_phases()
+def test_before_there_is_anything_to_save_only_a_signal_stops(clock):
+    """Else a run whose preparation takes longer than its limit would never get anywhere."""
+    with PreemptionHandler(max_minutes=1).listening() as handler:
+        clock[0] = 100
+        handler.check_signal()
+        os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(StoppedError, match="received SIGTERM; the run goes on"):
+            handler.check_signal()
 
 
 def test_a_wall_clock_that_jumps_changes_nothing(monkeypatch):
