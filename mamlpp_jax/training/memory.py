@@ -19,10 +19,10 @@ from mamlpp_jax.utils.memory import host_memory, memory_text
 
 _FLOAT = 4  # bytes
 # What a pass keeps per number of activation, at least. Compared with the compiler's own figures for the cases of
-# experiments/results/benchmark_cpu: the estimates are 0.2 to 0.9 of them, so that nothing is refused that fits.
-_SUPPORT_FIRST, _SUPPORT_SECOND = 1.0, 2.0  # in second order every inner step keeps its own
-_QUERY = 0.3
-_PREDICTION = 0.3  # without a gradient
+# experiments/results/benchmark_cpu the estimates are a fifth to a half, so that nothing is refused that fits.
+_SUPPORT_FIRST, _SUPPORT_SECOND = 0.5, 1.0  # in second order every inner step keeps its own
+_QUERY = 0.15
+_PREDICTION = 0.15  # without a gradient
 _SIZE_FIELDS = (
     "model.filters",
     "data.image_size",
@@ -104,7 +104,7 @@ def _of_training(
     config: ConfigDict, shape: tuple[int, ...], state: MetaState, per_image: int
 ) -> dict[str, int]:
     train, (support, query) = config.train, _images_per_task(config)
-    second_order = train.first_order_epochs < train.epochs
+    second_order = train.first_order_epochs < train.epochs and train.outer_gradient == "maml"
     # ANIL computes its features once; per step it keeps those of the head, which are few.
     fixed_body = config.inner.adapts == "head" and not config.norm.per_step_affine
     kept = 1 if config.compute.remat or fixed_body else train.inner_steps

@@ -91,12 +91,15 @@ def test_where_the_memory_is_unknown_nothing_is_refused(monkeypatch):
     check_memory(small_config(**{"model.filters": 10**6}), channels=1)
 
 
+SECTIONS = ("implementations", "table 3", "scaling", "memory", "compile")
+
+
 def measured():
     """Cases whose memory the compiler has stated, every seventh of them."""
     rows = [
         row
         for row in json.loads(MEASURED.read_text())
-        if row["implementation"] == "ours" and row["peak_mib"] and row["dtype"] == "float32"
+        if row["implementation"] == "ours" and row["peak_mib"] and row["section"] in SECTIONS
     ]
     return rows[::7]
 
@@ -115,4 +118,4 @@ def test_the_estimate_is_below_what_the_compiler_states_and_not_far(row):
     config.compute.remat, config.compute.tasks_per_chunk = row["remat"], row["chunk"] or 0
     config.evaluation.tasks = 2  # the benchmark trains only
     task = estimate(config, 3 if is_colour else 1)["what is computed of a task"] / 2**20
-    assert 0.2 * row["peak_mib"] < task < row["peak_mib"]
+    assert 0.15 * row["peak_mib"] < task < 0.6 * row["peak_mib"]
