@@ -36,7 +36,7 @@ def find_model(name: str | os.PathLike[str], ensemble: int | None = None) -> Few
     shipped = shipped_models()
     folder = SHIPPED / name if name in shipped else pathlib.Path(name).expanduser()
     # The second is there before the first checkpoint of a run that is being trained.
-    if any(exists(folder / name) for name in ("checkpoints", "data.json")):
+    if any(exists(folder / part) for part in ("checkpoints", "data.json")):
         # Brings Orbax along, a second that saved models do not need.
         from mamlpp_jax.inference.trained_run import load_best
 

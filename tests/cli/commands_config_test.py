@@ -9,6 +9,8 @@ from mamlpp_jax.cli import commands
 from tests.helpers.refusals import compilations, refused
 from tests.helpers.small_runs import small_config
 
+NO_COUNTS = dict.fromkeys(("data.train_classes", "data.val_classes", "data.test_classes"), 0)
+
 
 @pytest.mark.usefixtures("use_patterns")
 @pytest.mark.parametrize(
@@ -27,13 +29,23 @@ from tests.helpers.small_runs import small_config
         ({"task.way": 5}, ["task.way is 5, but the val split of glyphs has 4 classes"]),
         (
             {"task.shot": 4, "task.query": 3},
-            [r"is 4 \+ 3 = 7, but the smallest class .* has 6 images", "at most 6"],
+            [
+                r"is 4 \+ 3 = 7, but the class 'class\d\d' of the train split .* has 6 image",
+                "at most 6",
+            ],
         ),
         ({"data.normalize": "imagenet"}, ["data.normalize is 'imagenet', .* has grey", "use none"]),
         ({"data.channels": 3}, ["data.channels is 3, but glyphs has images of 1; use 0"]),
         (
-            {"data.train_classes": 0, "data.val_classes": 0, "data.test_classes": 0, "task.way": 4},
-            ["the val split of glyphs has 3 classes"],
+            {**NO_COUNTS, "data.split_fractions": "0.64,0.16,0.2", "task.way": 4},
+            [
+                "the val split of glyphs has 3 classes",
+                "share of val in config.data.split_fractions",
+            ],
+        ),
+        (
+            {**NO_COUNTS, "task.way": 6},
+            ["the train split of glyphs has 6 classes|the val split of glyphs has 5 classes"],
         ),
         ({"data.train_classes": 0}, ["data.train_classes is 0, but the other splits"]),
         ({"data.split_file": "/none.csv"}, ["data.split_file: /none.csv cannot be read"]),
