@@ -165,6 +165,23 @@ def task_norm(protocol: str = "short") -> list[Run]:
     ]
 
 
+def resnet_12(protocol: str = "short") -> list[Run]:
+    """The narrow ResNet-12 on mini-ImageNet 5-way 1-shot: 200 first-order steps of one task, to see its loss fall."""
+    fields = {
+        "model.name": "resnet12",
+        "model.filters": 16,
+        "task.query": 5,
+        "train.tasks_per_step": 1,
+        "train.epochs": 2,
+        "train.steps_per_epoch": 100,
+        "evaluation.tasks": 100,
+        "evaluation.ensemble": 1,
+    }
+    return [
+        Run("mini_imagenet", 5, 1, "fomaml", protocol, variant="narrow_resnet12", fields=fields)
+    ]
+
+
 def first(protocol: str = "short") -> list[Run]:
     """What can be run on two CPU cores, the most telling first."""
     _, *singly, _ = methods(protocol)
@@ -189,6 +206,7 @@ LISTS: dict[str, Callable[[str], list[Run]]] = {
     "figure1": figure_1,
     "options": options,
     "tasknorm": task_norm,
+    "resnet12": resnet_12,
 }
 
 
@@ -208,7 +226,9 @@ def load_runs(name: str, protocol: str, seeds: Sequence[int] = ()) -> list[Run]:
     if protocol and protocol not in PROTOCOLS:
         raise ConfigError(f"--protocol is {protocol!r}; it must be one of {', '.join(PROTOCOLS)}.")
     if name in LISTS:
-        usual = "short" if name in ("first", "figure1", "options", "tasknorm") else "paper"
+        usual = (
+            "short" if name in ("first", "figure1", "options", "tasknorm", "resnet12") else "paper"
+        )
         runs = LISTS[name](protocol or usual)
     elif path.is_file():
         with wrap_os_errors(path, "read"):

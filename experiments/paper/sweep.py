@@ -33,7 +33,7 @@ _LIST = flags.DEFINE_string("list", "first", f"{', '.join(LISTS)}, or a file.")
 _PROTOCOL = flags.DEFINE_string(
     "protocol",
     "",
-    "Of the list's runs; default: short for first, figure1, options and tasknorm, else paper.",
+    "Of the list's runs; default: short for first, figure1, options, tasknorm and resnet12, else paper.",
 )
 _SEEDS = flags.DEFINE_list("seeds", [], "Only runs with these seeds.")
 _PRINT = flags.DEFINE_bool("print_commands", False, "Print the commands of missing runs, and stop.")
