@@ -14,7 +14,7 @@ from mamlpp_jax.models import BACKBONES
 from mamlpp_jax.training import trainer
 from mamlpp_jax.training.checkpoints import Checkpoints
 from mamlpp_jax.training.learner import first_state, make_learner
-from mamlpp_jax.training.preemption import StoppedError
+from mamlpp_jax.training.preemption import PreemptionHandler, StoppedError
 from mamlpp_jax.types import Episode
 from tests.helpers.small_learner import OneBlock
 from tests.helpers.small_runs import small_config, small_experiment
@@ -35,15 +35,19 @@ def _small_backbone(monkeypatch):
     monkeypatch.setitem(BACKBONES, "conv4", lambda ways, **options: OneBlock(ways))
 
 
-class _StopAfter:
-    """A preemption handler that says stop when it has been asked a number of times."""
+class _StopAfter(PreemptionHandler):
+    """Says stop when it has been asked a number of times between dispatches."""
 
     def __init__(self, times):
+        super().__init__()
         self.left = times
 
     def reason(self):
         self.left -= 1
         return "enough" if self.left < 0 else ""
+
+    def check_between_phases(self):
+        """Before the first dispatch there is nothing to stop."""
 
 
 def train(folder, method, stop_after=None, **fields):
