@@ -339,7 +339,7 @@ OF_OWN_IMAGES = [
     _own("own_half_image", "class 0/00.png", "complete image file"),
     _own("own_dangling", "class folder own_dangling/class 0 has no image", "Remove it"),
     _own("own_no_image", "class folder own_no_image/class 0 has no image", ".png"),
-    _own("own_one_image", "shot", "query", "1 images"),
+    _own("own_one_image", "config.task.shot", "'class 0'", "1 image(s)", "leave it out"),
     _own("own_two_splits", "own_two_splits has the folders train, val only", "train, val, test"),
     _own("own_shared", "class 0", "different classes"),
     _own("own", "config.task.way is 9", "classes", more=["--config.task.way=9"]),
