@@ -152,7 +152,9 @@ def test_when_every_checkpoint_is_damaged_there_is_no_run(workdir, first):
     del first
     for step in ACCURACIES:
         flip_a_bit(workdir.checkpoints / str(step))
-    with refused(workdir.path, "has no whole checkpoint; train it first"):
+    with refused(
+        workdir.path, "no whole checkpoint: the checkpoints of outer step 2, 4, 6 .* damaged"
+    ):
         load_run(workdir.path)
 
 
