@@ -98,15 +98,21 @@ def train_command(name: str, statistics: str, workdir: pathlib.Path) -> list[str
         **_COMMON,
         **RECIPES[name].fields,
     }
-    if name == "omniglot" and _OMNIGLOT_DIR.value:
-        prepared = (pathlib.Path(_OMNIGLOT_DIR.value) / "omniglot").is_dir()
-        fields["data.tfds_dir" if prepared else "data.manual_dir"] = _OMNIGLOT_DIR.value
     fields |= dict(pair.split("=", 1) for pair in _SET.value)
     return [
         *("python", "-m", "mamlpp_jax.main", f"--config={RECIPES[name].config}"),
         f"--workdir={workdir}",
         *(f"--config.{field}={value}" for field, value in fields.items()),
     ]
+
+
+def data_flags(name: str) -> list[str]:
+    """Where the images are on this machine, which no card repeats."""
+    folder = _OMNIGLOT_DIR.value
+    if name != "omniglot" or not folder:
+        return []
+    prepared = (pathlib.Path(folder) / "omniglot").is_dir()
+    return [f"--config.data.{'tfds' if prepared else 'manual'}_dir={folder}"]
 
 
 def trial_accuracy(workdir: pathlib.Path) -> float | None:
@@ -147,16 +153,18 @@ def make_model(name: str) -> None:
     """Trains, measures and packs one model."""
     workdirs = {s: pathlib.Path(_WORKDIRS.value) / f"{name}-{s}" for s in _STATISTICS}
     for statistics, workdir in workdirs.items():
-        run(train_command(name, statistics, workdir), workdir, trial=True)
+        command = [*train_command(name, statistics, workdir), *data_flags(name)]
+        run(command, workdir, trial=True)
     trials = {statistics: trial_accuracy(workdirs[statistics]) or 0.0 for statistics in _STATISTICS}
     chosen = max(trials, key=trials.__getitem__)
-    command = train_command(name, chosen, workdirs[chosen])
+    command = [*train_command(name, chosen, workdirs[chosen]), *data_flags(name)]
     run(command, workdirs[chosen], trial=False)
     if Workdir(workdirs[chosen]).results() is None:
         raise MamlppError(f"{workdirs[chosen]} is not finished; give the same command again.")
     target = pathlib.Path(_TARGET.value) / name
     FewShotClassifier.from_pretrained(workdirs[chosen]).save_pretrained(target)
-    write_card(target, workdirs[chosen], RECIPES[name].notes, " ".join(command), trials)
+    shown = train_command(name, chosen, pathlib.Path("runs/pretrained") / workdirs[chosen].name)
+    write_card(target, workdirs[chosen], RECIPES[name].notes, " ".join(shown), trials)
     logging.info("%s is finished", target)
 
 

@@ -45,6 +45,9 @@ def meta_params(arrays, prefix):
     return MetaParams(tree(arrays, f"{prefix}/params"), norm, tree(arrays, f"{prefix}/inner_lr"))
 
 
+FIELDS = ("support_images", "support_labels", "query_images", "query_labels")
+
+
 def episodes(arrays, batch):
     return Episode(
         *(
@@ -52,7 +55,7 @@ def episodes(arrays, batch):
                 arrays[f"batch{batch}/{field}"],
                 jnp.float64 if field.endswith("images") else jnp.int32,
             )
-            for field in Episode._fields
+            for field in FIELDS
         )
     )
 

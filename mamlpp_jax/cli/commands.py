@@ -244,8 +244,9 @@ def _only_writer(workdir: Workdir) -> contextlib.AbstractContextManager[None]:
 
 
 def _check_memory(config: ConfigDict, *, training: bool = True) -> None:
+    channels = known_channels(config.data) or 1
     with phase("estimating the memory"):
-        check_memory(config, known_channels(config.data) or 1, training=training)
+        check_memory(config, channels, training=training)
 
 
 def _load_everywhere(config: ConfigDict) -> tuple[Dataset, str]:

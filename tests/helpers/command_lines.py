@@ -80,7 +80,9 @@ def _leave(code):
 
 @contextlib.contextmanager
 def _with_flags(own):
-    """The flags of one command are defined inside, and unset again afterwards."""
+    """The flags of one command are defined inside, in the place of others of the same names, and unset again."""
+    others = {name: flags.FLAGS[name] for name in own if name in flags.FLAGS}
+    flags.FLAGS.remove_flag_values(others)
     for name, flag in own.items():
         flags.FLAGS[name] = flag
     try:
@@ -88,6 +90,8 @@ def _with_flags(own):
             yield
     finally:
         flags.FLAGS.remove_flag_values(own)
+        for name, flag in others.items():
+            flags.FLAGS[name] = flag
 
 
 @contextlib.contextmanager

@@ -46,7 +46,7 @@ class _StopAfter(PreemptionHandler):
         self.left -= 1
         return "enough" if self.left < 0 else ""
 
-    def check_between_phases(self):
+    def check_signal(self):
         """Before the first dispatch there is nothing to stop."""
 
 

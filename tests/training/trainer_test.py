@@ -218,6 +218,9 @@ class StopAt:
     def __init__(self, question):
         self.left = question
 
+    def check_signal(self):
+        """Before the first dispatch there is nothing to save."""
+
     def reason(self):
         self.left -= 1
         return "requested" if self.left == 0 else ""

@@ -56,9 +56,12 @@ def known_names() -> tuple[str, ...]:
 
 
 def known_channels(data_config: Any) -> int:
-    """The channels that a configured data set will have; 0 when its images decide."""
-    source = _find(data_config.name)
-    return (source.channels if source else 0) or int(data_config.channels)
+    """The channels that a configured data set will have; 0 when its images decide.
+
+    Raises:
+        ConfigError: the name is unknown.
+    """
+    return _known(data_config.name).channels or int(data_config.channels)
 
 
 def is_inverted(name: str) -> bool:
@@ -69,6 +72,13 @@ def is_inverted(name: str) -> bool:
 
 def _find(name: str) -> _Source | None:
     return _SOURCES.get(_TFDS if name.startswith("tfds:") else name)
+
+
+def _known(name: str) -> _Source:
+    source = _find(name)
+    if source is None:
+        raise ConfigError(f"data.name is {name!r}; known data sets are {', '.join(known_names())}.")
+    return source
 
 
 def load_dataset(data_config: Any) -> Dataset:
@@ -90,9 +100,7 @@ def load_dataset(data_config: Any) -> Dataset:
         DataError: the source is missing or broken.
     """
     name, size = data_config.name, data_config.image_size
-    source = _find(name)
-    if source is None:
-        raise ConfigError(f"data.name is {name!r}; known data sets are {', '.join(known_names())}.")
+    source = _known(name)
     if not isinstance(size, int) or size < 1:
         raise ConfigError(f"data.image_size is {size!r}; it must be a positive number of pixels.")
     folder = cache_folder(data_config.cache_dir)

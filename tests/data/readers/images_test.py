@@ -125,7 +125,7 @@ def test_channels_are_as_wanted_or_as_in_the_images(colour, channels, found):
     ("content", "said"),
     [
         (b"", "it is empty"),
-        (b"no image", "cannot identify"),
+        (b"no image", "no image of a known format"),
         (encoded(Image.fromarray(GRADIENT))[:-30], "."),
         (encoded(Image.fromarray(GRADIENT), "jpeg")[:200], "[Tt]runcated"),
         (encoded(Image.fromarray(GRADIENT.astype(np.float32)), "tiff"), "floating-point"),
@@ -138,7 +138,7 @@ def test_a_broken_image_is_named(content, said):
 
 
 def test_a_broken_grey_image_is_named():
-    with pytest.raises(DataError, match=r"Cannot decode a/b\.png: cannot identify"):
+    with pytest.raises(DataError, match=r"Cannot decode a/b\.png: it is no image of a known"):
         decode_grey(b"not an image", "a/b.png")
 
 
