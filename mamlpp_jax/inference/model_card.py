@@ -23,7 +23,7 @@ ICLR 2019). It learns new classes from a few images of each.
 ```python
 from mamlpp_jax import FewShotClassifier
 
-clf = FewShotClassifier.from_pretrained({name!r})
+clf = FewShotClassifier.from_pretrained("{name}")
 clf.fit(images, labels)
 clf.predict(more_images)
 ```
