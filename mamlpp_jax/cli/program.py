@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Mapping
@@ -121,7 +122,10 @@ def _main(argv: list[str]) -> None:
         sys.exit(STOPPED_EXIT_CODE)
     except MamlppError as error:
         _fail(str(error))
-    except (Exception, KeyboardInterrupt):
+    except KeyboardInterrupt:  # Of a command that has nothing to save.
+        print(f"{processes.process_prefix()}stopped: interrupted", file=sys.stderr)
+        processes.hard_exit(128 + signal.SIGINT)
+    except Exception:
         traceback.print_exc()
         processes.hard_exit(1)
 
