@@ -78,10 +78,11 @@ class Run(NamedTuple):
 
 
 def methods(protocol: str) -> tuple[str, ...]:
-    """The rows of Table 1 that a protocol can have: where it turns a component off, there is none to add."""
+    """The rows of Table 1 that a protocol can have: what it turns off, or gives to all, is none to add."""
     fields = PROTOCOLS[protocol].fields
-    off = {name for name, part in COMPONENTS.items() if fields.get(part.field) == part.off}
-    return tuple(method for method in METHODS if off.isdisjoint(method.split("+")))
+    fixed = {name for name, part in COMPONENTS.items() if fields.get(part.field) == part.off}
+    fixed |= PROTOCOLS[protocol].always
+    return tuple(method for method in METHODS if fixed.isdisjoint(method.split("+")))
 
 
 def table_1(protocol: str) -> list[Run]:
@@ -148,21 +149,22 @@ def options(protocol: str = "short") -> list[Run]:
     ]
 
 
-def task_norm(protocol: str = "short") -> list[Run]:
-    """Omniglot 5-way 1-shot, each kind of statistics in training and test: 1,000 first-order steps of 8 tasks.
-
-    First order as in the published comparison (Bronskill et al., "TaskNorm", ICML 2020, table 1).
-    """
+def _brief(method: str, protocol: str, statistics: str) -> Run:
+    """Omniglot 5-way 1-shot, 1,000 outer steps of 8 tasks, with the same statistics in training and test."""
     length = {"train.epochs": 2, "train.steps_per_epoch": 500, "evaluation.ensemble": 1}
+    modes = {"norm.train_statistics": statistics, "norm.eval_statistics": statistics}
+    return Run("omniglot", 5, 1, method, protocol, variant=statistics, fields=length | modes)
+
+
+def task_norm(protocol: str = "short") -> list[Run]:
+    """Each kind of statistics, first order as in the published comparison (Bronskill et al., ICML 2020, table 1)."""
     methods = {"tasknorm": "fomaml+tasknorm", "batch": "fomaml", "support": "fomaml"}
-    return [
-        Run(
-            *("omniglot", 5, 1, method, protocol),
-            variant=mode,
-            fields=length | {"norm.train_statistics": mode, "norm.eval_statistics": mode},
-        )
-        for mode, method in methods.items()
-    ]
+    return [_brief(method, protocol, statistics) for statistics, method in methods.items()]
+
+
+def shared_head(protocol: str = "short") -> list[Run]:
+    """One head vector for all classes against a vector for each, to be tested with more ways than in training."""
+    return [_brief(method, protocol, "batch") for method in ("fomaml+sharedhead", "fomaml")]
 
 
 def resnet_12(protocol: str = "short") -> list[Run]:
@@ -206,6 +208,7 @@ LISTS: dict[str, Callable[[str], list[Run]]] = {
     "figure1": figure_1,
     "options": options,
     "tasknorm": task_norm,
+    "sharedhead": shared_head,
     "resnet12": resnet_12,
 }
 
@@ -226,9 +229,7 @@ def load_runs(name: str, protocol: str, seeds: Sequence[int] = ()) -> list[Run]:
     if protocol and protocol not in PROTOCOLS:
         raise ConfigError(f"--protocol is {protocol!r}; it must be one of {', '.join(PROTOCOLS)}.")
     if name in LISTS:
-        usual = (
-            "short" if name in ("first", "figure1", "options", "tasknorm", "resnet12") else "paper"
-        )
+        usual = "paper" if name.startswith("table") else "short"
         runs = LISTS[name](protocol or usual)
     elif path.is_file():
         with wrap_os_errors(path, "read"):

@@ -4,6 +4,7 @@
     python -m experiments.paper.sweep --list=table1 --protocol=short --seeds=0 --print_commands
     python -m experiments.paper.sweep --list=FILE --test_tasks=6000
     python -m experiments.paper.sweep --list=options --test_tasks=6000 --test_inner_steps=10
+    python -m experiments.paper.sweep --list=sharedhead --test_way=20
 
 Lists: see `experiments.paper.runs`. It can be stopped at any time with SIGTERM or SIGINT: the run saves, and the same
 command goes on. Runs that are kept in --results are skipped; remove a folder there to have its run made again.
@@ -33,7 +34,7 @@ _LIST = flags.DEFINE_string("list", "first", f"{', '.join(LISTS)}, or a file.")
 _PROTOCOL = flags.DEFINE_string(
     "protocol",
     "",
-    "Of the list's runs; default: short for first, figure1, options, tasknorm and resnet12, else paper.",
+    "Of the list's runs; default: paper for tables, short for other lists.",
 )
 _SEEDS = flags.DEFINE_list("seeds", [], "Only runs with these seeds.")
 _PRINT = flags.DEFINE_bool("print_commands", False, "Print the commands of missing runs, and stop.")
@@ -48,6 +49,9 @@ _TASKS = flags.DEFINE_integer(
 )
 _INNER_STEPS = flags.DEFINE_integer(
     "test_inner_steps", 0, "Test with so many inner steps too; 0 = as trained only.", lower_bound=0
+)
+_WAY = flags.DEFINE_integer(
+    "test_way", 0, "Test with so many ways too; 0 = as trained only.", lower_bound=0
 )
 
 FAILED_EXIT_CODE = 1
@@ -64,6 +68,7 @@ class Sweep:
         tasks: int,
         launch: Launch,
         inner_steps: int = 0,
+        way: int = 0,
     ) -> None:
         """Sets the sweep up; nothing is run.
 
@@ -73,9 +78,10 @@ class Sweep:
             tasks: number of tasks of the additional tests; 0 for as many as configured.
             launch: runs a command.
             inner_steps: of a further test; 0 for none.
+            way: of a further test; 0 for none.
         """
         self.workdirs, self.results, self.tasks, self.launch = workdirs, results, tasks, launch
-        self.inner_steps = inner_steps
+        self.inner_steps, self.way = inner_steps, way
 
     def is_done(self, run: Run) -> bool:
         """Whether the run is kept with all its tests, or diverged."""
@@ -85,13 +91,22 @@ class Sweep:
     def _untested(self, folder: pathlib.Path) -> list[list[str]]:
         """The flags of each additional test that the results of a finished run lack."""
         results = read_json(folder / "results.json")
-        config, missing = results["config"], []
-        trained, tasks = config["train"]["inner_steps"], self.tasks or config["evaluation"]["tasks"]
-        done = {(row["tasks"], row["inner_steps"]) for row in results["test"]}
-        for steps in dict.fromkeys((trained, self.inner_steps or trained)):
-            if (tasks, steps) not in done:
-                missing.append([f"--tasks={tasks}", f"--inner_steps={steps}"])
-        return missing
+        config = results["config"]
+        tasks = self.tasks or config["evaluation"]["tasks"]
+        steps, way = config["train"]["inner_steps"], config["task"]["way"]
+        wanted = dict.fromkeys(
+            [
+                (tasks, steps, way),
+                (tasks, self.inner_steps or steps, way),
+                (tasks, steps, self.way or way),
+            ]
+        )
+        done = {(row["tasks"], row["inner_steps"], row["way"]) for row in results["test"]}
+        return [
+            [f"--tasks={tasks}", f"--inner_steps={steps}", f"--way={way}"]
+            for tasks, steps, way in wanted
+            if (tasks, steps, way) not in done
+        ]
 
     def train_command(self, run: Run) -> list[str]:
         """The command that makes a run, or continues it."""
@@ -165,7 +180,7 @@ def _main(argv: list[str]) -> None:
         runs = load_runs(_LIST.value, _PROTOCOL.value, [int(seed) for seed in _SEEDS.value])
         launcher = Launcher()
         folders = pathlib.Path(_WORKDIRS.value), pathlib.Path(_RESULTS.value)
-        sweep = Sweep(*folders, _TASKS.value, launcher, _INNER_STEPS.value)
+        sweep = Sweep(*folders, _TASKS.value, launcher, _INNER_STEPS.value, _WAY.value)
         if _PRINT.value:
             for run in runs:
                 if not sweep.is_done(run):

@@ -44,17 +44,16 @@ class Programs:
         with log.open("a") as file:
             file.write(f"{self.says}\n" if code else "fine\n")
         if code == 0:
-            tested = (int(given.get("tasks", 600)), int(given.get("inner_steps", 5)))
-            self._write_results(workdir, tested)
+            usual = {"tasks": 600, "inner_steps": 5, "way": 5}
+            self._write_results(workdir, {k: int(given.get(k, n)) for k, n in usual.items()})
         return code
 
     def _write_results(self, workdir, tested):
         workdir.mkdir(parents=True, exist_ok=True)
         path = workdir / "results.json"
         known = json.loads(path.read_text())["test"] if path.exists() else []
-        row = dict(zip(("tasks", "inner_steps"), tested, strict=True))
-        config = {"train": {"inner_steps": 5}, "evaluation": {"tasks": 600}}
-        results = {"finished": True, "config": config, "test": [*known, row]}
+        config = {"train": {"inner_steps": 5}, "evaluation": {"tasks": 600}, "task": {"way": 5}}
+        results = {"finished": True, "config": config, "test": [*known, tested]}
         path.write_text(json.dumps(results))
 
     def _keep(self, workdir, output, failure):
@@ -67,8 +66,8 @@ class Programs:
         return 0
 
 
-def sweep_of(tmp_path, programs, tasks=0, inner_steps=0):
-    return Sweep(tmp_path / "workdirs", tmp_path / "results", tasks, programs, inner_steps)
+def sweep_of(tmp_path, programs, tasks=0, **conditions):
+    return Sweep(tmp_path / "workdirs", tmp_path / "results", tasks, programs, **conditions)
 
 
 def steps(programs, *names):
@@ -126,17 +125,18 @@ def test_a_test_on_more_tasks_is_added_once(tmp_path):
     assert programs.launched == [("train", name), ("evaluate", name), ("keep", name)]
 
 
-def test_a_test_with_more_inner_steps_is_added_to_that_on_more_tasks(tmp_path):
+def test_tests_under_other_conditions_are_added_to_that_on_more_tasks(tmp_path):
     programs = Programs()
-    sweep = sweep_of(tmp_path, programs, tasks=6000, inner_steps=10)
+    sweep = sweep_of(tmp_path, programs, tasks=6000, inner_steps=10, way=20)
     assert sweep(RUNS[:1]) == sweep(RUNS[:1]) == 0
     name = RUNS[0].name
-    assert programs.launched == [("train", name), *[("evaluate", name)] * 2, ("keep", name)]
+    assert programs.launched == [("train", name), *[("evaluate", name)] * 3, ("keep", name)]
     tests = json.loads((sweep.results / name / "results.json").read_text())["test"]
-    assert [(row["tasks"], row["inner_steps"]) for row in tests] == [
-        (600, 5),
-        (6000, 5),
-        (6000, 10),
+    assert [(row["tasks"], row["inner_steps"], row["way"]) for row in tests] == [
+        (600, 5, 5),
+        (6000, 5, 5),
+        (6000, 10, 5),
+        (6000, 5, 20),
     ]
 
 
