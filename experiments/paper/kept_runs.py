@@ -27,7 +27,7 @@ _IDENTITY = (
     *("experiment", "method", "protocol", "seed", "data.name"),
     *("task.way", "task.shot", "train.inner_steps"),
 )
-_NUMBERS = ("step", "grad_norm", "grad_norm_max", "val_accuracy", "seconds", "ms_per_step")
+_NUMBERS = ("step", "loss", "grad_norm", "grad_norm_max", "val_accuracy", "seconds", "ms_per_step")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -38,6 +38,7 @@ _TITLES = {
     "stability": "Stability: meta-gradient norm and diverged runs",
     "cost": "Cost to reach an accuracy",
     "options": "Options for more accuracy, MAML++ on Omniglot 1-shot by the short protocol",
+    "brief": "Brief runs: statistics, a shared head, ResNet-12",
     "other": "Other runs",
 }
 _MARKED = re.compile(r"<!-- report:(\w+) -->\n((?:(?!<!-- report:).)*?)<!-- /report -->", re.DOTALL)

@@ -8,6 +8,7 @@ import statistics
 from collections.abc import Callable, Sequence
 
 from experiments.paper import cells, runs as runs_lib
+from experiments.paper.briefs import brief_table
 from experiments.paper.cells import NO_RUN, Group, Legend
 from experiments.paper.comparisons import Comparison, comparisons
 from experiments.paper.kept_runs import KeptRun, load_all, load_folder
@@ -41,6 +42,7 @@ def all_tables(results: pathlib.Path) -> dict[str, str]:
         "stability": stability_table(comparisons(results)),
         "cost": cost_table(comparisons(results)),
         "options": options_table(results),
+        "brief": brief_table(results),
         "other": other_table(results),
     }
 

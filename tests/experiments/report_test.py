@@ -33,6 +33,7 @@ def write_run(results, run, accuracy=0.9, failure="", tasks=600, commit="abc123"
         {
             "epoch": epoch,
             "step": (epoch + 1) * length,
+            "loss": 1.0 / (epoch + 1),
             "grad_norm": 2.0,
             "grad_norm_max": 3.0 + epoch,
             "val_accuracy": accuracy - 0.1 + 0.1 * (epoch > 0),
@@ -236,3 +237,19 @@ def test_an_option_is_compared_with_plain_runs_on_the_same_tasks(tmp_path):
     assert row["support, ensemble"] == f"{20 * correct[0].mean():.2f}"
     (row,) = found(table, "options", way=20, option="average")
     assert row["batch, best"] == "no run"
+
+
+def test_a_brief_run_has_a_row_per_number_of_ways(tmp_path):
+    shared, _ = runs_lib.shared_head()
+    folder = write_run(tmp_path, shared, 0.9)
+    results = Workdir(folder).results()
+    wide = [dataclasses.replace(test, way=20, accuracy=0.5) for test in results["test"]]
+    Workdir(folder).write_results({**results, "test": [*results["test"], *wide]}, {})
+    table = all_tables(tmp_path)
+    method = {"run": "omniglot 5-way 1-shot, `fomaml+sharedhead`", "statistics": "`batch`"}
+    few, many = found(table, "brief", **method)
+    assert (few["ways in the test"], few["accuracy"]) == ("5", "89.00 ± 0.50")
+    assert (many["ways in the test"], many["accuracy"]) == ("20", "50.00 ± 0.50")
+    assert many["loss"] == "1.000 → 0.500"
+    (none,) = found(table, "brief", run="omniglot 5-way 1-shot, `fomaml+tasknorm`")
+    assert none["statistics"] == "no run"
