@@ -96,7 +96,7 @@ def _compile_evaluation(case: Case) -> tuple[float, float | None]:
     config = make_config(case, fields={"evaluation.tasks": max(tasks, 2)})
     experiment = build_experiment(config, random_images(case), ["val"])
     state = experiment.first_state()
-    evaluate = compiled_evaluator(experiment, "val", "batch", every_step=False)
+    evaluate = compiled_evaluator(experiment, "val", ["batch"], every_step=False)
     started = time.perf_counter()
     evaluate(state.meta, state.batch_stats, experiment.tasks["val"])
     return time.perf_counter() - started, None

@@ -173,7 +173,7 @@ def evaluation(case: dict[str, Any], tasks: int) -> dict[str, Any]:
     config = rows.make_config(kind, fields={"evaluation.tasks": tasks})
     experiment = build_experiment(config, rows.random_images(kind), ["val"])
     state = experiment.first_state()
-    evaluate = compiled_evaluator(experiment, "val", "batch", every_step=False)
+    evaluate = compiled_evaluator(experiment, "val", ["batch"], every_step=False)
 
     def call() -> None:
         jax.block_until_ready(evaluate(state.meta, state.batch_stats, experiment.tasks["val"]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import jax
 
@@ -55,19 +56,20 @@ def steps_per_dispatch(experiment: Experiment, start_step: int) -> int:
 
 
 def compiled_evaluator(
-    experiment: Experiment, split: str, bn_mode: str, *, every_step: bool
+    experiment: Experiment, split: str, modes: Sequence[str], *, every_step: bool
 ) -> Evaluator:
-    """The jitted evaluation of a split's tasks under one statistics mode.
+    """The jitted evaluation of a split's tasks under statistics modes.
 
     Args:
         experiment: its learner is evaluated, with as many inner steps as its configuration has.
         split: whose tasks are sampled.
-        bn_mode: which statistics normalise.
-        every_step: see `algorithms.evaluation.make_evaluator`.
+        modes: which statistics normalise, see `algorithms.evaluation.make_evaluator`.
+        every_step: the same.
     """
     return make_evaluator(
-        experiment.learner._replace(bn_mode=bn_mode),
+        experiment.learner,
         experiment.tasks[split].sample_tasks,
+        modes,
         tasks=experiment.config.evaluation.tasks,
         tasks_per_chunk=experiment.tasks_per_chunk,
         mesh=experiment.mesh,

@@ -67,22 +67,14 @@ def run_test(
         Per statistics mode the ensemble and the best epoch; for each of these, by its key, the correct query images
         per task; and the ensemble's predictions in the first mode.
     """
-    results, correct, ensembles = [], {}, []
-    epochs = epochs_of(states, experiment.config)
-    for mode in config_lib.eval_statistics(experiment.config):
-        evaluate = compiled_evaluator(experiment, "test", mode, every_step=True)
-        predictions: list[Predictions] = []
-        for state in states:
-            before_each()
-            meta = with_ways(evaluated_meta(state), experiment.config.task.way)
-            with phase(
-                f"{'' if predictions else 'compiling the evaluation, '}testing what was learned until outer step "
-                f"{int(state.step)} on {experiment.config.evaluation.tasks} tasks, {mode} statistics"
-            ):
-                predictions.append(evaluate(meta, state.batch_stats, experiment.tasks["test"]))
-        ensembles.append(ensemble(predictions))
-        both = (("ensemble", ensembles[-1], epochs), ("best", predictions[0], epochs[:1]))
-        for name, found, tested in both:
+    modes = config_lib.eval_statistics(experiment.config)
+    predictions = _predict(experiment, states, modes, before_each)
+    results, correct, epochs = [], {}, epochs_of(states, experiment.config)
+    for mode in modes:
+        both = ensemble([found[mode] for found in predictions]), predictions[0][mode]
+        for name, found, tested in zip(
+            ("ensemble", "best"), both, (epochs, epochs[:1]), strict=True
+        ):
             results.append(_result(experiment.config, name, mode, data, found, tested))
             correct[results[-1].key] = correct_per_task(found)
         logging.info(
@@ -92,7 +84,27 @@ def run_test(
             100 * results[-2].ci95,
             len(states),
         )
-    return results, correct, ensembles[0]
+    return results, correct, ensemble([found[modes[0]] for found in predictions])
+
+
+def _predict(
+    experiment: Experiment,
+    states: Sequence[MetaState],
+    modes: Sequence[str],
+    before_each: Callable[[], None],
+) -> list[dict[str, Predictions]]:
+    """The predictions of each state by mode."""
+    evaluate = compiled_evaluator(experiment, "test", modes, every_step=True)
+    predictions: list[dict[str, Predictions]] = []
+    for state in states:
+        before_each()
+        meta = with_ways(evaluated_meta(state), experiment.config.task.way)
+        with phase(
+            f"{'' if predictions else 'compiling the evaluation, '}testing what was learned until outer step "
+            f"{int(state.step)} on {experiment.config.evaluation.tasks} tasks, {' and '.join(modes)} statistics"
+        ):
+            predictions.append(evaluate(meta, state.batch_stats, experiment.tasks["test"]))
+    return predictions
 
 
 def epochs_of(states: Sequence[MetaState], config: ConfigDict) -> list[int]:

@@ -31,7 +31,11 @@ class FixedBlocks:
         yield self.episodes, task_indices
 
 
-def evaluate(model, bn_mode="batch", inner_steps=STEPS, **options):
+def evaluate(model, bn_mode="batch", **options):
+    return evaluate_modes(model, [bn_mode], **options)[bn_mode]
+
+
+def evaluate_modes(model, modes, inner_steps=STEPS, **options):
     learner, state, episodes = model
     settings = {
         "tasks": TASKS,
@@ -39,8 +43,8 @@ def evaluate(model, bn_mode="batch", inner_steps=STEPS, **options):
         "mesh": make_mesh(8, devices=1),
         **options,
     }
-    learner = learner._replace(bn_mode=bn_mode, inner_steps=inner_steps)
-    run = make_evaluator(learner, fixed_tasks, **settings)
+    learner = learner._replace(inner_steps=inner_steps)
+    run = make_evaluator(learner, fixed_tasks, modes, **settings)
     return run(state.meta, state.batch_stats, FixedBlocks(replicate(episodes, settings["mesh"])))
 
 
@@ -71,6 +75,17 @@ def test_the_three_statistics_differ(model):
     predictions = [evaluate(model, bn_mode=s).logits for s in ("batch", "support", "running")]
     assert np.abs(predictions[0] - predictions[1]).max() > 1e-3
     assert np.abs(predictions[0] - predictions[2]).max() > 1e-3
+
+
+@pytest.mark.parametrize("every_step", [True, False])
+def test_modes_together_are_those_alone(model, every_step):
+    modes = ("support", "running", "batch")
+    together = evaluate_modes(model, modes, every_step=every_step)
+    assert tuple(together) == modes
+    for mode, found in together.items():
+        alone = evaluate(model, bn_mode=mode, every_step=every_step)
+        np.testing.assert_allclose(found.logits, alone.logits, rtol=1e-3, atol=1e-4)
+        np.testing.assert_array_equal(found.labels, alone.labels)
 
 
 def test_more_inner_steps_than_trained_continue_the_same_trajectory(model):

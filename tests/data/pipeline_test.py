@@ -131,9 +131,10 @@ def test_an_evaluation_in_blocks_gives_the_same_predictions():
     host = with_batch_bytes(host, "test", 1)
     predictions = []
     for experiment in (device, host):
-        evaluate = compiled_evaluator(experiment, "test", "batch", every_step=True)
+        evaluate = compiled_evaluator(experiment, "test", ["batch"], every_step=True)
         state = experiment.first_state()
-        predictions.append(evaluate(state.meta, state.batch_stats, experiment.tasks["test"]))
+        found = evaluate(state.meta, state.batch_stats, experiment.tasks["test"])
+        predictions.append(found["batch"])
     equal(predictions[0].labels, predictions[1].labels)
     np.testing.assert_allclose(predictions[0].logits, predictions[1].logits, rtol=1e-4, atol=1e-5)
 

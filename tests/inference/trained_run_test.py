@@ -266,7 +266,8 @@ def test_a_loaded_run_scores_what_its_test_did(tmp_path, monkeypatch):
     run = load_run(workdir.path)
     assert [run.epoch] == workdir.results()["best_epochs"][:1]
     experiment = dataclasses.replace(small_experiment("maml+ca", **fields), learner=run.learner)
-    evaluate = compiled_evaluator(experiment, "test", "support", every_step=True)
-    scores = score(evaluate(run.meta, run.batch_stats, experiment.tasks["test"]))
+    evaluate = compiled_evaluator(experiment, "test", ["support"], every_step=True)
+    found = evaluate(run.meta, run.batch_stats, experiment.tasks["test"])
+    scores = score(found["support"])
     assert scores.accuracy_per_step == best.accuracy_per_step
     assert scores.loss == pytest.approx(best.loss, abs=1e-6)
