@@ -69,12 +69,14 @@ def run_test(
     """
     modes = config_lib.eval_statistics(experiment.config)
     predictions = _predict(experiment, states, modes, before_each)
+    ensembles = {mode: ensemble([found[mode] for found in predictions]) for mode in modes}
     results, correct, epochs = [], {}, epochs_of(states, experiment.config)
     for mode in modes:
-        both = ensemble([found[mode] for found in predictions]), predictions[0][mode]
-        for name, found, tested in zip(
-            ("ensemble", "best"), both, (epochs, epochs[:1]), strict=True
-        ):
+        both = (
+            ("ensemble", ensembles[mode], epochs),
+            ("best", predictions[0][mode], epochs[:1]),
+        )
+        for name, found, tested in both:
             results.append(_result(experiment.config, name, mode, data, found, tested))
             correct[results[-1].key] = correct_per_task(found)
         logging.info(
@@ -84,7 +86,7 @@ def run_test(
             100 * results[-2].ci95,
             len(states),
         )
-    return results, correct, ensemble([found[modes[0]] for found in predictions])
+    return results, correct, ensembles[modes[0]]
 
 
 def _predict(
