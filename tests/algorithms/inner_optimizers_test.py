@@ -73,6 +73,7 @@ SAMPLE = [
     ("alfa of the body", 2, "support", False),
     ("metasgd", 1, "batch", True),
     ("clip by norm", 2, "batch", False),
+    ("lslr", 2, "tasknorm", False),
 ]
 GRID = list(itertools.product(OPTIMIZERS, (1, 2), BN_MODES, (False, True)))
 CASES = [*SAMPLE, *(pytest.param(*case, marks=pytest.mark.slow) for case in GRID)]
@@ -85,11 +86,18 @@ def forward(params, norm, images, bn_stats=None):
     moments = {"norm": {"mean": mean, "var": var, "count": jnp.asarray(len(x), x.dtype)}}
     if bn_stats is not None:
         mean, var = bn_stats["norm"]["mean"], bn_stats["norm"]["var"]
+    if "blend" in norm["norm"]:
+        # TaskNorm of examples with a single position: their own mean is themselves, their own variance 0.
+        scale, offset = norm["norm"]["blend"]
+        weight = jax.nn.sigmoid(scale * (bn_stats or moments)["norm"]["count"] + offset)
+        pooled = weight * mean + (1 - weight) * x
+        var = weight * (var + (mean - pooled) ** 2) + (1 - weight) * (x - pooled) ** 2
+        mean = pooled
     x = (x - mean) / jnp.sqrt(var + 1e-3) * norm["norm"]["scale"] + norm["norm"]["bias"]
     return jnp.tanh(x) @ params["linear"]["kernel"] + params["linear"]["bias"], moments
 
 
-def problem(optimizer):
+def problem(optimizer, mode):
     """Meta-parameters, running statistics and a batch of tasks, all of them random."""
     rng = np.random.default_rng(0)
 
@@ -101,6 +109,8 @@ def problem(optimizer):
         "linear": {"kernel": normal(F, K), "bias": normal(K)},
     }
     norm = {"norm": {"scale": 1 + 0.1 * normal(STEPS, F), "bias": 0.1 * normal(STEPS, F)}}
+    if mode == "tasknorm":
+        norm["norm"]["blend"] = 0.2 * normal(STEPS, 2)
     stats = {"norm": {"mean": normal(STEPS, F), "var": 1 + jnp.square(normal(STEPS, F))}}
     learned = jax.tree.map(
         lambda leaf: leaf + 0.02 * normal(*leaf.shape), optimizer.init(params, STEPS)
@@ -136,7 +146,7 @@ def plain_loss(optimizer, order, mode, meta, stats, episodes, weights):
             state = transform.init(theta) if i == 0 else state
             updates, state = transform.update(gradient, state, theta)
             theta = jax.tree.map(jnp.add, theta, updates)
-            if mode == "support":
+            if mode in ("support", "tasknorm"):
                 given = forward(theta, norm, support)[1]
             logits = forward(theta, norm, query, given)[0]
             total += weights[i] * cross_entropy(logits, query_labels) / TASKS
@@ -147,7 +157,7 @@ def plain_loss(optimizer, order, mode, meta, stats, episodes, weights):
 def test_the_meta_gradient_is_that_of_a_plain_loop(name, order, mode, remat):
     optimizer = OPTIMIZERS[name]
     with jax.enable_x64(True):
-        meta, stats, episodes = problem(optimizer)
+        meta, stats, episodes = problem(optimizer, mode)
         learner = Learner(forward, optimizer, STEPS, bn_mode=mode, remat=remat)
         weights = jnp.asarray([0.2, 0.3, 0.5])
         plan = StepPlan(weights, order, multi_step=True)
