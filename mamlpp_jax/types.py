@@ -78,18 +78,21 @@ class MetaState(NamedTuple):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class StepPlan:
-    """What an outer step computes; a pytree whose weights are traced and whose rest is static.
+    """What an outer step computes; a pytree whose floats are traced and whose rest is static.
 
     Attributes:
         weights: float [S], of the query losses after each inner step; read only when `multi_step`.
         order: 2 differentiates through the inner updates; 1 stops gradients at the support gradient
             (first-order MAML; rates and normalisation still learn from the query loss).
         multi_step: whether the query loss after every inner step counts, or only the last one.
+        hand_over: float [], 0..1, traced: how far the statistics mode `renorm` has gone from the batch's own moments
+            to the running statistics; read in that mode only.
     """
 
     weights: Array | None = None
     order: int = dataclasses.field(default=2, metadata={"static": True})
     multi_step: bool = dataclasses.field(default=False, metadata={"static": True})
+    hand_over: Array | float = 1.0
 
 
 class Forward(Protocol):

@@ -39,6 +39,7 @@ _TITLES = {
     "cost": "Cost to reach an accuracy",
     "options": "Options for more accuracy, MAML++ on Omniglot 1-shot by the short protocol",
     "brief": "Brief runs: statistics, a shared head, ResNet-12",
+    "running": "Brief runs: normalising by running statistics",
     "other": "Other runs",
 }
 _MARKED = re.compile(r"<!-- report:(\w+) -->\n((?:(?!<!-- report:).)*?)<!-- /report -->", re.DOTALL)

@@ -167,6 +167,25 @@ def shared_head(protocol: str = "short") -> list[Run]:
     return [_brief(method, protocol, "batch") for method in ("fomaml+sharedhead", "fomaml")]
 
 
+def running_statistics(protocol: str = "short") -> list[Run]:
+    """What it takes to normalise by running statistics: MAML++ on Omniglot 5-way 1-shot, 1,000 first-order steps."""
+    trained: dict[str, dict[str, Any]] = {
+        "batch_trained": {"norm.train_statistics": "batch"},
+        "running_trained": {"norm.train_statistics": "running"},
+        "renorm_at_once": {"norm.train_statistics": "renorm", "norm.hand_over": 0.0},
+        "renorm_trained": {"norm.train_statistics": "renorm"},
+    }
+    common = {"train.epochs": 10, "train.steps_per_epoch": 100, "train.first_order_epochs": 10}
+    runs = []
+    for variant, fields in trained.items():
+        own = fields["norm.train_statistics"]  # it selects the epoch
+        others = [mode for mode in ("batch", "support", "running", "renorm") if mode != own]
+        tests = {"norm.eval_statistics": ",".join([own, *others]), "evaluation.ensemble": 1}
+        run = Run("omniglot", 5, 1, "maml++", protocol, variant=variant)
+        runs.append(run._replace(fields=common | fields | tests))
+    return runs
+
+
 def resnet_12(protocol: str = "short") -> list[Run]:
     """The narrow ResNet-12 on mini-ImageNet 5-way 1-shot: 200 first-order steps of one task, to see its loss fall."""
     fields = {
@@ -210,6 +229,7 @@ LISTS: dict[str, Callable[[str], list[Run]]] = {
     "tasknorm": task_norm,
     "sharedhead": shared_head,
     "resnet12": resnet_12,
+    "running": running_statistics,
 }
 
 

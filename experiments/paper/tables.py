@@ -8,7 +8,7 @@ import statistics
 from collections.abc import Callable, Sequence
 
 from experiments.paper import cells, runs as runs_lib
-from experiments.paper.briefs import brief_table
+from experiments.paper.briefs import brief_table, running_table
 from experiments.paper.cells import NO_RUN, Group, Legend
 from experiments.paper.comparisons import Comparison, comparisons
 from experiments.paper.kept_runs import KeptRun, load_all, load_folder
@@ -43,6 +43,7 @@ def all_tables(results: pathlib.Path) -> dict[str, str]:
         "cost": cost_table(comparisons(results)),
         "options": options_table(results),
         "brief": brief_table(results),
+        "running": running_table(results),
         "other": other_table(results),
     }
 

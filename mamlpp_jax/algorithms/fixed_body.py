@@ -75,7 +75,7 @@ def on_features(
 
 
 def _body_is_fixed(learner: Learner, params: Params) -> bool:
-    statistics_change = learner.bn_mode == "running" and learner.per_step_statistics
+    statistics_change = learner.bn_mode in ("running", "renorm") and learner.per_step_statistics
     if learner.per_step_affine or statistics_change:
         return False
     paths = [

@@ -50,9 +50,10 @@ def support_pass(
 ) -> tuple[Array, Moments]:
     """Outputs and batch moments of the support set.
 
-    Every mode but `running` normalises by its own batch, `tasknorm` blended with each image's own moments.
+    `running` and `renorm` normalise by the running statistics, the other modes by the batch itself, `tasknorm` blended
+    with each image's own moments.
     """
-    given = step.bn_stats if learner.bn_mode == "running" else None
+    given = _running_statistics(learner, step)
     return learner.forward(params, step.norm, images, given, **key_of_pass(step.key, SUPPORT))
 
 
@@ -62,13 +63,18 @@ def query_statistics(
     """What normalises the query set, as `learner.bn_mode` says; None for the query batch itself.
 
     `batch`: by the query batch itself (transductive). `running`: by the running statistics of the step.
+    `renorm`: by these, with derivatives through the batch's own moments (`models.renorm`).
     `support`: by the support set's moments under the same weights and step (inductive; one more
     forward pass, through which gradients flow). `tasknorm`: by these, blended with each image's own.
     """
     if learner.bn_mode in ("support", "tasknorm"):
         key = key_of_pass(step.key, STATISTICS)
         return learner.forward(params, step.norm, support_images, None, **key)[1]
-    return step.bn_stats if learner.bn_mode == "running" else None
+    return _running_statistics(learner, step)
+
+
+def _running_statistics(learner: Learner, step: PerStep) -> Moments | None:
+    return step.bn_stats if learner.bn_mode in ("running", "renorm") else None
 
 
 def query_pass(

@@ -9,7 +9,7 @@ from mamlpp_jax.algorithms.inner_optimizers import InnerOptimizer
 from mamlpp_jax.algorithms.metrics import accuracy, cross_entropy
 from mamlpp_jax.types import Array, Forward, Params, Split
 
-BN_MODES = ("batch", "running", "support", "tasknorm")
+BN_MODES = ("batch", "running", "support", "tasknorm", "renorm")
 
 # (outputs [N, ...], targets [N, ...]) -> scalar
 Loss = Callable[[Array, Array], Array]

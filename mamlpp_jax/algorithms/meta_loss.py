@@ -79,14 +79,14 @@ def meta_loss(
     Args:
         learner: the static part.
         meta: what is learned; norm leaves [S, F] or [F].
-        batch_stats: running statistics; they matter only to `bn_mode="running"`.
+        batch_stats: running statistics; read by the modes `running` and `renorm` alone.
         episodes: leaves with a leading B.
         plan: derivative order, multi-step or not, and its weights.
 
     Returns:
         The loss, a scalar, and its by-products.
     """
-    per_step = lay_out(learner, meta, batch_stats)
+    per_step = lay_out(learner, meta, batch_stats, plan.hand_over)
     start = learner.start(meta.params)
     losses, aux = map_tasks(partial(task_loss, learner, start, per_step, plan), episodes)
     mean = partial(jax.tree.map, lambda leaf: leaf.mean(0))

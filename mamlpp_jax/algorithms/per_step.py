@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from mamlpp_jax.algorithms.learner import Learner
 from mamlpp_jax.models.moments import update_running
+from mamlpp_jax.models.renorm import with_hand_over
 from mamlpp_jax.models.task_norm import has_blend, remove_blend
 from mamlpp_jax.types import Array, MetaParams, Moments, NormParams, RunningStats
 
@@ -19,7 +20,7 @@ class PerStep(NamedTuple):
     Attributes:
         norm: batch-norm scale and bias, and TaskNorm's blend.
         inner: the inner optimizer's learned part.
-        bn_stats: running mean and variance.
+        bn_stats: running mean and variance, and what `renorm` adds.
         key: random key of the step of one task, for a backbone that drops units; None to drop nothing.
     """
 
@@ -29,7 +30,9 @@ class PerStep(NamedTuple):
     key: Array | None = None
 
 
-def lay_out(learner: Learner, meta: MetaParams, batch_stats: RunningStats) -> PerStep:
+def lay_out(
+    learner: Learner, meta: MetaParams, batch_stats: RunningStats, hand_over: Array | float = 1.0
+) -> PerStep:
     """Gives each of the learner's inner steps its own entry.
 
     Shared batch-norm leaves [F] become the same entry in every step. Where the learner takes more steps than
@@ -39,6 +42,7 @@ def lay_out(learner: Learner, meta: MetaParams, batch_stats: RunningStats) -> Pe
         learner: the number of steps, and what is shared.
         meta: norm leaves [S', F] or [F], inner leaves [S', ...].
         batch_stats: leaves [S', F] or [F].
+        hand_over: of `StepPlan`; 1, as in every evaluation, by default.
 
     Raises:
         ValueError: the mode is `tasknorm`, and the model was made for another one.
@@ -61,11 +65,10 @@ def lay_out(learner: Learner, meta: MetaParams, batch_stats: RunningStats) -> Pe
     def fit_norm(tree: Any, per_step: bool) -> Any:
         return jax.tree.map(lambda leaf: fit(leaf if per_step else leaf[None]), tree)
 
-    return PerStep(
-        fit_norm(norm, learner.per_step_affine),
-        jax.tree.map(fit, meta.inner),
-        fit_norm(batch_stats, learner.per_step_statistics),
-    )
+    stats = fit_norm(batch_stats, learner.per_step_statistics)
+    if learner.bn_mode == "renorm":
+        stats = with_hand_over(stats, hand_over)
+    return PerStep(fit_norm(norm, learner.per_step_affine), jax.tree.map(fit, meta.inner), stats)
 
 
 def at_step(per_step: PerStep, index: int) -> PerStep:

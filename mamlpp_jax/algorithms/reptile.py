@@ -42,9 +42,9 @@ def reptile_gradient(
     Args:
         learner: the static part.
         meta: what is learned.
-        batch_stats: running statistics; they matter only to `bn_mode="running"`.
+        batch_stats: running statistics; read by the modes `running` and `renorm` alone.
         episodes: leaves with a leading B.
-        plan: not read.
+        plan: its hand-over alone is read.
 
     Returns:
         The direction, with the mean loss of the inner steps, and the metric of the query set after the last of them,
@@ -54,11 +54,10 @@ def reptile_gradient(
         Nichol, Achiam, Schulman, "On First-Order Meta-Learning Algorithms", 2018, batched version; the direction goes
         through the outer optimizer, as the paper proposes for Adam.
     """
-    del plan
     start, to_meta = jax.vjp(learner.start, meta.params)
 
     def mean_loss(norm: NormParams) -> tuple[Array, tuple[Params, _Reported]]:
-        per_step = lay_out(learner, meta._replace(norm=norm), batch_stats)
+        per_step = lay_out(learner, meta._replace(norm=norm), batch_stats, plan.hand_over)
         theta, of_tasks = map_tasks(partial(_one_task, learner, start, per_step), episodes)
         mean = jax.tree.map(lambda leaf: leaf.mean(0), of_tasks)
         moved = jax.tree.map(lambda first, last: first - last.mean(0), start, theta)

@@ -46,7 +46,9 @@ _FIGURE = flags.DEFINE_string(
     "figure", None, "PNG, PDF or SVG file to draw images and predictions into."
 )
 _ENSEMBLE = flags.DEFINE_integer("ensemble", None, "How many best epochs to average.")
-_STATISTICS = flags.DEFINE_string("statistics", None, "support, tasknorm, batch or running.")
+_STATISTICS = flags.DEFINE_string(
+    "statistics", None, "support, tasknorm, batch, running or renorm."
+)
 _INNER_STEPS = flags.DEFINE_integer("inner_steps", None, "Inner steps; default: as trained.")
 _POLARITY = flags.DEFINE_string(
     "polarity", None, "Models of writing: auto, dark_on_light or light_on_dark."

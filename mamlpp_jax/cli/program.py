@@ -51,7 +51,9 @@ flags.DEFINE_integer("shot", None, "Evaluate: support images per class.", lower_
 flags.DEFINE_integer("query", None, "Evaluate: query images per class.", lower_bound=1)
 flags.DEFINE_integer("tasks", None, "Evaluate: test tasks.", lower_bound=2)
 flags.DEFINE_integer("inner_steps", None, "Evaluate: inner steps.", lower_bound=1)
-flags.DEFINE_string("statistics", None, "Evaluate: batch, running, support, tasknorm, or several.")
+flags.DEFINE_string(
+    "statistics", None, "Evaluate: batch, running, support, tasknorm, renorm, or several."
+)
 _DISTRIBUTED = flags.DEFINE_bool(
     "distributed", False, "Join the processes that SLURM, Open MPI or a TPU pod started."
 )

@@ -30,7 +30,7 @@ class Field(NamedTuple):
     resumable: bool = False
 
 
-STATISTICS = ("batch", "running", "support", "tasknorm")
+STATISTICS = ("batch", "running", "support", "tasknorm", "renorm")
 
 # A line per field. Upper limits far above any use keep a typo from filling the memory.
 # fmt: off
@@ -75,6 +75,9 @@ FIELDS: dict[str, Field] = {
     "norm.per_step_affine": Field(True),  # BNWB: scale and bias per inner step
     "norm.train_statistics": Field("batch", one_of(*STATISTICS)),  # what normalises in training
     "norm.eval_statistics": Field("batch", some_of(*STATISTICS)),  # the first selects epochs
+
+    # renorm: share of the epochs that lead from the batch's statistics to the running ones; 0 = these from the start
+    "norm.hand_over": Field(0.5, rules.SHARE),
 
     # One fixed rate, or learned ones: per tensor and step, per weight, generated in every step.
     "inner.optimizer": Field("lslr", one_of("lslr", "sgd", "metasgd", "alfa")),

@@ -6,6 +6,7 @@ from flax import linen as nn
 from jax import lax, numpy as jnp
 
 from mamlpp_jax.models.moments import moments
+from mamlpp_jax.models.renorm import HAND_OVER, renormalise
 from mamlpp_jax.models.task_norm import BLEND, blended_moments
 from mamlpp_jax.ops.conv import conv2d
 from mamlpp_jax.ops.pool import max_pool_2x2
@@ -62,6 +63,7 @@ class PerStepBatchNorm(nn.Module):
     The module sees the scale and bias of the inner step it runs in (collection `norm`). Given the collection
     `batch_stats` (mean, var), it normalises with that; without it, with the batch's own moments. Where `norm` has a
     `blend`, each image's own moments are pooled with them (`models.task_norm`; given statistics then need a count).
+    Given statistics with a `hand_over` renormalise (`models.renorm`).
     The caller keeps the entries of all steps, in collections of their own, so that none is mistaken for an adapted
     parameter. The batch's own moments are always left in the collection `moments` (mean, biased var, count); nothing
     is updated here.
@@ -95,6 +97,7 @@ class PerStepBatchNorm(nn.Module):
         self._leave("mean", mean + offset)
         self._leave("var", var)
         self._leave("count", count)
+        own = mean, var
         if self.is_initializing() or self.has_variable("batch_stats", "mean"):
             mean = (
                 self.variable("batch_stats", "mean", jnp.zeros, shape, offset.dtype).value - offset
@@ -108,6 +111,10 @@ class PerStepBatchNorm(nn.Module):
             mean, var = blended_moments(blend, x, mean, var, support_images)
         if self.max_pool:
             x = max_pool_2x2(x, jnp.where(scale < 0, -1, 1))
+        if self.has_variable("batch_stats", HAND_OVER):
+            hand_over = self.get_variable("batch_stats", HAND_OVER)
+            factor, shift = renormalise(own, (mean, var), hand_over, self.epsilon)
+            return x * (scale * factor) + (bias + scale * shift)
         factor = scale * lax.rsqrt(var + self.epsilon)
         return x * factor + (bias - mean * factor)
 

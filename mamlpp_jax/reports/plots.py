@@ -24,8 +24,9 @@ _MODES = {
     "support": (_GREEN, "s"),
     "running": (_PURPLE, "^"),
     "tasknorm": (_RED, "D"),
+    "renorm": (_BLUE, "P"),
 }
-_OTHER_MODES = ((_BLUE, "v"), (_GREY, "X"))
+_OTHER_MODE = (_GREY, "X")
 
 _MAX_POINTS = 1000  # of a raw curve; more are drawn as a band
 
@@ -144,7 +145,7 @@ def _validation_curve(
     if not rows:
         return values
     steps = [row["step"] for row in rows]
-    color, marker = _mode_style(mode, index)
+    color, marker = _MODES.get(mode, _OTHER_MODE)
     # A marker at every epoch of a long run would hide the curve.
     every = max(1, len(rows) // 25)
     axes.plot(
@@ -198,7 +199,7 @@ def _inner_step_line(
 ) -> None:
     values = 100.0 * np.asarray(row["accuracy_per_step"], dtype=float)
     last = len(values) - 1
-    color, marker = _mode_style(row["eval_statistics"], index)
+    color, marker = _MODES.get(row["eval_statistics"], _OTHER_MODE)
     axes.plot(values, color=color, marker=marker, markersize=5, linewidth=1.6, label=label)
     axes.errorbar([last], values[-1:], yerr=[100.0 * row["ci95"]], color=color, capsize=3)
     axes.text(last + 0.18, end, f"{values[-1]:.1f}", color=color, fontsize=9, va="center")
@@ -288,11 +289,6 @@ def _annotate_cells(axes: Axes, table: np.ndarray, limit: float) -> None:
 
 
 # --- Shared ---------------------------------------------------------------------------------------
-
-
-def _mode_style(mode: str, index: int) -> tuple[str, str]:
-    """Colour and marker: always the same for a known mode."""
-    return _MODES.get(mode, _OTHER_MODES[index % len(_OTHER_MODES)])
 
 
 def _chance(axes: Axes, way: int) -> None:

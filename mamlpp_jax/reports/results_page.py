@@ -23,6 +23,8 @@ _STATISTICS = {
     "batch": "`batch`: a query image is normalised together with the other query images of its "
     "task, so its prediction depends on them (transductive).",
     "running": "`running`: query images are normalised by statistics accumulated in training.",
+    "renorm": "`renorm`: as `running`, with the derivatives of the batch's own statistics in the inner loop, so each "
+    "prediction is made alone (inductive).",
     "support": "`support`: query images are normalised by the statistics of the support set, so each "
     "prediction is made alone (inductive).",
     "tasknorm": "`tasknorm`: each query image is normalised by the statistics of the support set blended with its "

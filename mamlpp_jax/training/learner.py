@@ -178,4 +178,7 @@ def epoch_plan(config: ConfigDict, epoch: int) -> StepPlan:
         weights=jnp.asarray(weights, jnp.float32),
         order=schedules.derivative_order(epoch, train.first_order_epochs),
         multi_step=multi_step,
+        hand_over=jnp.asarray(
+            schedules.hand_over(epoch, config.norm.hand_over * train.epochs), jnp.float32
+        ),
     )

@@ -275,5 +275,5 @@ def _check_finite(records: list[dict[str, Any]], finite: np.ndarray) -> None:
                 f"{bad[0]} at outer step {record['step']} (epoch {record['epoch'] + 1}); the checkpoints saved "
                 "before it are untouched. Start a new workdir with gradient clipping (train.clip_norm=10, or "
                 "train.clip_value=10 as the released mini-ImageNet code), a smaller train.learning_rate or a "
-                "smaller inner.learning_rate; norm.train_statistics=running is known to diverge."
+                "smaller inner.learning_rate; norm.train_statistics=running is known to diverge (renorm is not)."
             )

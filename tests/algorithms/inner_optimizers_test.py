@@ -24,6 +24,7 @@ from mamlpp_jax.algorithms.metrics import cross_entropy
 from mamlpp_jax.types import Episode, MetaParams, StepPlan
 
 TASKS, STEPS, D, F, K = 2, 3, 6, 5, 4
+EPSILON, HAND_OVER = 1e-3, 0.3
 
 
 def fixed(*links):
@@ -74,6 +75,7 @@ SAMPLE = [
     ("metasgd", 1, "batch", True),
     ("clip by norm", 2, "batch", False),
     ("lslr", 2, "tasknorm", False),
+    ("sgd", 2, "renorm", False),
 ]
 GRID = list(itertools.product(OPTIMIZERS, (1, 2), BN_MODES, (False, True)))
 CASES = [*SAMPLE, *(pytest.param(*case, marks=pytest.mark.slow) for case in GRID)]
@@ -93,8 +95,21 @@ def forward(params, norm, images, bn_stats=None):
         pooled = weight * mean + (1 - weight) * x
         var = weight * (var + (mean - pooled) ** 2) + (1 - weight) * (x - pooled) ** 2
         mean = pooled
-    x = (x - mean) / jnp.sqrt(var + 1e-3) * norm["norm"]["scale"] + norm["norm"]["bias"]
+    x = (x - mean) / jnp.sqrt(var + EPSILON)
+    if "hand_over" in (bn_stats or moments)["norm"]:
+        x = renormalised(moments["norm"], bn_stats["norm"], x)
+    x = x * norm["norm"]["scale"] + norm["norm"]["bias"]
     return jnp.tanh(x) @ params["linear"]["kernel"] + params["linear"]["bias"], moments
+
+
+def renormalised(own, given, x):
+    """Batch renormalisation of what is normalised with given statistics already."""
+    deviations = [jnp.sqrt(of["var"] + EPSILON) for of in (own, given)]
+    before = x * deviations[1] + given["mean"]
+    r = (deviations[0] / deviations[1]) ** given["hand_over"]
+    d = given["hand_over"] * (own["mean"] - given["mean"]) / deviations[1]
+    r, d = jax.lax.stop_gradient((r, d))
+    return (before - own["mean"]) / deviations[0] * r + d
 
 
 def problem(optimizer, mode):
@@ -128,13 +143,15 @@ def plain_loss(optimizer, order, mode, meta, stats, episodes, weights):
     def entry(tree, i):
         return jax.tree.map(lambda leaf: leaf[min(i, len(leaf) - 1)], tree)
 
+    if mode == "renorm":
+        stats = {"norm": {**stats["norm"], "hand_over": jnp.full(STEPS, HAND_OVER)}}
     total = 0.0
     for task in range(TASKS):
         support, labels, query, query_labels = (leaf[task] for leaf in episodes[:4])
         theta, state = meta.params, None
         for i in range(STEPS):
             norm, running = entry(meta.norm, i), entry(stats, i)
-            given = running if mode == "running" else None
+            given = running if mode in ("running", "renorm") else None
 
             def loss(theta, norm=norm, given=given, support=support, labels=labels):
                 return cross_entropy(forward(theta, norm, support, given)[0], labels)
@@ -160,7 +177,7 @@ def test_the_meta_gradient_is_that_of_a_plain_loop(name, order, mode, remat):
         meta, stats, episodes = problem(optimizer, mode)
         learner = Learner(forward, optimizer, STEPS, bn_mode=mode, remat=remat)
         weights = jnp.asarray([0.2, 0.3, 0.5])
-        plan = StepPlan(weights, order, multi_step=True)
+        plan = StepPlan(weights, order, multi_step=True, hand_over=HAND_OVER)
 
         def ours(meta):
             return meta_loss(learner, meta, stats, episodes, plan)[0]

@@ -91,6 +91,7 @@ def test_a_stored_whole_number_will_do_for_a_float():
         ("train.clip_norm", [-1.0, math.nan, math.inf]),
         ("inner.learning_rate", [0.0, math.nan]),
         ("inner.rate_decay", [-1.0, math.nan, math.inf]),
+        ("norm.hand_over", [1.1, -0.1, math.nan]),
         ("train.label_smoothing", [1.0, -0.1, math.nan]),
         ("train.average_decay", [1.0, -0.1, math.nan]),
         ("model.filters", [0]),

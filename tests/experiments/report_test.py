@@ -253,3 +253,22 @@ def test_a_brief_run_has_a_row_per_number_of_ways(tmp_path):
     assert many["loss"] == "1.000 → 0.500"
     (none,) = found(table, "brief", run="omniglot 5-way 1-shot, `fomaml+tasknorm`")
     assert none["statistics"] == "no run"
+
+
+def test_running_statistics_have_a_row_per_kind_in_training(tmp_path):
+    _, running, _, handed_over = runs_lib.running_statistics()
+    folder = write_run(tmp_path, handed_over, 0.9)
+    results = Workdir(folder).results()
+    more = [
+        dataclasses.replace(test, eval_statistics="renorm")
+        for test in results["test"]
+        if test.eval_statistics == "batch"
+    ]
+    Workdir(folder).write_results({**results, "test": [*results["test"], *more]}, {})
+    write_run(tmp_path, running, failure="loss is nan at outer step 7 (epoch 1)")
+    table = all_tables(tmp_path)
+    (row,) = found(table, "running", **{"trained with": "`renorm`, handed over"})
+    assert row["`renorm`"] == row["`batch`"] == "89.00 ± 0.50"
+    for statistics, state in (("`running`", "diverged"), ("`batch`", "no run")):
+        (row,) = found(table, "running", **{"trained with": statistics})
+        assert row["outer steps"] == state
