@@ -9,13 +9,16 @@ import tempfile
 _CACHE = None
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     _CACHE = os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="mamlpp-tests-")
+# Compiling is most of the tests' time. `make test-all` compiles as a real run does. The variable reaches the
+# commands that tests start.
+_QUICKLY = not os.environ.get("MAMLPP_TEST_OPTIMIZED")
+if _QUICKLY:
+    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 
-import jax  # noqa: E402  (it reads the variable)
+import jax  # noqa: E402  (it reads the variables)
 
 jax.config.update("jax_num_cpu_devices", 4)
-# Compiling is most of the tests' time. `make test-all` compiles as a real run does.
-if not os.environ.get("MAMLPP_TEST_OPTIMIZED"):
-    jax.config.update("jax_disable_most_optimizations", True)
+if _QUICKLY:
     from mamlpp_jax.algorithms import inner_loop
 
     inner_loop._UNROLLED = 1  # outer_loop_test.py compares with the unrolled loop

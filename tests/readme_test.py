@@ -1,5 +1,6 @@
 """What README shows is true: the library program runs, and the map of the packages is whole."""
 
+import os
 import pathlib
 import re
 import subprocess
@@ -20,7 +21,7 @@ def test_the_programs_run_and_their_loss_falls(tmp_path, program):
     done = subprocess.run(
         [sys.executable, "-c", program],
         cwd=tmp_path,
-        env={"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"},
+        env={**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"},
         capture_output=True,
         text=True,
         timeout=600,

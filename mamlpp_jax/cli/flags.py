@@ -19,11 +19,24 @@ from mamlpp_jax.utils.files import wrap_os_errors
 USAGE_EXIT_CODE = 2
 _HELP = {"--help", "-help", "-h", "-?", "--helpshort"}
 
-CONFIG = config_flags.DEFINE_config_file(
+# The command line, from `parse_flags` on. ml_collections looks for a configuration's fields in it; of its own accord it
+# reads `sys.argv`, and files that --flagfile names there, when a flag is defined, where nothing explains a mistake.
+_ARGV: list[str] = []
+
+
+def define_config(name: str, text: str) -> flags.FlagHolder:
+    """A flag that names a configuration file, and flags of its fields.
+
+    Args:
+        name: of the flag.
+        text: its help.
+    """
+    return config_flags.DEFINE_config_file(name, None, text, lock_config=True, sys_argv=_ARGV)
+
+
+CONFIG = define_config(
     "config",
-    None,
     "Configuration file, or the name of a ready one, optionally with an argument after a colon.",
-    lock_config=True,
 )
 
 
@@ -64,6 +77,7 @@ def parse_flags(
         _print_help(module, with_configs=bool(configs))
         sys.exit(0)
     names = [holder.name for holder in configs]
+    _ARGV[:] = argv
     try:
         for name in names:
             flags.FLAGS[name].parser = _ConfigParser(name)
@@ -131,6 +145,8 @@ def _explain(error: Exception, configs: Sequence[str]) -> str:
         if config in configs and field:
             return f"--{error.flagname} changes a field of --{config}, which is missing; give --{config}=FILE."
         return f"{str(error).removesuffix(' ?')}; --help lists the flags, and --noNAME is for flags of true and false."
+    if isinstance(error, flags.CantOpenFlagFileError):
+        return f"--flagfile: {str(error).removeprefix('ERROR:: ')}"
     head = re.match(r"flag --([\w.]+)=", str(error))
     if not isinstance(error, flags.IllegalFlagValueError) or head is None:
         return str(error)

@@ -22,12 +22,12 @@ from typing import Any, NoReturn
 
 import jax
 from absl import app, flags, logging
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
 from mamlpp_jax.artifacts.workdir import Workdir
 from mamlpp_jax.cli import commands
 from mamlpp_jax.cli.compilation import set_up_compilation
-from mamlpp_jax.cli.flags import CONFIG, USAGE_EXIT_CODE, parse_flags
+from mamlpp_jax.cli.flags import CONFIG, USAGE_EXIT_CODE, define_config, parse_flags
 from mamlpp_jax.cli.log import set_up_log
 from mamlpp_jax.cli.overrides import EVALUATION_FLAGS, naming_flags
 from mamlpp_jax.distributed import processes
@@ -70,11 +70,9 @@ _MAX_MINUTES = flags.DEFINE_float(
     lower_bound=0.0,
 )
 
-_DATA_CONFIG = config_flags.DEFINE_config_file(
+_DATA_CONFIG = define_config(
     "data_config",
-    None,
     "Evaluate: configuration file whose data are tested on, instead of those of the run.",
-    lock_config=True,
 )
 
 

@@ -108,6 +108,8 @@ SAMPLE = [
     bad_inputs.OF_WORKDIRS[2],
     bad_inputs.OF_EVALUATIONS[0],
     bad_inputs.OF_OWN_IMAGES[4],
+    # ml_collections reads the file as soon as a flag is defined, if it may.
+    next(bad for bad in bad_inputs.EVERY if "--flagfile=none.txt" in bad.line),
 ]
 
 
