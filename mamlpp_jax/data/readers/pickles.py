@@ -1,17 +1,20 @@
 """Pickles of arrays, read without running code from the file.
 
 A pickle is a program: the standard reader imports and calls whatever it names. This one allows NumPy's
-array constructors and plain containers, and refuses every other name before it is imported.
+array constructors and plain containers, and refuses every other name before it is imported. What is left
+could still crash the interpreter: a dtype that says of plain bytes that they are pointers, an array of objects that is
+laid over bytes, or one with fewer objects than its shape has. So dtypes and arrays must be as NumPy writes them.
 """
 
 from __future__ import annotations
 
+import math
 import pickle
 import pickletools
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, ClassVar
 
 import numpy as np
 from numpy._core import multiarray, numeric  # where NumPy's pickles point to
@@ -86,12 +89,20 @@ def _bytes_constructor(kind: type[bytes] | type[bytearray]) -> Callable[..., Any
     return construct
 
 
-_ALLOWED: dict[tuple[str, str], Callable[..., Any]] = {
+def _reconstruct(kind: Any, shape: Any, dtype: Any) -> np.ndarray:
+    """The empty array that a pickle goes on to fill; no other kind of array."""
+    if kind is not _ARRAY:
+        raise _ForbiddenError(f"an array of the kind {kind!r}")
+    return np.asarray(multiarray._reconstruct(np.ndarray, shape, dtype))
+
+
+_ARRAY = object()  # for numpy.ndarray, which could be called with a buffer
+_ALLOWED: dict[tuple[str, str], Any] = {
     ("_codecs", "encode"): _encode,
     ("collections", "OrderedDict"): OrderedDict,
     ("collections", "defaultdict"): defaultdict,
     ("numpy", "dtype"): np.dtype,
-    ("numpy", "ndarray"): np.ndarray,
+    ("numpy", "ndarray"): _ARRAY,
     **{
         (module, kind.__name__): kind
         for module in ("builtins", "__builtin__")
@@ -103,20 +114,50 @@ _ALLOWED: dict[tuple[str, str], Callable[..., Any]] = {
         for kind in (bytes, bytearray)
     },
     **{
-        (f"numpy.{core}.{module.__name__.rsplit('.', 1)[1]}", name): getattr(module, name)
+        (f"numpy.{core}.{module}", function.__name__): function
         for core in ("core", "_core")
-        for module, name in (
-            (multiarray, "_reconstruct"),
-            (multiarray, "scalar"),
-            (numeric, "_frombuffer"),
+        for module, function in (
+            ("multiarray", _reconstruct),
+            ("multiarray", multiarray.scalar),
+            ("numeric", numeric._frombuffer),  # type: ignore[attr-defined]
         )
     },
 }
 
 
-class _ArrayUnpickler(pickle.Unpickler):
+# The reader in Python, whose steps can be checked; type checkers know the one in C alone.
+_Reader: Any = pickle._Unpickler
+
+
+class _ArrayUnpickler(_Reader):
+    dispatch: ClassVar[dict[int, Callable[..., None]]] = {**_Reader.dispatch}
+
     def find_class(self, module: str, name: str) -> Any:
         try:
             return _ALLOWED[module, name]
         except KeyError:
             raise _ForbiddenError(f"{module}.{name}") from None
+
+    def load_build(self) -> None:
+        made, state = self.stack[-2:]
+        if isinstance(made, np.dtype):
+            _check_dtype(made, state)
+        if isinstance(made, np.ndarray):
+            _check_array(state)
+        super().load_build()
+
+    dispatch[pickle.BUILD[0]] = load_build
+
+
+def _check_dtype(made: np.dtype, state: Any) -> None:
+    """Refuses to change a dtype into one that NumPy would not have pickled so."""
+    order = state[1] if isinstance(state, tuple) and len(state) > 1 else None
+    if order not in ("|", "<", ">", "=") or state != made.newbyteorder(order).__reduce__()[2]:
+        raise ValueError(f"it describes a {made} as {state}")
+
+
+def _check_array(state: Any) -> None:
+    """Refuses fewer objects than the shape of their array has; NumPy itself compares the lengths of bytes alone."""
+    _, shape, _, _, content = state
+    if isinstance(content, list) and len(content) != math.prod(shape):
+        raise ValueError(f"it has {len(content)} objects for an array of shape {shape}")

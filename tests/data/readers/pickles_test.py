@@ -99,3 +99,39 @@ def test_a_few_bytes_that_ask_for_gigabytes_are_refused(tmp_path, content, said)
     path.write_bytes(content)
     with pytest.raises(DataError, match=said):
         load_arrays(path)
+
+
+class _Made:
+    """Pickled, it is what a constructor makes, with a state of its own choice."""
+
+    def __init__(self, function, arguments, state=None):
+        self.reduced = (function, arguments, state)
+
+    def __reduce__(self):
+        return self.reduced
+
+
+_POINTERS = _Made(np.dtype, ("u1", False, True), (3, "|", None, None, None, -1, -1, 63))
+_RECONSTRUCT = np.zeros(0).__reduce__()[0]
+_START = (np.ndarray, (0,), b"b")
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (_Made(_RECONSTRUCT, _START, (1, (9,), np.dtype("O"), False, [0])), "1 objects for an arr"),
+        (_Made(_RECONSTRUCT, _START, (1, (8,), _POINTERS, False, b"8" * 8)), "describes a uint8"),
+        (_Made(np.ndarray, ((1,), np.dtype("O"), b"8" * 8)), "not callable"),
+    ],
+)
+def test_arrays_that_would_crash_numpy_are_refused(tmp_path, value, said):
+    with pytest.raises(DataError, match=rf"x\.pkl is truncated or broken.*{said}"):
+        load_arrays(write(tmp_path, value))
+
+
+@pytest.mark.parametrize("dtype", [">i4", "<U3", "S2", "?", "f2", "O"])
+def test_arrays_of_any_plain_dtype_are_read(tmp_path, dtype):
+    array = np.array([0, 1], dtype)
+    read = load_arrays(write(tmp_path, array))
+    np.testing.assert_array_equal(read, array)
+    assert read.dtype == array.dtype.newbyteorder("=")
