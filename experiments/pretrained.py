@@ -179,6 +179,9 @@ def main(argv: list[str]) -> None:
             make_model(name)
     except MamlppError as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        logging.info("stopped; the same command goes on")
+        sys.exit(130)
 
 
 if __name__ == "__main__":

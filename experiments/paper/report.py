@@ -34,6 +34,7 @@ _TITLES = {
     "table2": "Table 2: mini-ImageNet 5-way, by inner steps",
     "table3": "Table 3: time per outer step, mini-ImageNet 5-way 1-shot",
     "table4": "Table 4: Omniglot 5-way",
+    "components": "The methods of Table 1 on Omniglot 5-way 1-shot",
     "figure1": "Figure 1: strided MAML against strided MAML++",
     "stability": "Stability: meta-gradient norm and diverged runs",
     "cost": "Cost to reach an accuracy",

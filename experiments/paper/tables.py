@@ -39,6 +39,7 @@ def all_tables(results: pathlib.Path) -> dict[str, str]:
         "table2": accuracy_table(results, runs_lib.table_2, "shot", "method", "steps"),
         "table3": time_table(results),
         "table4": accuracy_table(results, runs_lib.table_4, "shot", "method"),
+        "components": accuracy_table(results, runs_lib.components, "method"),
         "stability": stability_table(comparisons(results)),
         "cost": cost_table(comparisons(results)),
         "options": options_table(results),
