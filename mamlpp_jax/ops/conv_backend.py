@@ -21,14 +21,16 @@ from jax import lax
 from jax.custom_batching import custom_vmap
 
 from mamlpp_jax.ops.conv_geometry import Geometry, Way, mirrored, sum_dtype
-from mamlpp_jax.ops.conv_products import PATCHES, kernel_gradient_by_taps
+from mamlpp_jax.ops.conv_products import PATCHES, kernel_gradient_by_columns
 from mamlpp_jax.types import Array
 from mamlpp_jax.utils.arithmetic import largest_divisor
 
-# Measured on a CPU with 1 MiB of second-level cache per core (experiments/PERFORMANCE.md).
+# Measured on CPUs with 1 and 2 MiB of second-level cache per core (experiments/PERFORMANCE.md).
 _FEW_POSITIONS = 4096
 _FEW_CHANNELS = 16
-_BLOCK_ELEMENTS = 2_000_000
+# Of images and cotangents together.
+_BLOCK_ELEMENTS = 200_000
+_BLOCK_ELEMENTS_OF_FEW_CHANNELS = 2_000_000
 
 _Product = Callable[[Geometry, Array, Array], Array]
 
@@ -101,12 +103,13 @@ def _sliding(g: Geometry) -> dict[str, Any]:
 def _kernel_gradient_direct(g: Geometry, x: Array, dy: Array) -> Array:
     """Three forms, each the fastest of its sizes; large ones block by block, to stay in cache."""
     batch, channels = x.shape[0], x.shape[-1]
-    positions = g.out[0] * g.out[1]
-    if batch * positions <= _FEW_POSITIONS:
+    if batch * g.out[0] * g.out[1] <= _FEW_POSITIONS:
         return _kernel_gradient_sliding(g, x, dy)
-    form = _kernel_gradient_sliding if channels < _FEW_CHANNELS else kernel_gradient_by_taps
-    per_image = x[0].size + dy[0].size
-    images = largest_divisor(batch, _BLOCK_ELEMENTS // per_image)
+    if channels < _FEW_CHANNELS:
+        form, block_elements = PATCHES.kernel_gradient, _BLOCK_ELEMENTS_OF_FEW_CHANNELS
+    else:
+        form, block_elements = kernel_gradient_by_columns, _BLOCK_ELEMENTS
+    images = largest_divisor(batch, block_elements // (x[0].size + dy[0].size))
     if images == batch:
         return form(g, x, dy)
     blocks = [a.reshape(-1, images, *a.shape[1:]) for a in (x, dy)]

@@ -31,6 +31,11 @@ class Geometry(NamedTuple):
     compute_dtype: str = ""
 
     @property
+    def strides(self) -> tuple[int, int]:
+        """Vertical and horizontal."""
+        return self.stride, self.stride
+
+    @property
     def out(self) -> tuple[int, int]:
         """(height, width) of the output."""
         high, wide = (
@@ -87,16 +92,18 @@ def mirrored(w: Array) -> Array:
     return jnp.flip(w, (0, 1)).swapaxes(2, 3)
 
 
-def pieces(x: Array, kernel: tuple[int, int], out: tuple[int, int], stride: int) -> list[Array]:
+def pieces(
+    x: Array, kernel: tuple[int, int], out: tuple[int, int], strides: tuple[int, int]
+) -> list[Array]:
     """What each element of the kernel meets in the padded images, row by row: [N, H', W', C]."""
     batch, _, _, channels = x.shape
-    high, wide = (stride * (n - 1) + 1 for n in out)
+    high, wide = (stride * (n - 1) + 1 for stride, n in zip(strides, out, strict=True))
     return [
         lax.slice(
             x,
             (0, row, column, 0),
             (batch, row + high, column + wide, channels),
-            (1, stride, stride, 1),
+            (1, *strides, 1),
         )
         for row in range(kernel[0])
         for column in range(kernel[1])

@@ -29,9 +29,11 @@ from mamlpp_jax.types import Array
 _FEW_CHANNELS = 16
 
 
-def _patches(x: Array, kernel: tuple[int, int], out: tuple[int, int], stride: int) -> Array:
+def _patches(
+    x: Array, kernel: tuple[int, int], out: tuple[int, int], strides: tuple[int, int]
+) -> Array:
     """Padded images [N, H, W, C] -> [N, H', W', kh*kw*C], ordered as a kernel's first three axes."""
-    return jnp.concatenate(pieces(x, kernel, out, stride), axis=-1)
+    return jnp.concatenate(pieces(x, kernel, out, strides), axis=-1)
 
 
 def _matrix(w: Array) -> Array:
@@ -39,15 +41,17 @@ def _matrix(w: Array) -> Array:
 
 
 def _conv_patches(g: Geometry, x: Array, w: Array) -> Array:
-    return multiply(_patches(padded_input(g, x), g.kernel, g.out, g.stride), _matrix(w))
+    return multiply(_patches(padded_input(g, x), g.kernel, g.out, g.strides), _matrix(w))
 
 
 def _input_gradient_patches(g: Geometry, dy: Array, w: Array) -> Array:
-    return multiply(_patches(padded_cotangent(g, dy), g.kernel, g.size, 1), _matrix(mirrored(w)))
+    return multiply(
+        _patches(padded_cotangent(g, dy), g.kernel, g.size, (1, 1)), _matrix(mirrored(w))
+    )
 
 
 def _kernel_gradient_patches(g: Geometry, x: Array, dy: Array) -> Array:
-    product = sum_products(_patches(padded_input(g, x), g.kernel, g.out, g.stride), dy)
+    product = sum_products(_patches(padded_input(g, x), g.kernel, g.out, g.strides), dy)
     return product.reshape(*g.kernel, x.shape[-1], dy.shape[-1])
 
 
@@ -57,36 +61,41 @@ PATCHES = Way(_conv_patches, _input_gradient_patches, _kernel_gradient_patches)
 def _conv_shifted(g: Geometry, x: Array, w: Array) -> Array:
     if x.shape[-1] < _FEW_CHANNELS:
         return _conv_patches(g, x, w)
-    shifted = pieces(padded_input(g, x), g.kernel, g.out, g.stride)
+    shifted = pieces(padded_input(g, x), g.kernel, g.out, g.strides)
     return _sum(multiply(x, tap) for x, tap in zip(shifted, _taps(w), strict=True))
 
 
 def _input_gradient_shifted(g: Geometry, dy: Array, w: Array) -> Array:
     if dy.shape[-1] < _FEW_CHANNELS:
         return _input_gradient_patches(g, dy, w)
-    shifted = pieces(padded_cotangent(g, dy), g.kernel, g.size, 1)
+    shifted = pieces(padded_cotangent(g, dy), g.kernel, g.size, (1, 1))
     return _sum(multiply(dy, tap) for dy, tap in zip(shifted, _taps(mirrored(w)), strict=True))
 
 
 def _kernel_gradient_shifted(g: Geometry, x: Array, dy: Array) -> Array:
     if x.shape[-1] < _FEW_CHANNELS:
         return _kernel_gradient_patches(g, x, dy)
-    return kernel_gradient_by_taps(g, x, dy)
+    shifted = pieces(padded_input(g, x), g.kernel, g.out, g.strides)
+    # With dy on the left, what a product over the rows of both sides needs transposed is the same for all.
+    taps = [sum_products(dy, piece) for piece in shifted]
+    return jnp.stack(taps).swapaxes(1, 2).reshape(*g.kernel, x.shape[-1], dy.shape[-1])
 
 
 SHIFTED = Way(_conv_shifted, _input_gradient_shifted, _kernel_gradient_shifted)
 
 
-def kernel_gradient_by_taps(g: Geometry, x: Array, dy: Array) -> Array:
-    """The kernel gradient as one matrix product per element of the kernel.
+def kernel_gradient_by_columns(g: Geometry, x: Array, dy: Array) -> Array:
+    """The kernel gradient as a matrix product per row of the kernel, over what its columns meet side by side.
 
-    With dy on the left, the transpose that a product over the rows of both sides needs is made once, of dy,
-    and not of every piece.
+    With dy on the left, what a product over the rows of both sides needs transposed is the narrower of the two.
     """
-    taps = [
-        sum_products(dy, piece) for piece in pieces(padded_input(g, x), g.kernel, g.out, g.stride)
-    ]
-    return jnp.stack(taps).swapaxes(1, 2).reshape(*g.kernel, x.shape[-1], dy.shape[-1])
+    (high, wide), (rows, columns) = g.out, g.kernel
+    padded = padded_input(g, x)
+    side_by_side = pieces(padded, (1, columns), (padded.shape[1], wide), (1, g.stride))
+    strips = pieces(jnp.concatenate(side_by_side, axis=-1), (rows, 1), (high, wide), (g.stride, 1))
+    products = jnp.stack([sum_products(dy, strip) for strip in strips])
+    by_channel = products.reshape(rows, dy.shape[-1], columns, x.shape[-1])
+    return by_channel.transpose(0, 2, 3, 1)
 
 
 def _taps(w: Array) -> list[Array]:

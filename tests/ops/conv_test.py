@@ -81,6 +81,7 @@ def test_kernel_gradients_of_large_inputs_agree(monkeypatch, case, block_element
     monkeypatch.setattr(conv_backend, "_FEW_POSITIONS", 0)
     monkeypatch.setattr(conv_backend, "_FEW_CHANNELS", few_channels)
     monkeypatch.setattr(conv_backend, "_BLOCK_ELEMENTS", block_elements)
+    monkeypatch.setattr(conv_backend, "_BLOCK_ELEMENTS_OF_FEW_CHANNELS", block_elements)
     test_agrees_with_lax_conv_to_second_order(case, "direct")
 
 
