@@ -136,6 +136,7 @@ _SECTIONS_BY_NAME: dict[str, Callable[[list[Case], _Machine], Iterator[Row | Non
     "anil": family.anil,
     "resnet12": family.resnet12,
     "compile": costs.compile_times,
+    "evaluation": costs.evaluations,
     "checkpoint": costs.checkpoint_cost,
     "predict": predictions,
 }

@@ -1,4 +1,4 @@
-"""What a run pays besides its outer steps: compiling and saving."""
+"""What a run pays besides its outer steps: compiling, validating and saving."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import dataclasses
 import pathlib
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -15,8 +15,11 @@ from experiments.benchmark_rows import (
     Case,
     Row,
     compile_step,
+    count_evaluation_gflop,
     make_config,
+    ours,
     random_images,
+    set_times,
     time_calls,
 )
 from mamlpp_jax.config import default_config
@@ -36,6 +39,7 @@ _PAPER = (
 )
 _FUNCTIONS = ((1, True), (1, False), (2, True), (2, False))
 _SAVES = 5
+_VALIDATION_TASKS = 600
 
 
 def compile_times(cases: list[Case], machine: Any) -> Iterator[Row]:
@@ -100,6 +104,58 @@ def _compile_evaluation(case: Case) -> tuple[float, float | None]:
     started = time.perf_counter()
     evaluate(state.meta, state.batch_stats, experiment.tasks["val"])
     return time.perf_counter() - started, None
+
+
+def evaluations(cases: list[Case], machine: Any) -> Iterator[Row]:
+    """Validations beside the first-order outer step with the multi-step loss, which they are compared with."""
+    for case in cases[:1]:
+        yield ours("evaluation", case, order=1, peak_gflops=machine.peak_gflops)
+        for modes in (["batch"], ["support"], ["batch", "support"]):
+            row = evaluation_row(case, _VALIDATION_TASKS, modes)
+            row.matmul_share = round(row.gflop / machine.peak_gflops / (1e-3 * row.ms_median), 3)  # type: ignore[operator]
+            yield row
+
+
+def evaluation_row(case: Case, tasks: int, modes: Sequence[str]) -> Row:
+    """Measures predictions after the last inner step, as validation makes them.
+
+    Args:
+        case: the kind of task.
+        tasks: how many are evaluated; the row's times are of all of them.
+        modes: statistics modes, evaluated together.
+    """
+    config = make_config(case, fields={"evaluation.tasks": tasks})
+    experiment = build_experiment(config, random_images(case), ["val"])
+    state = experiment.first_state()
+    evaluate = compiled_evaluator(experiment, "val", modes, every_step=False)
+
+    def call() -> None:
+        jax.block_until_ready(evaluate(state.meta, state.batch_stats, experiment.tasks["val"]))
+
+    started = time.perf_counter()
+    call()
+    first = time.perf_counter() - started
+    times = time_calls(call)
+    row = Row(
+        section="evaluation",
+        case=case.name,
+        implementation="ours",
+        method="maml++",
+        order=1,
+        inner_steps=case.steps,
+        multi_step=False,
+        tasks=tasks,
+        way=case.way,
+        shot=case.shot,
+        conv=config.model.conv,
+        devices=experiment.mesh.size,
+        chunk=experiment.tasks_per_chunk,
+        compile_s=round(first - 1e-3 * min(times), 2),
+        gflop=round(count_evaluation_gflop(case, tasks, modes), 2),
+        note=f"validation, {' and '.join(modes)}",
+    )
+    set_times(row, times)
+    return row
 
 
 def _cold_and_cached(compile_it: Any) -> tuple[float, float, float | None]:

@@ -74,8 +74,8 @@ def _page(report: Report) -> str:
     parts = [
         "# Benchmark",
         f"Hardware: {hardware}. Fastest large float32 matrix product in this process: "
-        f"{report.peak_gflops:.0f} GFLOP/s. Times are milliseconds of one outer step, of noise images. Compare "
-        "rows of one report only.",
+        f"{report.peak_gflops:.0f} GFLOP/s. Times are milliseconds of one outer step where the note says "
+        "nothing else, of noise images. Compare rows of one report only.",
         *_conclusions(report.rows),
         "![time per outer step](benchmark.png)",
     ]
@@ -105,6 +105,7 @@ def _conclusions(rows: list[Row]) -> list[str]:
         *_schedule_cost(rows),
         *_fits(rows),
         *_memory(rows),
+        *_validations(rows),
         *_projection(rows),
     ]
     return ["\n".join(f"- {line}" for line in lines)] if lines else []
@@ -189,6 +190,20 @@ def _memory(rows: list[Row]) -> list[str]:
         f"Memory of {steps} inner steps {'with' if remat else 'without'} remat: {mib:.0f} MiB."
         for (steps, remat), mib in kept.items()
         if mib is not None
+    ]
+
+
+def _validations(rows: list[Row]) -> list[str]:
+    """What a validation costs in first-order outer steps with the multi-step loss."""
+    here = [row for row in rows if row.section == "evaluation"]
+    step = next((row for row in here if row.multi_step), None)
+    if step is None or not step.ms_median:
+        return []
+    return [
+        f"Validation on {row.tasks} tasks ({row.note.removeprefix('validation, ')}): {row.ms_median:.0f} ms, as much "
+        f"as {row.ms_median / step.ms_median:.1f} first-order outer steps of {step.tasks} tasks."
+        for row in here
+        if not row.multi_step and row.ms_median
     ]
 
 

@@ -8,7 +8,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -382,20 +382,34 @@ def count_gflop(case: Case, order: int, multi_step: bool) -> float:
     """
     support, query = case.way * case.shot, case.way * case.query
     total = 0.0
-    size, channels = case.size, case.channels
-    for layer in range(BATCH_NORM_BLOCKS + 1):
-        if layer < BATCH_NORM_BLOCKS:
-            per_image = 2 * size * size * 9 * channels * case.filters
-            size, channels = size // 2, case.filters
-        else:
-            per_image = 2 * size * size * channels * case.way
-        first = layer == 0
-        first_order, again = (2, 2) if first else (3, 6)
+    for layer, per_image in enumerate(_products(case)):
+        first_order, again = (2, 2) if layer == 0 else (3, 6)
         support_products = first_order + (again if order == 2 else 0)
         queries = case.steps if multi_step else 1
         total += per_image * support * support_products * case.steps
         total += per_image * query * first_order * queries
     return total * case.tasks / 1e9
+
+
+def count_evaluation_gflop(case: Case, tasks: int, modes: Sequence[str]) -> float:
+    """As `count_gflop`, of predictions after the last inner step; `support` takes one more support pass."""
+    support, query = case.way * case.shot, case.way * case.query
+    total = 0.0
+    for layer, per_image in enumerate(_products(case)):
+        total += (
+            per_image * support * ((2 if layer == 0 else 3) * case.steps + ("support" in modes))
+        )
+        total += per_image * query * len(modes)
+    return total * tasks / 1e9
+
+
+def _products(case: Case) -> list[int]:
+    """Multiplications and additions of each layer's forward pass over one image."""
+    layers, size, channels = [], case.size, case.channels
+    for _ in range(BATCH_NORM_BLOCKS):
+        layers.append(2 * size * size * 9 * channels * case.filters)
+        size, channels = size // 2, case.filters
+    return [*layers, 2 * size * size * channels * case.way]
 
 
 def measure_peak_gflops(largest: int = 4096) -> float:

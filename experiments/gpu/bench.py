@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
-import time
 from typing import Any
 
 from experiments.benchmark_rows import CASES, Case
@@ -165,40 +164,9 @@ def evaluation(case: dict[str, Any], tasks: int) -> dict[str, Any]:
     """Measures a validation: the last inner step, one statistics mode."""
     import jax
 
-    from experiments import benchmark_rows as rows
-    from mamlpp_jax.training.compiled import compiled_evaluator
-    from mamlpp_jax.training.experiment import build_experiment
+    from experiments.benchmark_costs import evaluation_row
 
-    kind = Case(**case)
-    config = rows.make_config(kind, fields={"evaluation.tasks": tasks})
-    experiment = build_experiment(config, rows.random_images(kind), ["val"])
-    state = experiment.first_state()
-    evaluate = compiled_evaluator(experiment, "val", ["batch"], every_step=False)
-
-    def call() -> None:
-        jax.block_until_ready(evaluate(state.meta, state.batch_stats, experiment.tasks["val"]))
-
-    started = time.perf_counter()
-    call()
-    first = time.perf_counter() - started
-    times = rows.time_calls(call)
-    found = rows.Row(
-        section="evaluation",
-        case=kind.name,
-        implementation="ours",
-        method="maml++",
-        order=1,
-        inner_steps=kind.steps,
-        multi_step=False,
-        tasks=tasks,
-        way=kind.way,
-        shot=kind.shot,
-        conv=config.model.conv,
-        chunk=experiment.tasks_per_chunk,
-        compile_s=round(first - 1e-3 * min(times), 2),
-        note="a validation",
-    )
-    rows.set_times(found, times)
+    found = evaluation_row(Case(**case), tasks, ["batch"])
     return {"device": jax.devices()[0].device_kind, "row": dataclasses.asdict(found)}
 
 

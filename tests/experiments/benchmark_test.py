@@ -7,8 +7,17 @@ import pathlib
 import pytest
 
 from experiments import benchmark_predict
+from experiments.benchmark_costs import evaluation_row
 from experiments.benchmark_report import Report, write_report
-from experiments.benchmark_rows import CASES, Case, Row, count_gflop, make_config, ours
+from experiments.benchmark_rows import (
+    CASES,
+    Case,
+    Row,
+    count_evaluation_gflop,
+    count_gflop,
+    make_config,
+    ours,
+)
 
 TINY = Case("tiny", way=2, size=16, filters=2, tasks=2, steps=1)
 
@@ -26,6 +35,12 @@ def test_operations_by_hand():
     twice = dataclasses.replace(case, tasks=2, steps=2)
     assert count_gflop(twice, 2, True) == pytest.approx(4 * order_2 / 1e9)
     assert count_gflop(twice, 2, False) < count_gflop(twice, 2, True)
+    adapted = support * (2 * first + 3 * rest)
+    forward = first + rest
+    evaluated = count_evaluation_gflop(case, 7, ["batch"])
+    assert evaluated == pytest.approx(7 * (adapted + query * forward) / 1e9)
+    with_support = count_evaluation_gflop(case, 7, ["batch", "support"])
+    assert with_support == pytest.approx(7 * (adapted + (2 * query + support) * forward) / 1e9)
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=lambda case: case.name)
@@ -46,6 +61,16 @@ def test_a_row_is_measured_and_reported(tmp_path):
     page = (tmp_path / "benchmark.md").read_text()
     assert "3.00 times as fast" in page
     assert (tmp_path / "benchmark.png").stat().st_size > 1000
+
+
+def test_a_validation_is_measured_and_compared_with_an_outer_step(tmp_path):
+    row = evaluation_row(TINY, 4, ["batch", "support"])
+    assert (row.tasks, row.note) == (4, "validation, batch and support")
+    step = dataclasses.replace(row, multi_step=True, tasks=8, ms_median=row.ms_median / 6, note="")
+    write_report(Report({}, 100.0, [step, row]), tmp_path)
+    page = (tmp_path / "benchmark.md").read_text()
+    assert "on 4 tasks (batch and support)" in page
+    assert "as much as 6.0 first-order outer steps of 8 tasks" in page
 
 
 def test_annealed_schedule_and_fit(tmp_path):
