@@ -122,7 +122,8 @@ class Sweep:
         for number, run in enumerate(runs, 1):
             if self.is_done(run):
                 continue
-            logging.info("run %d of %d: %s", number, len(runs), run.name)
+            log = self._log(run)
+            logging.info("run %d of %d: %s, its log in %s", number, len(runs), run.name, log)
             code = self._perform(run)
             if code == STOPPED_EXIT_CODE:
                 logging.info("stopped; the same command goes on")

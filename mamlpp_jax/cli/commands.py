@@ -311,7 +311,7 @@ def _print_results(results: Mapping[str, Any] | None, workdir: Workdir) -> None:
         f"results: {workdir.path / 'results.md'}\n"
         f"figures in {workdir}: {drawn}\n"
         "next, under other conditions:\n"
-        f"  python -m mamlpp_jax.main --mode=evaluate --workdir={workdir} --way=10 --shot=5\n"
+        f"  python -m mamlpp_jax.main --mode=evaluate --workdir={workdir} --inner_steps=10\n"
         "or on your own images, a folder of them per class to learn from:\n"
         f"  python -m mamlpp_jax.predict --model={workdir} --support=DIR --query=DIR --output=predictions.csv",
         flush=True,

@@ -98,12 +98,13 @@ def _predict(
     """The predictions of each state by mode."""
     evaluate = compiled_evaluator(experiment, "test", modes, every_step=True)
     predictions: list[dict[str, Predictions]] = []
-    for state in states:
+    tested = f"{experiment.config.evaluation.tasks} tasks, {' and '.join(modes)} statistics"
+    for number, state in enumerate(states, 1):
         before_each()
         meta = with_ways(evaluated_meta(state), experiment.config.task.way)
         with phase(
-            f"{'' if predictions else 'compiling the evaluation, '}testing what was learned until outer step "
-            f"{int(state.step)} on {experiment.config.evaluation.tasks} tasks, {' and '.join(modes)} statistics"
+            f"{'' if predictions else 'compiling the evaluation, '}testing model {number} of {len(states)}, after "
+            f"outer step {int(state.step)}, on {tested}"
         ):
             predictions.append(evaluate(meta, state.batch_stats, experiment.tasks["test"]))
     return predictions

@@ -42,8 +42,8 @@ ORDER = [
     "validating epoch 2 on 4 tasks ... 00:00",
     "epoch 2 of 2: validation accuracy",
     "reading the best epochs ... ",
-    "compiling the evaluation, testing what was learned until outer step ",
-    "testing what was learned until outer step ",
+    "compiling the evaluation, testing model 1 of 2, after outer step ",
+    "testing model 2 of 2, after outer step ",
     "drawing the figures ... ",
     "Test accuracy",
 ]
