@@ -143,8 +143,12 @@ def test_a_crashed_run_ends_where_the_uninterrupted_one_does(
     assert results["best_epochs"] == expected["best_epochs"]
 
 
+SINGLE = ["maml+msl", "maml+da", "maml+lslr", "maml+ca"]
+
+
 @pytest.mark.parametrize(
-    "method", ["maml", "maml+msl", "maml+da", "maml+bnrs+bnwb", "maml+lslr", "maml+ca"]
+    "method",
+    ["maml", "maml+bnrs+bnwb", *(pytest.param(name, marks=pytest.mark.slow) for name in SINGLE)],
 )
 def test_every_method_of_table_1_takes_steps(tmp_path, method):
     workdir = Workdir(tmp_path / "run")

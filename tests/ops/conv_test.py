@@ -161,12 +161,14 @@ def second_order_program(kind):
     return str(jax.make_jaxpr(partial(meta_gradient, kind=kind))(x, w))
 
 
+@pytest.mark.filterwarnings("ignore:The Pallas Triton backend:DeprecationWarning")
 @pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
 def test_pallas_kernels_are_lowered_for_a_gpu(monkeypatch, dtype):
     """As far as it can be tested without one: up to the code that the GPU compiler is given."""
     monkeypatch.setattr(conv_pallas, "_is_interpreted", lambda: False)
     device = jax.sharding.AbstractDevice("NVIDIA H100 80GB HBM3", num_cores=132, platform="gpu")
-    mesh = jax.sharding.AbstractMesh((1,), (AXIS,), abstract_device=device)
+    auto = (jax.sharding.AxisType.Auto,)
+    mesh = jax.sharding.AbstractMesh((1,), (AXIS,), axis_types=auto, abstract_device=device)
     kernels = [jax.export.DisabledSafetyCheck.custom_call("__gpu$xla.gpu.triton")]
     operands = "bfloat16" if dtype == "bfloat16" else ""
     function = partial(meta_gradient, kind="pallas", compute_dtype=operands)
