@@ -113,7 +113,9 @@ def _kernel_gradient_direct(g: Geometry, x: Array, dy: Array) -> Array:
     if images == batch:
         return form(g, x, dy)
     blocks = [a.reshape(-1, images, *a.shape[1:]) for a in (x, dy)]
-    return lax.map(lambda block: form(g, *block), tuple(blocks)).sum(0)
+    # Nothing is computed for its zeros, which differ between devices where the blocks do.
+    zeros = jnp.zeros_like(form(g, *(a[0] for a in blocks)))
+    return lax.scan(lambda total, block: (total + form(g, *block), None), zeros, blocks)[0]
 
 
 def _kernel_gradient_sliding(g: Geometry, x: Array, dy: Array) -> Array:

@@ -144,16 +144,44 @@ def meta_gradient(x, w, kind, **options):
 TWO_TASKS = (2, 1, 6, 6, 16), (2, 3, 3, 16, 16)
 
 
+def sharded(function):
+    """Gives each of two devices its own task and kernel, as in training."""
+    mesh, spec = make_mesh(2, 2), jax.P(AXIS)
+    return jax.jit(jax.shard_map(function, mesh=mesh, in_specs=spec, out_specs=spec))
+
+
+def two_tasks(shapes):
+    rng = np.random.default_rng(2)
+    return [jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in shapes]
+
+
+def check_close(found, expected):
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-4 * float(jnp.abs(b).max()))
+
+
 @pytest.mark.parametrize("kind", WAYS)
 def test_tasks_may_be_sharded(kind):
-    """Each device with its own task and kernel, as in training."""
-    rng = np.random.default_rng(2)
-    x, w = (jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in TWO_TASKS)
-    mesh, spec = make_mesh(2, 2), jax.P(AXIS)
-    function = partial(meta_gradient, kind=kind)
-    sharded = jax.jit(jax.shard_map(function, mesh=mesh, in_specs=spec, out_specs=spec))
-    for a, b in zip(sharded(x, w), meta_gradient(x, w, "xla"), strict=True):
-        np.testing.assert_allclose(a, b, atol=1e-4 * float(jnp.abs(b).max()))
+    x, w = two_tasks(TWO_TASKS)
+    check_close(sharded(partial(meta_gradient, kind=kind))(x, w), meta_gradient(x, w, "xla"))
+
+
+@pytest.mark.parametrize("few_channels", [1, 17])
+def test_blocks_of_images_may_be_sharded(monkeypatch, few_channels):
+    monkeypatch.setattr(conv_backend, "_FEW_POSITIONS", 0)
+    monkeypatch.setattr(conv_backend, "_FEW_CHANNELS", few_channels)
+    monkeypatch.setattr(conv_backend, "_BLOCK_ELEMENTS", 1)
+    monkeypatch.setattr(conv_backend, "_BLOCK_ELEMENTS_OF_FEW_CHANNELS", 1)
+    x, w = two_tasks(((2, 3, 6, 6, 16), (2, 3, 3, 16, 16)))
+
+    def unbatched(x, w):
+        gradients = jax.grad(lambda *xw: jnp.sum(conv2d(*xw, kind="direct") ** 2), (0, 1))
+        return [a[None] for a in gradients(x[0], w[0])]
+
+    def expected(x, w):
+        return jax.grad(lambda *xw: jnp.sum(conv2d(*xw, kind="xla") ** 2), (0, 1))(x, w)
+
+    check_close(sharded(unbatched)(x, w), jax.vmap(expected)(x, w))
 
 
 def second_order_program(kind):
