@@ -151,7 +151,9 @@ def main(argv: list[str]) -> None:
     sections = [_pick("sections", name, _SECTIONS_BY_NAME) for name in names]
     quiet_orbax()
     machine = _look_around()
-    report = Report(provenance(machine.devices)["hardware"], machine.peak_gflops, [])
+    made = provenance(machine.devices)
+    hardware = {**made["hardware"], "commit": made["commit"]}
+    report = Report(hardware, machine.peak_gflops, [])
     output = pathlib.Path(_OUTPUT.value)
     output.mkdir(parents=True, exist_ok=True)
     for section in sections:
