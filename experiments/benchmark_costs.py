@@ -14,6 +14,7 @@ import jax
 from experiments.benchmark_rows import (
     Case,
     Row,
+    case_row,
     compile_step,
     count_evaluation_gflop,
     make_config,
@@ -70,17 +71,11 @@ def _row(
     peak: float | None,
     note: str,
 ) -> Row:
-    return Row(
-        section=section,
-        case=case.name,
-        implementation="ours",
-        method="maml++",
+    return case_row(
+        section,
+        case,
         order=order,
-        inner_steps=case.steps,
         multi_step=multi_step,
-        tasks=case.tasks,
-        way=case.way,
-        shot=case.shot,
         conv="auto",
         compile_s=round(cold, 2),
         cached_s=round(cached, 2),
@@ -136,17 +131,10 @@ def evaluation_row(case: Case, tasks: int, modes: Sequence[str]) -> Row:
     call()
     first = time.perf_counter() - started
     times = time_calls(call)
-    row = Row(
-        section="evaluation",
-        case=case.name,
-        implementation="ours",
-        method="maml++",
-        order=1,
-        inner_steps=case.steps,
-        multi_step=False,
+    row = case_row(
+        "evaluation",
+        case,
         tasks=tasks,
-        way=case.way,
-        shot=case.shot,
         conv=config.model.conv,
         devices=experiment.mesh.size,
         chunk=experiment.tasks_per_chunk,

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from experiments.benchmark_rows import Case, Row, make_config, run_child
+from experiments.benchmark_rows import Case, Row, case_row, make_config, run_child
 from mamlpp_jax.inference.model import from_runs
 from mamlpp_jax.inference.saved_model import save_model
 from mamlpp_jax.inference.trained_run import TrainedRun
@@ -82,17 +82,10 @@ def _row(case: Case, found: dict[str, list[Any]]) -> Row | None:
     times = [ms for outputs in done.values() for output in outputs for ms in output["ms"]]
     first = {name: [output["first_s"] for output in outputs] for name, outputs in done.items()}
     cpu = {name: min(output["cpu_s"] for output in outputs) for name, outputs in done.items()}
-    return Row(
-        section="predict",
-        case=case.name,
-        implementation="ours",
-        method="maml++",
-        order=1,
-        inner_steps=case.steps,
-        multi_step=False,
+    return case_row(
+        "predict",
+        case,
         tasks=1,
-        way=case.way,
-        shot=case.shot,
         ms_median=round(statistics.median(times), 2),
         ms_min=round(min(times), 2),
         runs=len(times),

@@ -129,6 +129,13 @@ class Row:
     note: str = ""
 
 
+def case_row(section: str, case: Case, **fields: Any) -> Row:
+    """A row of a case, of first-order MAML++ without the multi-step loss where `fields` (of `Row`) say nothing else."""
+    known = {"implementation": "ours", "method": "maml++", "order": 1, "multi_step": False}
+    of_case = {"inner_steps": case.steps, "tasks": case.tasks, "way": case.way, "shot": case.shot}
+    return Row(section, case.name, **{**known, **of_case, **fields})
+
+
 def make_config(
     case: Case, method: str = "maml++", fields: dict[str, Any] | None = None
 ) -> ConfigDict:
@@ -271,17 +278,12 @@ def compiled_row(
     config = make_config(case, method, {k.replace("__", "."): v for k, v in fields.items()})
     step = compile_step(config, case, order, multi_step)
     is_counted = config.model.name == "conv4" and config.inner.adapts == "all"
-    row = Row(
-        section=section,
-        case=case.name,
-        implementation="ours",
+    row = case_row(
+        section,
+        case,
         method=method,
         order=order,
-        inner_steps=case.steps,
         multi_step=multi_step,
-        tasks=case.tasks,
-        way=case.way,
-        shot=case.shot,
         conv=config.model.conv,
         dtype=config.model.dtype,
         dispatch=step.steps,
@@ -326,17 +328,12 @@ def pytorch(case: Case, order: int, multi_step: bool = True) -> Row | None:
     output = run_child([sys.executable, str(script), *(f"--{k}={v}" for k, v in flags.items())])
     if output is None:
         return None
-    return Row(
-        section="implementations",
-        case=case.name,
+    return case_row(
+        "implementations",
+        case,
         implementation="pytorch",
-        method="maml++",
         order=order,
-        inner_steps=case.steps,
         multi_step=multi_step,
-        tasks=case.tasks,
-        way=case.way,
-        shot=case.shot,
         devices=1,
         chunk=1,
         ms_median=output["ms_median"],

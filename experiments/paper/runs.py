@@ -119,7 +119,7 @@ def table_4(protocol: str) -> list[Run]:
 
 
 def components(protocol: str) -> list[Run]:
-    """The methods of Table 1 on Omniglot 5-way 1-shot, which costs a third of its 20-way runs."""
+    """The methods of Table 1 on Omniglot 5-way 1-shot, which costs a quarter of its 20-way runs."""
     return [
         Run("omniglot", 5, 1, method, protocol, seed)
         for method, seed in itertools.product(methods(protocol), SEEDS)

@@ -25,10 +25,10 @@ from mamlpp_jax.ops.conv_products import PATCHES, kernel_gradient_by_columns
 from mamlpp_jax.types import Array
 from mamlpp_jax.utils.arithmetic import largest_divisor
 
-# Measured on CPUs with 1 and 2 MiB of second-level cache per core (experiments/PERFORMANCE.md).
+# Measured on a CPU with 1 MiB of second-level cache per core (experiments/PERFORMANCE.md) ...
 _FEW_POSITIONS = 4096
 _FEW_CHANNELS = 16
-# Of images and cotangents together.
+# ... and on one with 2 MiB: numbers of images and cotangents together.
 _BLOCK_ELEMENTS = 200_000
 _BLOCK_ELEMENTS_OF_FEW_CHANNELS = 2_000_000
 
@@ -113,7 +113,7 @@ def _kernel_gradient_direct(g: Geometry, x: Array, dy: Array) -> Array:
     if images == batch:
         return form(g, x, dy)
     blocks = [a.reshape(-1, images, *a.shape[1:]) for a in (x, dy)]
-    # Nothing is computed for its zeros, which differ between devices where the blocks do.
+    # Zeros that `shard_map` takes for different ones on each device, as the blocks are; the compiler drops the product.
     zeros = jnp.zeros_like(form(g, *(a[0] for a in blocks)))
     return lax.scan(lambda total, block: (total + form(g, *block), None), zeros, blocks)[0]
 

@@ -85,9 +85,10 @@ SHIFTED = Way(_conv_shifted, _input_gradient_shifted, _kernel_gradient_shifted)
 
 
 def kernel_gradient_by_columns(g: Geometry, x: Array, dy: Array) -> Array:
-    """The kernel gradient as a matrix product per row of the kernel, over what its columns meet side by side.
+    """The kernel gradient [kh, kw, C, F] as one matrix product for each row of the kernel.
 
-    With dy on the left, what a product over the rows of both sides needs transposed is the narrower of the two.
+    What the columns of the kernel meet in the images lies side by side, [N, H + 2 padding, W', kw * C]. A product
+    over positions needs its left side transposed: dy is the narrower of the two.
     """
     (high, wide), (rows, columns) = g.out, g.kernel
     padded = padded_input(g, x)
