@@ -38,7 +38,12 @@ class Conv4(nn.Module):
         for block in range(BLOCKS):
             stride = 1 if self.max_pool else 2
             x, bias = Conv(
-                self.filters, stride, self.conv, self.compute_dtype, name=f"conv{block}"
+                self.filters,
+                stride,
+                self.conv,
+                self.compute_dtype,
+                may_wait=self.max_pool,
+                name=f"conv{block}",
             )(x)
             x = PerStepBatchNorm(max_pool=self.max_pool, name=f"norm{block}")(x, bias)
             x = nn.leaky_relu(x, NEGATIVE_SLOPE)

@@ -6,6 +6,7 @@ from flax import linen as nn
 from jax import lax, numpy as jnp
 
 from mamlpp_jax.models.moments import moments
+from mamlpp_jax.models.pending_conv import PendingConv
 from mamlpp_jax.models.renorm import HAND_OVER, renormalise
 from mamlpp_jax.models.task_norm import BLEND, blended_moments
 from mamlpp_jax.ops.conv import conv2d
@@ -27,6 +28,7 @@ class Conv(nn.Module):
         window: height and width of the kernel, odd.
         use_bias: False for a bias of zeros that is no parameter.
         kernel_init: initializer of the kernel.
+        may_wait: hands on a convolution of few channels as a `PendingConv`.
     """
 
     filters: int
@@ -36,9 +38,10 @@ class Conv(nn.Module):
     window: int = 3
     use_bias: bool = True
     kernel_init: nn.initializers.Initializer = nn.initializers.xavier_uniform()
+    may_wait: bool = False
 
     @nn.compact
-    def __call__(self, x: Array) -> tuple[Array, Array]:
+    def __call__(self, x: Array) -> tuple[Array | PendingConv, Array]:
         """Returns the convolution without bias, [N, H', W', F], and the bias, [F]."""
         shape = (self.window, self.window, x.shape[-1], self.filters)
         kernel = self.param("kernel", self.kernel_init, shape)
@@ -46,9 +49,12 @@ class Conv(nn.Module):
             bias = self.param("bias", nn.initializers.zeros_init(), (self.filters,))
         else:
             bias = jnp.zeros(self.filters, kernel.dtype)
+        kernel = kernel.astype(x.dtype)
+        if self.may_wait and PendingConv.pays(x.shape[-1], self.kind, self.compute_dtype):
+            return PendingConv(x, kernel, self.kind), bias
         y = conv2d(
             x,
-            kernel.astype(x.dtype),
+            kernel,
             stride=self.stride,
             padding=self.window // 2,
             kind=self.kind,
@@ -79,21 +85,28 @@ class PerStepBatchNorm(nn.Module):
     max_pool: bool = False
 
     @nn.compact
-    def __call__(self, x: Array, offset: Array) -> Array:
+    def __call__(self, x: Array | PendingConv, offset: Array) -> Array:
         """Normalises ``x + offset`` over all axes but the last.
 
         Args:
-            x: [N, H, W, F].
+            x: [N, H, W, F]. One that is pending is only computed whole if it is not pooled, or normalised by each
+                image's moments.
             offset: [F], the bias of the convolution before this layer.
 
         Returns:
             [N, H, W, F], or [N, H // 2, W // 2, F] with `max_pool`.
         """
-        shape = (x.shape[-1],)
+        shape = offset.shape
         scale = self.variable("norm", "scale", jnp.ones, shape, offset.dtype).value
         bias = self.variable("norm", "bias", jnp.zeros, shape, offset.dtype).value
-        mean, var = moments(x, tuple(range(x.ndim - 1)))
-        count = jnp.asarray(x.size // x.shape[-1], mean.dtype)
+        blend = self.get_variable("norm", BLEND)
+        if isinstance(x, PendingConv) and (blend is not None or not self.max_pool):
+            x = x.compute()
+        if isinstance(x, PendingConv):
+            mean, var, count = x.moments()
+        else:
+            mean, var = moments(x, tuple(range(x.ndim - 1)))
+            count = jnp.asarray(x.size // x.shape[-1], mean.dtype)
         self._leave("mean", mean + offset)
         self._leave("var", var)
         self._leave("count", count)
@@ -103,14 +116,14 @@ class PerStepBatchNorm(nn.Module):
                 self.variable("batch_stats", "mean", jnp.zeros, shape, offset.dtype).value - offset
             )
             var = self.variable("batch_stats", "var", jnp.ones, shape, offset.dtype).value
-        if self.has_variable("norm", BLEND):
+        if blend is not None and not isinstance(x, PendingConv):
             # Of each image the statistics come from equally many elements.
             elements = self.get_variable("batch_stats", "count", count)
             support_images = elements / (count / x.shape[0])
-            blend = self.get_variable("norm", BLEND)
             mean, var = blended_moments(blend, x, mean, var, support_images)
         if self.max_pool:
-            x = max_pool_2x2(x, jnp.where(scale < 0, -1, 1))
+            sign = jnp.where(scale < 0, -1, 1)
+            x = x.max_pool(sign) if isinstance(x, PendingConv) else max_pool_2x2(x, sign)
         if self.has_variable("batch_stats", HAND_OVER):
             hand_over = self.get_variable("batch_stats", HAND_OVER)
             factor, shift = renormalise(own, (mean, var), hand_over, self.epsilon)

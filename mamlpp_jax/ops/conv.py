@@ -69,18 +69,34 @@ def conv2d(
     Raises:
         ValueError: the kind is unknown.
     """
-    if kind not in KINDS:
-        raise ValueError(f"conv kind {kind!r} is unknown; choose one of {', '.join(KINDS)}")
     if kind == "xla":
         pads = [(padding, padding)] * 2
         x, kernel = (_round(a, compute_dtype) for a in (x, kernel))
         return convolve(x, kernel, window_strides=(stride, stride), padding=pads)
+    g = geometry_of(
+        x, kernel, stride=stride, padding=padding, kind=kind, compute_dtype=compute_dtype
+    )
+    return _conv(g, x, kernel)
+
+
+def geometry_of(
+    x: Array,
+    kernel: Array,
+    *,
+    stride: int = 1,
+    padding: int = 1,
+    kind: str = "auto",
+    compute_dtype: str = "",
+) -> Geometry:
+    """The static part of a convolution; arguments and errors as in `conv2d`."""
+    if kind not in KINDS:
+        raise ValueError(f"conv kind {kind!r} is unknown; choose one of {', '.join(KINDS)}")
     if kind == "auto":
         # The CPU back end has no fast convolution of other types.
         fast = jax.default_backend() == "cpu" and x.dtype == jnp.float32 and not compute_dtype
         kind = "direct" if fast else "patches"
     size, window = (x.shape[1], x.shape[2]), (kernel.shape[0], kernel.shape[1])
-    return _conv(Geometry(size, window, stride, padding, kind, compute_dtype), x, kernel)
+    return Geometry(size, window, stride, padding, kind, compute_dtype)
 
 
 def _round(x: Array, dtype: str) -> Array:
@@ -88,7 +104,7 @@ def _round(x: Array, dtype: str) -> Array:
     return x if not dtype else x + lax.stop_gradient(x.astype(dtype).astype(x.dtype) - x)
 
 
-def _product(name: str, g: Geometry, a: Array, b: Array) -> Array:
+def product(name: str, g: Geometry, a: Array, b: Array) -> Array:
     """Computes one of the three functions, in the way that was chosen."""
     if g.compute_dtype:
         a, b = a.astype(g.compute_dtype), b.astype(g.compute_dtype)
@@ -107,17 +123,17 @@ def _find_way(name: str) -> Way:
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _conv(g: Geometry, x: Array, w: Array) -> Array:
-    return _product("conv", g, x, w)
+    return product("conv", g, x, w)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _input_gradient(g: Geometry, dy: Array, w: Array) -> Array:
-    return _product("input_gradient", g, dy, w)
+    return product("input_gradient", g, dy, w)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _kernel_gradient(g: Geometry, x: Array, dy: Array) -> Array:
-    return _product("kernel_gradient", g, x, dy)
+    return product("kernel_gradient", g, x, dy)
 
 
 def _with_rule(

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.custom_batching import custom_vmap
 
+from mamlpp_jax.ops.blocks import sum_blocks
 from mamlpp_jax.ops.conv_geometry import Geometry, Way, mirrored, sum_dtype
 from mamlpp_jax.ops.conv_products import PATCHES, kernel_gradient_by_columns
 from mamlpp_jax.types import Array
@@ -110,12 +111,7 @@ def _kernel_gradient_direct(g: Geometry, x: Array, dy: Array) -> Array:
     else:
         form, block_elements = kernel_gradient_by_columns, _BLOCK_ELEMENTS
     images = largest_divisor(batch, block_elements // (x[0].size + dy[0].size))
-    if images == batch:
-        return form(g, x, dy)
-    blocks = [a.reshape(-1, images, *a.shape[1:]) for a in (x, dy)]
-    # Zeros that `shard_map` takes for different ones on each device, as the blocks are; the compiler drops the product.
-    zeros = jnp.zeros_like(form(g, *(a[0] for a in blocks)))
-    return lax.scan(lambda total, block: (total + form(g, *block), None), zeros, blocks)[0]
+    return sum_blocks(partial(form, g), images, x, dy)
 
 
 def _kernel_gradient_sliding(g: Geometry, x: Array, dy: Array) -> Array:

@@ -27,7 +27,7 @@ def max_pool_2x2(x: Array, sign: Array | float = 1.0) -> Array:
     Returns:
         [N, H // 2, W // 2, F].
     """
-    return _take(x.shape[1:3], x, _choose(lax.stop_gradient(x), sign))
+    return take(x.shape[1:3], x, choose(lax.stop_gradient(x), sign))
 
 
 def _corners(x: Array) -> tuple[Array, Array, Array, Array]:
@@ -39,7 +39,7 @@ def _corners(x: Array) -> tuple[Array, Array, Array, Array]:
     return upper[:, :, :, 0], upper[:, :, :, 1], lower[:, :, :, 0], lower[:, :, :, 1]
 
 
-def _choose(x: Array, sign: Array | float) -> Array:
+def choose(x: Array, sign: Array | float) -> Array:
     """Which element of each window is the largest of ``sign * x``, uint8: 0 to 3, row by row."""
     a, b, c, d = (corner * jnp.asarray(sign, x.dtype) for corner in _corners(x))
     upper, lower = jnp.where(a >= b, 0, 1), jnp.where(c >= d, 2, 3)
@@ -48,7 +48,7 @@ def _choose(x: Array, sign: Array | float) -> Array:
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _take(size: tuple[int, int], x: Array, choice: Array) -> Array:
+def take(size: tuple[int, int], x: Array, choice: Array) -> Array:
     """The chosen element of every window of images [N, *size, F]."""
     a, b, c, d = _corners(x)
     upper, lower = jnp.where(choice == 0, a, b), jnp.where(choice == 2, c, d)
@@ -56,7 +56,7 @@ def _take(size: tuple[int, int], x: Array, choice: Array) -> Array:
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _put(size: tuple[int, int], y: Array, choice: Array) -> Array:
+def put(size: tuple[int, int], y: Array, choice: Array) -> Array:
     """Puts y at the chosen element of every window of zeros: [N, *size, F]."""
     batch, high, wide, channels = y.shape
     corner = jnp.arange(4, dtype=jnp.uint8).reshape(2, 1, 2, 1)
@@ -66,11 +66,11 @@ def _put(size: tuple[int, int], y: Array, choice: Array) -> Array:
     return jnp.pad(x, ((0, 0), (0, size[0] - 2 * high), (0, size[1] - 2 * wide), (0, 0)))
 
 
-_take.defvjp(
-    lambda size, x, choice: (_take(size, x, choice), choice),
-    lambda size, choice, dy: (_put(size, dy, choice), None),
+take.defvjp(
+    lambda size, x, choice: (take(size, x, choice), choice),
+    lambda size, choice, dy: (put(size, dy, choice), None),
 )
-_put.defvjp(
-    lambda size, y, choice: (_put(size, y, choice), choice),
-    lambda size, choice, dx: (_take(size, dx, choice), None),
+put.defvjp(
+    lambda size, y, choice: (put(size, y, choice), choice),
+    lambda size, choice, dx: (take(size, dx, choice), None),
 )

@@ -48,7 +48,10 @@ def second_derivatives(x, w, options, kind):
         dx, dw = jax.grad(inner, (0, 1))(x, w)
         return jnp.sum(jnp.cos(dx)) + jnp.sum(dw**3)
 
-    return inner(x, w), jax.grad(inner, (0, 1))(x, w), jax.grad(outer, (0, 1))(x, w)
+    def everything(x, w):
+        return inner(x, w), jax.grad(inner, (0, 1))(x, w), jax.grad(outer, (0, 1))(x, w)
+
+    return jax.jit(everything)(x, w)
 
 
 @pytest.mark.parametrize("kind", WAYS)
