@@ -120,7 +120,7 @@ class CrashAt:
     check = check_signal
 
 
-@pytest.mark.parametrize("crash_after", [2, 3])
+@pytest.mark.parametrize("crash_after", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_a_crashed_run_ends_where_the_uninterrupted_one_does(
     finished, finished_config, tmp_path, crash_after
 ):
@@ -143,12 +143,12 @@ def test_a_crashed_run_ends_where_the_uninterrupted_one_does(
     assert results["best_epochs"] == expected["best_epochs"]
 
 
-SINGLE = ["maml+msl", "maml+da", "maml+lslr", "maml+ca"]
+SINGLE = ["maml", "maml+msl", "maml+da", "maml+lslr", "maml+ca"]
 
 
 @pytest.mark.parametrize(
     "method",
-    ["maml", "maml+bnrs+bnwb", *(pytest.param(name, marks=pytest.mark.slow) for name in SINGLE)],
+    ["maml+bnrs+bnwb", *(pytest.param(name, marks=pytest.mark.slow) for name in SINGLE)],
 )
 def test_every_method_of_table_1_takes_steps(tmp_path, method):
     workdir = Workdir(tmp_path / "run")

@@ -59,7 +59,9 @@ def one_step(learner, module, shape, episodes, **options):
 
 
 @pytest.mark.parametrize("per_step", [True, False])
-@pytest.mark.parametrize("bn_mode", ["batch", "support", "running"])
+@pytest.mark.parametrize(
+    "bn_mode", ["batch", pytest.param("support", marks=pytest.mark.slow), "running"]
+)
 def test_nested_blocks_keep_statistics_and_affine_terms_per_step(bn_mode, per_step):
     module = Nested()
     learner = Learner(

@@ -205,7 +205,10 @@ def test_the_first_order_gradient_holds_the_support_gradients_fixed(problem):
     assert along(gradient, direction) == pytest.approx(slope, rel=1e-6)
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [(jnp.float32, 1e-6), (jnp.float64, 1e-12)])
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"),
+    [pytest.param(jnp.float32, 1e-6, marks=pytest.mark.slow), (jnp.float64, 1e-12)],
+)
 def test_a_prediction_does_not_depend_on_the_other_queries(dtype, tolerance):
     learner = Learner(make_forward(Conv4(ways=3, filters=4)), sgd(0.1), 2, bn_mode="tasknorm")
     state = init_state(
