@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import dataclasses
+from functools import partial
 
+import jax
 from jax import numpy as jnp
 
 from mamlpp_jax.ops.conv import conv2d
@@ -14,7 +16,13 @@ from mamlpp_jax.types import Array
 _FEW_CHANNELS = 16
 
 
-class PendingConv(NamedTuple):
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["images", "kernel"],
+    meta_fields=["kind"],
+)
+@dataclasses.dataclass(frozen=True)
+class PendingConv:
     """A convolution of stride 1 that keeps the size; max pooling and moments do without all of it at once.
 
     Attributes:

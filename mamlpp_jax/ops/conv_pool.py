@@ -53,7 +53,7 @@ def conv_moments(x: Array, kernel: Array, *, padding: int = 1) -> tuple[Array, A
 
     matrix = kernel.reshape(-1, kernel.shape[-1])
     total, products = sum_blocks(sums, _block_size(g, x.shape[0], matrix.shape[0]), x)
-    positions = x.shape[0] * g.out[0] * g.out[1]
+    positions = float(x.shape[0] * g.out[0] * g.out[1])
     mean = multiply(total / positions, matrix)
     square = jnp.sum(multiply(products / positions, matrix) * matrix, 0)
     # Rounding can push the difference below zero when the mean is large.

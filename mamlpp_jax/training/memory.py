@@ -19,10 +19,10 @@ from mamlpp_jax.utils.memory import host_memory, memory_text
 
 _FLOAT = 4  # bytes
 # What a pass keeps per number of activation, at least. Compared with the compiler's own figures for the cases of
-# experiments/results/benchmark_cpu the estimates are a fifth to a half, so that nothing is refused that fits.
-_SUPPORT_FIRST, _SUPPORT_SECOND = 0.5, 1.0  # in second order every inner step keeps its own
-_QUERY = 0.15
-_PREDICTION = 0.15  # without a gradient
+# experiments/results the estimates are a seventh to a half, so that nothing is refused that fits.
+_SUPPORT_FIRST, _SUPPORT_SECOND = 0.9, 1.8  # in second order every inner step keeps its own
+_QUERY = 0.25
+_PREDICTION = 0.25  # without a gradient
 _SIZE_FIELDS = (
     "model.filters",
     "data.image_size",
