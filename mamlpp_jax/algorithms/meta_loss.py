@@ -53,6 +53,7 @@ def task_loss(
         episode,
         order=plan.order,
         after_step=query if plan.multi_step else None,
+        differentiated=True,
     )
     if plan.multi_step:
         losses, all_outputs, query_moments = trace.after
