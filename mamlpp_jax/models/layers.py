@@ -42,7 +42,7 @@ class Conv(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> tuple[Array | PendingConv, Array]:
-        """Returns the convolution without bias, [N, H', W', F], and the bias, [F]."""
+        """Returns the convolution without bias, [N, H', W', F] or pending, and the bias, [F]."""
         shape = (self.window, self.window, x.shape[-1], self.filters)
         kernel = self.param("kernel", self.kernel_init, shape)
         if self.use_bias:
