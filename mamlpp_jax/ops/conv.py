@@ -23,6 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -136,34 +137,40 @@ def _kernel_gradient(g: Geometry, x: Array, dy: Array) -> Array:
     return product("kernel_gradient", g, x, dy)
 
 
-def _with_rule(
+def with_rule(
     function: Callable[..., Array],
     first: Callable[..., Array],
     second: Callable[..., Array],
 ) -> None:
-    """Declares the two partial gradients of a bilinear function of (a, b), given its cotangent."""
+    """Declares the partial gradients of a function that is bilinear in two arrays.
 
-    def forward(g: Geometry, a: Array, b: Array) -> tuple[Array, tuple[Array, Array]]:
-        return function(g, a, b), (a, b)
+    Args:
+        function: (geometry, a, b, *fixed) -> result, a `jax.custom_vjp`; what is fixed has no gradient.
+        first: (geometry, a, b, cotangent, *fixed) -> that of a.
+        second: the same for b.
+    """
 
-    def backward(g: Geometry, saved: tuple[Array, Array], c: Array) -> tuple[Array, Array]:
-        a, b = saved
-        return first(g, a, b, c), second(g, a, b, c)
+    def forward(g: Geometry, a: Array, b: Array, *fixed: Array) -> tuple[Array, Any]:
+        return function(g, a, b, *fixed), (a, b, fixed)
+
+    def backward(g: Geometry, saved: Any, c: Array) -> tuple[Array | None, ...]:
+        a, b, fixed = saved
+        return first(g, a, b, c, *fixed), second(g, a, b, c, *fixed), *(None for _ in fixed)
 
     function.defvjp(forward, backward)  # type: ignore[attr-defined]
 
 
-_with_rule(
+with_rule(
     _conv,
     lambda g, x, w, dy: _input_gradient(g, dy, w),
     lambda g, x, w, dy: _kernel_gradient(g, x, dy),
 )
-_with_rule(
+with_rule(
     _input_gradient,
     lambda g, dy, w, dx: _conv(g, dx, w),
     lambda g, dy, w, dx: _kernel_gradient(g, dx, dy),
 )
-_with_rule(
+with_rule(
     _kernel_gradient,
     lambda g, x, dy, dw: _input_gradient(g, dy, dw),
     lambda g, x, dy, dw: _conv(g, x, dw),

@@ -11,7 +11,6 @@ it multiplies, ``E[w'p] = w'E[p]`` and ``E[(w'p)^2] = w'E[pp']w``, which do not 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -19,7 +18,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from mamlpp_jax.ops.blocks import map_blocks, sum_blocks
-from mamlpp_jax.ops.conv import geometry_of, product
+from mamlpp_jax.ops.conv import geometry_of, product, with_rule
 from mamlpp_jax.ops.conv_geometry import Geometry, padded_input, pieces
 from mamlpp_jax.ops.pool import choose, put, take
 from mamlpp_jax.types import Array
@@ -122,34 +121,17 @@ def _kernel_gradient(g: Geometry, x: Array, dp: Array, choice: Array) -> Array:
     return sum_blocks(gradient, _block_size(g, x.shape[0], dp.shape[-1]), x, dp, choice)
 
 
-def _with_rule(
-    function: Callable[..., Array],
-    first: Callable[..., Array],
-    second: Callable[..., Array],
-) -> None:
-    """Declares the two partial gradients of a bilinear function of (a, b), given its cotangent; the choice has none."""
-
-    def forward(g: Geometry, a: Array, b: Array, choice: Array) -> tuple[Array, _Saved]:
-        return function(g, a, b, choice), (a, b, choice)
-
-    def backward(g: Geometry, saved: _Saved, c: Array) -> tuple[Array, Array, None]:
-        a, b, choice = saved
-        return first(g, a, b, c, choice), second(g, a, b, c, choice), None
-
-    function.defvjp(forward, backward)  # type: ignore[attr-defined]
-
-
-_with_rule(
+with_rule(
     _conv,
     lambda g, x, w, dp, choice: _input_gradient(g, dp, w, choice),
     lambda g, x, w, dp, choice: _kernel_gradient(g, x, dp, choice),
 )
-_with_rule(
+with_rule(
     _input_gradient,
     lambda g, dp, w, dx, choice: _conv(g, dx, w, choice),
     lambda g, dp, w, dx, choice: _kernel_gradient(g, dx, dp, choice),
 )
-_with_rule(
+with_rule(
     _kernel_gradient,
     lambda g, x, dp, dw, choice: _input_gradient(g, dp, dw, choice),
     lambda g, x, dp, dw, choice: _conv(g, x, dw, choice),

@@ -9,6 +9,7 @@ from mamlpp_jax.ops import conv_pool
 from mamlpp_jax.ops.conv import conv2d
 from mamlpp_jax.ops.conv_pool import conv_max_pool_2x2, conv_moments
 from mamlpp_jax.ops.pool import max_pool_2x2
+from tests.helpers.derivatives import second_derivatives
 
 CASES = [
     # size, kernel, padding, channels
@@ -26,22 +27,6 @@ def make(size, kernel, channels, images=4):
     x = jnp.asarray(rng.normal(size=(images, *size, channels)))
     w = jnp.asarray(rng.normal(size=(kernel, kernel, channels, 5)))
     return x, w, jnp.array([1, -1, 1, 1, -1])
-
-
-def second_derivatives(function, x, w):
-    """Values, and gradients that go through every partial gradient, differentiated once more."""
-
-    def inner(x, w):
-        return sum(jnp.sum(jnp.sin(leaf)) for leaf in jax.tree.leaves(function(x, w)))
-
-    def outer(x, w):
-        dx, dw = jax.grad(inner, (0, 1))(x, w)
-        return jnp.sum(jnp.cos(dx)) + jnp.sum(dw**3)
-
-    def everything(x, w):
-        return function(x, w), jax.grad(inner, (0, 1))(x, w), jax.grad(outer, (0, 1))(x, w)
-
-    return jax.jit(everything)(x, w)
 
 
 def assert_close(ours, theirs):

@@ -12,6 +12,7 @@ import pytest
 from mamlpp_jax.distributed.mesh import AXIS, make_mesh
 from mamlpp_jax.ops import conv_backend, conv_pallas
 from mamlpp_jax.ops.conv import KINDS, conv2d
+from tests.helpers.derivatives import second_derivatives
 
 CASES = [
     # size, kernel, stride, padding, channels, filters
@@ -38,29 +39,13 @@ def make(case, seed=0):
     return x, w, {"stride": stride, "padding": padding}
 
 
-def second_derivatives(x, w, options, kind):
-    """A scalar that goes through every gradient of the convolution, differentiated once more."""
-
-    def inner(x, w):
-        return jnp.sum(jnp.sin(conv2d(x, w, kind=kind, **options)))
-
-    def outer(x, w):
-        dx, dw = jax.grad(inner, (0, 1))(x, w)
-        return jnp.sum(jnp.cos(dx)) + jnp.sum(dw**3)
-
-    def everything(x, w):
-        return inner(x, w), jax.grad(inner, (0, 1))(x, w), jax.grad(outer, (0, 1))(x, w)
-
-    return jax.jit(everything)(x, w)
-
-
 @pytest.mark.parametrize("kind", WAYS)
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_agrees_with_lax_conv_to_second_order(case, kind):
     with jax.enable_x64(True):
         x, w, options = make(case)
-        ours = second_derivatives(x, w, options, kind)
-        theirs = second_derivatives(x, w, options, "xla")
+        ours = second_derivatives(partial(conv2d, kind=kind, **options), x, w)
+        theirs = second_derivatives(partial(conv2d, kind="xla", **options), x, w)
         for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
             assert a.shape == b.shape
             np.testing.assert_allclose(a, b, rtol=0, atol=1e-10 * max(1.0, float(jnp.abs(b).max())))
