@@ -98,7 +98,7 @@ def test_tasks_with_weights_of_their_own(kind):
 
 
 def test_a_constant_convolution_has_no_negative_variance():
-    x = jnp.full((2, 6, 6, 1), 0.1, jnp.float32)
-    w = jnp.full((1, 1, 1, 3), 1000 / 3, jnp.float32)
+    x = jnp.full((3, 7, 7, 1), 0.3, jnp.float32)
+    w = jnp.linspace(1, 3, 50, dtype=jnp.float32).reshape(1, 1, 1, 50)
     _, var = conv_moments(x, w, padding=0)
     assert (var >= 0).all()
