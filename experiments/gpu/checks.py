@@ -103,11 +103,14 @@ def conv(kind: str, shape: Sequence[Any]) -> dict[str, Any]:
     import jax.numpy as jnp
     import numpy as np
 
+    from mamlpp_jax.ops.conv import conv2d
+
     tests: Any = importlib.import_module("tests.ops.conv_test")
+    helper: Any = importlib.import_module("tests.helpers.derivatives")
 
     def derivatives(x: Any, w: Any, kind: str) -> Any:
-        function = partial(tests.second_derivatives, options=made[0][2], kind=kind)
-        return jax.tree.map(np.asarray, jax.jit(jax.vmap(function))(x, w))
+        layer = partial(conv2d, kind=kind, **made[0][2])
+        return jax.tree.map(np.asarray, jax.vmap(partial(helper.second_derivatives, layer))(x, w))
 
     with jax.enable_x64(True), jax.default_device(jax.devices("cpu")[0]):
         made = [tests.make(shape, seed) for seed in range(_TASKS)]
