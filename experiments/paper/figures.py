@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import itertools
 import pathlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -81,7 +80,7 @@ def cost_figure(compared: Sequence[Comparison]) -> Figure:
     """MAML against MAML++: validation accuracy over outer steps, and over seconds of training."""
     figure = new_figure(6.0 * len(compared), 8.6)
     rows = figure.subplots(2, len(compared), squeeze=False)
-    texts = ("step", "outer step"), ("seconds", "seconds of training, without validation")
+    texts = ("step", "outer step"), ("seconds", "seconds of outer steps")
     for row, (unit, text) in zip(rows, texts, strict=True):
         for axes, comparison in zip(row, compared, strict=True):
             _accuracy_curves(axes, comparison, ["maml", "maml++"], unit)
@@ -108,9 +107,8 @@ def _accuracy(run: KeptRun, unit: str) -> tuple[np.ndarray, np.ndarray]:
     steps, accuracy = run.series("val_accuracy")
     if unit == "step":
         return np.array(steps), 100 * np.array(accuracy)
-    total = itertools.accumulate(record.get("seconds", np.nan) for record in run.epochs)
-    seconds = {record["step"]: value for record, value in zip(run.epochs, total, strict=True)}
-    return np.array([seconds[step] for step in steps]), 100 * np.array(accuracy)
+    at_step = {row["step"]: second for row, second in zip(run.epochs, run.seconds, strict=True)}
+    return np.array([at_step[step] for step in steps]), 100 * np.array(accuracy)
 
 
 def _labelled(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import math
 import pathlib
@@ -15,6 +16,7 @@ from ml_collections import ConfigDict
 
 from experiments.paper.runs import EPOCHS_FILE, FAILURE_FILE, Run
 from mamlpp_jax import config as config_lib
+from mamlpp_jax.algorithms import schedules
 from mamlpp_jax.artifacts.results import TestResult
 from mamlpp_jax.artifacts.workdir import Workdir
 from mamlpp_jax.config.fields import FIELDS
@@ -27,7 +29,7 @@ _IDENTITY = (
     *("experiment", "method", "protocol", "seed", "data.name"),
     *("task.way", "task.shot", "train.inner_steps"),
 )
-_NUMBERS = ("step", "loss", "grad_norm", "grad_norm_max", "val_accuracy", "seconds", "ms_per_step")
+_NUMBERS = ("step", "loss", "grad_norm", "grad_norm_max", "val_accuracy", "ms_per_step")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,6 +98,27 @@ class KeptRun:
         """Outer steps and a value, of the epochs that have it as a finite number."""
         rows = [row for row in self.epochs if math.isfinite(row.get(key, math.nan))]
         return [row["step"] for row in rows], [row[key] for row in rows]
+
+    @property
+    def seconds(self) -> list[float]:
+        """Of training up to the end of each epoch, without compilation; NaN where times were not kept.
+
+        Machines may do other work meanwhile, so an outer step counts as much as in the fastest epoch of those with the
+        same order of derivatives and kind of loss.
+        """
+        length = self.config["train.steps_per_epoch"]
+        kinds: list[tuple[int, bool]] = []
+        fastest: dict[tuple[int, bool], float] = {}
+        for record in self.epochs:
+            epoch = (record["step"] - 1) // length
+            kind = (
+                schedules.derivative_order(epoch, self.config["train.first_order_epochs"]),
+                schedules.is_multi_step(epoch, self.config["train.multi_step_epochs"]),
+            )
+            kinds.append(kind)
+            fastest[kind] = min(fastest.get(kind, math.inf), record.get("ms_per_step", math.inf))
+        times = (length * fastest[kind] / 1000 for kind in kinds)
+        return [total if total < math.inf else math.nan for total in itertools.accumulate(times)]
 
     @property
     def failed_step(self) -> int:

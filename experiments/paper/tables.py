@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import pathlib
 import statistics
 from collections.abc import Callable, Sequence
@@ -163,7 +162,7 @@ def _norm(group: Group, key: str, reduce: Callable[[list[float]], float]) -> str
 
 
 def cost_table(compared: Sequence[Comparison]) -> str:
-    """Outer steps and seconds of training until validation first reaches an accuracy, MAML against MAML++."""
+    """Outer steps and their seconds until validation first reaches an accuracy, MAML against MAML++."""
     legend, rows = Legend(), []
     for comparison in compared:
         for method in ("maml", "maml++"):
@@ -177,9 +176,10 @@ def cost_table(compared: Sequence[Comparison]) -> str:
                 {**names, "validation accuracy": f"{row.pop('percent')} %", **row} for row in found
             ] or [{**names, "validation accuracy": NO_RUN, "steps": NO_RUN, "seconds": NO_RUN}]
     note = (
-        "Outer steps and seconds of training, with compilation and without validation, until validation (`batch`, "
-        "after each epoch) first reaches the accuracy: mean ± sample standard deviation over the seeds that reach it. "
-        "Compare seconds of the same machine only."
+        "Outer steps and their seconds until validation (`batch`, after each epoch) first reaches the accuracy: mean ± "
+        "sample standard deviation over the seeds that reach it. Machines did other work too: a step counts as much as "
+        "in the run's fastest epoch with the same order of derivatives and kind of loss, so seconds are upper bounds. "
+        "Compare those of the same machine only."
     )
     return cells.table(rows, legend, note)
 
@@ -201,10 +201,8 @@ def _cost_row(group: Group, percent: int, legend: Legend) -> dict[str, str]:
 
 
 def cost_to_reach(run: KeptRun, accuracy: float) -> tuple[int, float] | None:
-    """Outer steps and seconds of training until validation first reaches an accuracy; None if it never does."""
-    seconds = 0.0
-    for record in run.epochs:
-        seconds += record.get("seconds", math.nan)
+    """Outer steps and their seconds until validation first reaches an accuracy; None if it never does."""
+    for record, seconds in zip(run.epochs, run.seconds, strict=True):
         if record.get("val_accuracy", 0.0) >= accuracy:
             return record["step"], seconds
     return None

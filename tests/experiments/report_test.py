@@ -38,7 +38,6 @@ def write_run(results, run, accuracy=0.9, failure="", tasks=600, commit="abc123"
             "grad_norm_max": 3.0 + epoch,
             "val_accuracy": accuracy - 0.1 + 0.1 * (epoch > 0),
             "ms_per_step": 100.0,
-            "seconds": 50.0,
         }
         for epoch in range(2 if failure else epochs)
     ]
@@ -156,6 +155,20 @@ def test_the_cost_of_an_accuracy(tmp_path):
     assert (row["steps"], row["seconds"], row["reached by"]) == ("1,000", "100", "1 of 1 runs")
     (row,) = found(tables, "cost", **wanted, **{"validation accuracy": "95 %"})
     assert (row["steps"], row["reached by"]) == ("not reached", "0 of 1 runs")
+
+
+def test_a_slow_epoch_costs_what_others_of_its_kind_do(tmp_path):
+    """Epochs in first order, slow by chance once, and in second order."""
+    fields = {"train.epochs": 5, "train.first_order_epochs": 2, "train.multi_step_epochs": 3}
+    folder = write_run(tmp_path, MAML, **fields)
+    records = [json.loads(line) for line in (folder / "epochs.jsonl").read_text().splitlines()]
+    for record, milliseconds in zip(records, (900.0, 100.0, 400.0, 200.0, 300.0), strict=True):
+        record["ms_per_step"] = milliseconds
+    (folder / "epochs.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
+    assert load_kept(tmp_path, MAML).seconds == [50.0, 100.0, 300.0, 400.0, 500.0]
+    del records[0]["ms_per_step"], records[1]["ms_per_step"]
+    (folder / "epochs.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
+    assert np.isnan(load_kept(tmp_path, MAML).seconds).all()
 
 
 def test_unlisted_runs_are_shown_and_misplaced_ones_refused(tmp_path):
