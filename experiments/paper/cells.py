@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import statistics
 import string
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -51,6 +52,28 @@ class Group(NamedTuple):
     def with_results(self) -> list[KeptRun]:
         """The runs that did not diverge."""
         return [run for run in self.runs if run.results]
+
+    @property
+    def seconds(self) -> list[list[float]]:
+        """Of each run's outer steps up to the end of each epoch, without compilation; NaN where times were not kept.
+
+        Machines may do other work meanwhile, so a step counts as much as in the fastest epoch of those that were made
+        alike and have the same order of derivatives and kind of loss.
+        """
+        milliseconds: dict[Any, float] = {}
+        for run in self.runs:
+            for kind, record in zip(run.kinds, run.epochs, strict=True):
+                key = (run.made, kind)
+                found = record.get("ms_per_step", math.inf)
+                milliseconds[key] = min(found, milliseconds.get(key, math.inf))
+        totals = (
+            itertools.accumulate(
+                run.config["train.steps_per_epoch"] * milliseconds[run.made, kind] / 1000
+                for kind in run.kinds
+            )
+            for run in self.runs
+        )
+        return [[total if total < math.inf else math.nan for total in run] for run in totals]
 
     @property
     def length(self) -> str:

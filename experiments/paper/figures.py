@@ -91,7 +91,7 @@ def cost_figure(compared: Sequence[Comparison]) -> Figure:
 def _accuracy_curves(axes: Axes, comparison: Comparison, methods: Sequence[str], unit: str) -> None:
     """Draws a thin line per seed and, over outer steps, the mean of a group's seeds as far as every seed got."""
     for method, label, group in _labelled(comparison, methods):
-        curves = [_accuracy(run, unit) for run in group.runs]
+        curves = [_accuracy(*timed, unit) for timed in zip(group.runs, group.seconds, strict=True)]
         for x, accuracy in curves:
             color = _COLORS[method]
             axes.plot(x, accuracy, color=color, linewidth=0.8, alpha=0.5, label=label)
@@ -102,12 +102,12 @@ def _accuracy_curves(axes: Axes, comparison: Comparison, methods: Sequence[str],
             axes.plot(curves[0][0][:length], mean, color=_COLORS[method], linewidth=2.2)
 
 
-def _accuracy(run: KeptRun, unit: str) -> tuple[np.ndarray, np.ndarray]:
+def _accuracy(run: KeptRun, seconds: list[float], unit: str) -> tuple[np.ndarray, np.ndarray]:
     """Outer steps or seconds of training [n], and validation accuracy in percent [n]."""
     steps, accuracy = run.series("val_accuracy")
     if unit == "step":
         return np.array(steps), 100 * np.array(accuracy)
-    at_step = {row["step"]: second for row, second in zip(run.epochs, run.seconds, strict=True)}
+    at_step = {row["step"]: second for row, second in zip(run.epochs, seconds, strict=True)}
     return np.array([at_step[step] for step in steps]), 100 * np.array(accuracy)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import json
 import math
 import pathlib
@@ -100,25 +99,17 @@ class KeptRun:
         return [row["step"] for row in rows], [row[key] for row in rows]
 
     @property
-    def seconds(self) -> list[float]:
-        """Of training up to the end of each epoch, without compilation; NaN where times were not kept.
-
-        Machines may do other work meanwhile, so an outer step counts as much as in the fastest epoch of those with the
-        same order of derivatives and kind of loss.
-        """
-        length = self.config["train.steps_per_epoch"]
-        kinds: list[tuple[int, bool]] = []
-        fastest: dict[tuple[int, bool], float] = {}
-        for record in self.epochs:
-            epoch = (record["step"] - 1) // length
-            kind = (
-                schedules.derivative_order(epoch, self.config["train.first_order_epochs"]),
-                schedules.is_multi_step(epoch, self.config["train.multi_step_epochs"]),
-            )
-            kinds.append(kind)
-            fastest[kind] = min(fastest.get(kind, math.inf), record.get("ms_per_step", math.inf))
-        times = (length * fastest[kind] / 1000 for kind in kinds)
-        return [total if total < math.inf else math.nan for total in itertools.accumulate(times)]
+    def kinds(self) -> list[tuple[int, bool]]:
+        """Order of derivatives, and whether the loss was the multi-step one, of each epoch."""
+        length, first_order, multi_step = (
+            self.config[f"train.{key}"]
+            for key in ("steps_per_epoch", "first_order_epochs", "multi_step_epochs")
+        )
+        epochs = [(record["step"] - 1) // length for record in self.epochs]
+        return [
+            (schedules.derivative_order(e, first_order), schedules.is_multi_step(e, multi_step))
+            for e in epochs
+        ]
 
     @property
     def failed_step(self) -> int:

@@ -39,6 +39,7 @@ def all_tables(results: pathlib.Path) -> dict[str, str]:
         "table3": time_table(results),
         "table4": accuracy_table(results, runs_lib.table_4, "shot", "method"),
         "components": accuracy_table(results, runs_lib.components, "method"),
+        "figure1": accuracy_table(results, runs_lib.figure_1, "method"),
         "stability": stability_table(comparisons(results)),
         "cost": cost_table(comparisons(results)),
         "options": options_table(results),
@@ -49,7 +50,7 @@ def all_tables(results: pathlib.Path) -> dict[str, str]:
 
 
 def accuracy_table(results: pathlib.Path, planned: Callable[[str], list[Run]], *labels: str) -> str:
-    """Tables 1, 2 and 4: a row per cell of the paper's table, protocol and length.
+    """Tables 1, 2 and 4, and the tests of Figure 1's runs: a row per cell, protocol and length.
 
     Args:
         results: as above.
@@ -59,8 +60,9 @@ def accuracy_table(results: pathlib.Path, planned: Callable[[str], list[Run]], *
     legend, rows = Legend(), []
     for cell in _cells(planned("paper")):
         names = {_column(label): str(getattr(cell, label)) for label in labels}
-        known = published_text(cell.data, cell.way, cell.shot, cell.method, cell.steps)
-        names["published"] = known
+        if not cell.variant:  # the paper gives no numbers of the strided network
+            known = published_text(cell.data, cell.way, cell.shot, cell.method, cell.steps)
+            names["published"] = known
         found = [
             {**names, "protocol": protocol, **row}
             for protocol, group in _groups(results, planned, cell)
@@ -178,14 +180,15 @@ def cost_table(compared: Sequence[Comparison]) -> str:
     note = (
         "Outer steps and their seconds until validation (`batch`, after each epoch) first reaches the accuracy: mean ± "
         "sample standard deviation over the seeds that reach it. Machines did other work too: a step counts as much as "
-        "in the run's fastest epoch with the same order of derivatives and kind of loss, so seconds are upper bounds. "
-        "Compare those of the same machine only."
+        "in the fastest epoch of the row's runs with the same order of derivatives and kind of loss, so seconds are "
+        "upper bounds. Compare those of the same machine only."
     )
     return cells.table(rows, legend, note)
 
 
 def _cost_row(group: Group, percent: int, legend: Legend) -> dict[str, str]:
-    found = [cost for run in group.runs if (cost := cost_to_reach(run, percent / 100))]
+    timed = zip(group.runs, group.seconds, strict=True)
+    found = [cost for run, seconds in timed if (cost := cost_to_reach(run, seconds, percent / 100))]
     steps = seconds = "not reached"
     if found:
         steps = cells.mean_and_spread([step for step, _ in found], "{:,.0f}".format)
@@ -200,11 +203,11 @@ def _cost_row(group: Group, percent: int, legend: Legend) -> dict[str, str]:
     }
 
 
-def cost_to_reach(run: KeptRun, accuracy: float) -> tuple[int, float] | None:
+def cost_to_reach(run: KeptRun, seconds: list[float], accuracy: float) -> tuple[int, float] | None:
     """Outer steps and their seconds until validation first reaches an accuracy; None if it never does."""
-    for record, seconds in zip(run.epochs, run.seconds, strict=True):
+    for record, second in zip(run.epochs, seconds, strict=True):
         if record.get("val_accuracy", 0.0) >= accuracy:
-            return record["step"], seconds
+            return record["step"], second
     return None
 
 

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from experiments.paper import runs as runs_lib
+from experiments.paper.cells import Group
 from experiments.paper.kept_runs import load_kept, planned_config
 from experiments.paper.report import fill, write_report
-from experiments.paper.runs import Run
+from experiments.paper.runs import Run, figure_1
 from experiments.paper.tables import all_tables, cost_to_reach
 from mamlpp_jax.artifacts.workdir import Workdir
 from mamlpp_jax.errors import WorkdirError
@@ -143,12 +144,21 @@ def test_diverged_runs_are_counted_and_not_averaged(tmp_path):
     assert (row["gradient norm, median"], row["gradient norm, largest"]) == ("2", "12")
 
 
+def test_the_strided_network_is_not_set_beside_the_papers_numbers_of_the_other(tmp_path):
+    write_run(tmp_path, figure_1()[0], 0.9)
+    (row,) = found(all_tables(tmp_path), "figure1", method="maml", protocol="short")
+    assert row["batch, ensemble"] == "90.00 [± 0.50]"
+    assert row["outer steps"] == "3,000; shortened from 75,000"
+    assert "published" not in row
+
+
 def test_the_cost_of_an_accuracy(tmp_path):
     write_run(tmp_path, MAML, 0.9)
     kept = load_kept(tmp_path, MAML)
-    assert cost_to_reach(kept, 0.8) == (500, 50.0)
-    assert cost_to_reach(kept, 0.9) == (1000, 100.0)
-    assert cost_to_reach(kept, 0.91) is None
+    (seconds,) = Group([kept], 3).seconds
+    assert cost_to_reach(kept, seconds, 0.8) == (500, 50.0)
+    assert cost_to_reach(kept, seconds, 0.9) == (1000, 100.0)
+    assert cost_to_reach(kept, seconds, 0.91) is None
     wanted = {"task": "Omniglot 5-way 1-shot", "method": "maml"}
     tables = all_tables(tmp_path)
     (row,) = found(tables, "cost", **wanted, **{"validation accuracy": "90 %"})
@@ -157,18 +167,27 @@ def test_the_cost_of_an_accuracy(tmp_path):
     assert (row["steps"], row["reached by"]) == ("not reached", "0 of 1 runs")
 
 
+def write_times(folder, milliseconds):
+    lines = [json.loads(line) for line in (folder / "epochs.jsonl").read_text().splitlines()]
+    for record, value in zip(lines, milliseconds, strict=True):
+        record["ms_per_step"] = value
+    (folder / "epochs.jsonl").write_text("".join(json.dumps(r) + "\n" for r in lines))
+
+
 def test_a_slow_epoch_costs_what_others_of_its_kind_do(tmp_path):
-    """Epochs in first order, slow by chance once, and in second order."""
+    """First order and multi-step loss twice, second order with it once, then without it."""
     fields = {"train.epochs": 5, "train.first_order_epochs": 2, "train.multi_step_epochs": 3}
-    folder = write_run(tmp_path, MAML, **fields)
-    records = [json.loads(line) for line in (folder / "epochs.jsonl").read_text().splitlines()]
-    for record, milliseconds in zip(records, (900.0, 100.0, 400.0, 200.0, 300.0), strict=True):
-        record["ms_per_step"] = milliseconds
-    (folder / "epochs.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
-    assert load_kept(tmp_path, MAML).seconds == [50.0, 100.0, 300.0, 400.0, 500.0]
-    del records[0]["ms_per_step"], records[1]["ms_per_step"]
-    (folder / "epochs.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
-    assert np.isnan(load_kept(tmp_path, MAML).seconds).all()
+    seeds = [MAML, MAML._replace(seed=1)]
+    times = [(900.0, 100.0, 400.0, 200.0, 300.0), (100.0, 500.0, 600.0, 400.0, 400.0)]
+    for run, milliseconds in zip(seeds, times, strict=True):
+        write_times(write_run(tmp_path, run, **fields), milliseconds)
+    kept = [load_kept(tmp_path, run) for run in seeds]
+    assert Group(kept, 3).seconds == [[50.0, 100.0, 300.0, 400.0, 500.0]] * 2
+    elsewhere = dataclasses.replace(kept[1], results={**kept[1].results, "commit": "def456"})
+    assert Group([kept[0], elsewhere], 3).seconds[1] == [50.0, 100.0, 400.0, 600.0, 800.0]
+    for record in kept[0].epochs:
+        del record["ms_per_step"]
+    assert np.isnan(Group(kept[:1], 3).seconds).all()
 
 
 def test_unlisted_runs_are_shown_and_misplaced_ones_refused(tmp_path):
