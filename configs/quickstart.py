@@ -5,8 +5,9 @@ Run it with ``make quickstart`` or
     python -m mamlpp_jax.main --config=configs/quickstart.py
 
 Measured with method=maml++, seed 0, trained with `batch` statistics, at commit 450afe5: test accuracy (300 tasks,
-ensemble of 3 epochs) 95.40 ± 1.08 % with `batch`, 92.87 ± 1.31 % with `support` statistics; 6 minutes on 2 busy CPU
-cores (AMD EPYC, JAX 0.10.2). Cores with other vector units round differently: an earlier run gave 96.40 and 93.87 %.
+ensemble of 3 epochs) 95.40 ± 1.08 % with `batch`, 92.87 ± 1.31 % with `support` statistics (AMD EPYC, JAX 0.10.2).
+Cores with other vector units round differently: an earlier run gave 96.40 and 93.87 %. It takes 137 s on 2 CPU cores
+without other work (AMD EPYC of the fourth generation, commit f341870).
 """
 
 from ml_collections import ConfigDict

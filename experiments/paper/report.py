@@ -35,6 +35,7 @@ _TITLES = {
     "table3": "Table 3: time per outer step, mini-ImageNet 5-way 1-shot",
     "table4": "Table 4: Omniglot 5-way",
     "components": "The methods of Table 1 on Omniglot 5-way 1-shot",
+    "methods": "The methods of Table 1 beside MAML on Omniglot 1-shot, by the short protocol",
     "figure1": "Figure 1: strided MAML against strided MAML++",
     "stability": "Stability: meta-gradient norm and diverged runs",
     "cost": "Cost to reach an accuracy",

@@ -11,7 +11,7 @@ from experiments.paper.briefs import brief_table, running_table
 from experiments.paper.cells import NO_RUN, Group, Legend
 from experiments.paper.comparisons import Comparison, comparisons
 from experiments.paper.kept_runs import KeptRun, load_all, load_folder
-from experiments.paper.options import options_table
+from experiments.paper.paired import methods_table, options_table
 from experiments.paper.published import published_text
 from experiments.paper.runs import Run
 
@@ -39,6 +39,7 @@ def all_tables(results: pathlib.Path) -> dict[str, str]:
         "table3": time_table(results),
         "table4": accuracy_table(results, runs_lib.table_4, "shot", "method"),
         "components": accuracy_table(results, runs_lib.components, "method"),
+        "methods": methods_table(results),
         "figure1": accuracy_table(results, runs_lib.figure_1, "method"),
         "stability": stability_table(comparisons(results)),
         "cost": cost_table(comparisons(results)),

@@ -243,32 +243,56 @@ def test_the_readmes_tables_are_what_the_report_prints():
     assert same, "run: python -m experiments.paper.report --fill=README.md"
 
 
+def write_tested(results, run, correct):
+    """A run with as many right query images of the five in each test task, by inner steps in the test."""
+    folder = write_run(results, run, tasks=40)
+    kept = Workdir(folder).results()
+    kept["test"] = [
+        dataclasses.replace(test, inner_steps=steps, accuracy=right.mean() / 5)
+        for test in kept["test"]
+        for steps, right in correct.items()
+    ]
+    Workdir(folder).write_results(
+        kept, {test.key: correct[test.inner_steps] for test in kept["test"]}
+    )
+
+
+def gained(right, plain):
+    gains = 100 * (right - plain) / 5
+    half = 2.0227 * gains.std(ddof=1) / 40**0.5  # Student's t, 39 degrees of freedom
+    return f"{20 * right.mean():.2f} ({gains.mean():+.2f} ± {half:.2f})"
+
+
 def test_an_option_is_compared_with_plain_runs_on_the_same_tasks(tmp_path):
     rng = np.random.default_rng(0)
     correct = rng.integers(2, 6, size=(3, 40))  # plain, smoothed, plain with more inner steps
     plain, *options = runs_lib.options()[: 1 + len(runs_lib.OPTIONS)]
     smoothed = next(run for run in options if run.variant == "smoothing")
-    for run, rows_of in ((plain, {5: correct[0], 10: correct[2]}), (smoothed, {5: correct[1]})):
-        folder = write_run(tmp_path, run, tasks=40)
-        results = Workdir(folder).results()
-        results["test"] = [
-            dataclasses.replace(test, inner_steps=steps, accuracy=right.mean() / 5)
-            for test in results["test"]
-            for steps, right in rows_of.items()
-        ]
-        Workdir(folder).write_results(
-            results, {test.key: rows_of[test.inner_steps] for test in results["test"]}
-        )
+    write_tested(tmp_path, plain, {5: correct[0], 10: correct[2]})
+    write_tested(tmp_path, smoothed, {5: correct[1]})
     table = all_tables(tmp_path)
     for option, steps, right in (("smoothing", 5, correct[1]), ("none", 10, correct[2])):
         (row,) = found(table, "options", way=5, option=option, **{"inner steps": steps})
-        gains = 100 * (right - correct[0]) / 5
-        half = 2.0227 * gains.std(ddof=1) / 40**0.5  # Student's t, 39 degrees of freedom
-        assert row["batch, best"] == (f"{20 * right.mean():.2f} ({gains.mean():+.2f} ± {half:.2f})")
+        assert row["batch, best"] == gained(right, correct[0])
     (row,) = found(table, "options", way=5, option="none", **{"inner steps": 5})
     assert row["support, ensemble"] == f"{20 * correct[0].mean():.2f}"
     (row,) = found(table, "options", way=20, option="average")
     assert row["batch, best"] == "no run"
+
+
+def test_a_method_is_compared_with_maml_of_as_many_ways(tmp_path):
+    correct = np.random.default_rng(1).integers(2, 6, size=(3, 40))
+    learned = MAML._replace(method="maml+lslr")
+    write_tested(tmp_path, MAML, {5: correct[0]})
+    write_tested(tmp_path, learned, {5: correct[1]})
+    write_tested(tmp_path, learned._replace(way=20), {5: correct[2]})
+    table = all_tables(tmp_path)
+    (row,) = found(table, "methods", way=5, method="maml+lslr")
+    assert row["batch, ensemble"] == gained(correct[1], correct[0])
+    (row,) = found(table, "methods", way=20, method="maml+lslr")  # MAML has no run with 20 ways
+    assert "(" not in row["batch, ensemble"]
+    (row,) = found(table, "methods", way=5, method="maml")
+    assert row["batch, ensemble"] == f"{20 * correct[0].mean():.2f}"
 
 
 def test_a_brief_run_has_a_row_per_number_of_ways(tmp_path):

@@ -1,11 +1,11 @@
-"""The table of options that may raise accuracy: each against plain MAML++ on the same test tasks."""
+"""Tables of runs beside another one, paired over the same test tasks: methods beside MAML, options beside MAML++."""
 
 from __future__ import annotations
 
 import math
 import pathlib
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -20,13 +20,18 @@ from mamlpp_jax.artifacts.workdir import Workdir
 
 # (statistics in the test, model), the table's columns.
 _COLUMNS = (("batch", "ensemble"), ("batch", "best"), ("support", "ensemble"), ("support", "best"))
-_NOTE = (
+_PAIRED = (
     "Test accuracy in percent, and in brackets the difference to the first row of the task with half its 95 % "
-    "interval, paired over the same test tasks of the same model. `average` tests a moving average of the "
-    "meta-parameters (train.average_decay), `smoothing` smooths the labels of the query loss "
-    "(train.label_smoothing), `long_multi_step` keeps the multi-step loss for half the run "
-    "(train.multi_step_epochs), `rate_decay` draws learned inner rates back to their start (inner.rate_decay); one "
-    "seed. More inner steps are taken in the test only."
+    "interval, paired over the same test tasks of the same model; one seed. "
+)
+_OPTIONS = (
+    "`average` tests a moving average of the meta-parameters (train.average_decay), `smoothing` smooths the labels of "
+    "the query loss (train.label_smoothing), `long_multi_step` keeps the multi-step loss for half the run "
+    "(train.multi_step_epochs), `rate_decay` draws learned inner rates back to their start (inner.rate_decay). "
+    "More inner steps are taken in the test only."
+)
+_METHODS = (
+    "Intervals are over tasks: how much a difference changes from seed to seed they do not say."
 )
 
 
@@ -49,21 +54,36 @@ def options_table(results: pathlib.Path) -> str:
     Raises:
         WorkdirError: a file of a run cannot be read or is not what `keep` writes.
     """
+    named = [(run.variant or "none", run) for run in runs_lib.options()]
+    return _table(results, "option", named, _PAIRED + _OPTIONS)
+
+
+def methods_table(results: pathlib.Path) -> str:
+    """A row per method of Table 1 on Omniglot 1-shot, beside MAML; else as `options_table`."""
+    planned = (*runs_lib.components("short"), *runs_lib.table_1("short"))
+    runs = [run for run in planned if run.shot == 1 and run.seed == runs_lib.SEEDS[0]]
+    return _table(results, "method", [(run.method, run) for run in runs], _PAIRED + _METHODS)
+
+
+def _table(results: pathlib.Path, label: str, named: Sequence[tuple[str, Run]], note: str) -> str:
+    """The first run of each number of ways is what the others with it are compared with."""
     legend, rows = Legend(), []
+    way = 0
     plain: _Tests = {}
-    for run in runs_lib.options():
+    for name, run in named:
+        names = {"way": str(run.way), label: name}
+        is_first, way = run.way != way, run.way
+        plain = {} if is_first else plain
         kept = load_kept(results, run)
         if kept is None or not kept.results:
-            plain = plain if run.variant else {}
-            rows.append(_empty_row(run, NO_RUN if kept is None else "diverged"))
+            rows.append(_empty_row(names, NO_RUN if kept is None else "diverged"))
             continue
         for steps in sorted({test.inner_steps for test in kept.results["test"]}):
             tests = _tests(results / run.name, kept, steps)
-            trained = steps == kept.config["train.inner_steps"]
-            if trained and not run.variant:
+            if is_first and steps == kept.config["train.inner_steps"]:
                 plain = tests
-            rows.append(_row(run, kept, tests, {} if tests is plain else plain, steps, legend))
-    return cells.table(rows, legend, _NOTE)
+            rows.append(_row(names, kept, tests, {} if tests is plain else plain, legend))
+    return cells.table(rows, legend, note)
 
 
 def _tests(folder: pathlib.Path, kept: KeptRun, inner_steps: int) -> _Tests:
@@ -79,13 +99,13 @@ def _tests(folder: pathlib.Path, kept: KeptRun, inner_steps: int) -> _Tests:
 
 
 def _row(
-    run: Run, kept: KeptRun, tests: _Tests, plain: _Tests, steps: int, legend: Legend
+    names: Mapping[str, str], kept: KeptRun, tests: _Tests, plain: _Tests, legend: Legend
 ) -> dict[str, str]:
     counts = sorted({tested.result.tasks for tested in tests.values()})
+    steps = sorted({tested.result.inner_steps for tested in tests.values()})
     return {
-        "way": str(run.way),
-        "option": run.variant or "none",
-        "inner steps": str(steps),
+        **names,
+        "inner steps": ", ".join(str(count) for count in steps),
         "outer steps": Group([kept], 1).length,
         "test tasks": ", ".join(f"{count:,}" for count in counts),
         **{f"{mode}, {model}": _cell(tests, plain, (mode, model)) for mode, model in _COLUMNS},
@@ -104,7 +124,6 @@ def _cell(tests: _Tests, plain: _Tests, column: tuple[str, str]) -> str:
     return f"{text} ({gains.mean():+.2f} ± {half:.2f})"
 
 
-def _empty_row(run: Run, why: str) -> dict[str, str]:
-    names = {"way": str(run.way), "option": run.variant or "none", "inner steps": ""}
+def _empty_row(names: Mapping[str, str], why: str) -> dict[str, str]:
     columns = {f"{mode}, {model}": why for mode, model in _COLUMNS}
-    return {**names, "outer steps": why, "test tasks": "", **columns, "made": ""}
+    return {**names, "inner steps": "", "outer steps": why, "test tasks": "", **columns, "made": ""}
