@@ -32,9 +32,9 @@ from experiments.benchmark_rows import (
     pytorch,
 )
 from mamlpp_jax.artifacts.provenance import provenance
-from mamlpp_jax.distributed.mesh import largest_divisor
 from mamlpp_jax.errors import ConfigError
 from mamlpp_jax.training.checkpoints import quiet_orbax
+from mamlpp_jax.utils.arithmetic import largest_divisor
 
 _CASES = flags.DEFINE_list("cases", list(CASES), "Kinds of task to time.")
 _OUTPUT = flags.DEFINE_string("output", "benchmark", "Folder of the report; made if need be.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import pathlib
 import tempfile
 import time
@@ -164,7 +163,7 @@ def _cold_and_cached(compile_it: Any) -> tuple[float, float, float | None]:
 def checkpoint_cost(cases: list[Case], machine: Any) -> Iterator[Row]:
     """Saving the state of Omniglot 20-way 1-shot, beside the time between saves: also of epochs of a second."""
     del cases, machine
-    case = dataclasses.replace(_PAPER[1])
+    case = _PAPER[1]
     config = make_config(case)
     step = compile_step(config, case, 2, False)
     step_ms = sum(times := time_calls(step.call)) / len(times)

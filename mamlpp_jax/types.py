@@ -51,7 +51,8 @@ class MetaParams(NamedTuple):
         params: the initialisation theta_0, adapted by the inner loop.
         norm: batch-norm scale and bias, [S, F] per step or [F] shared, and with TaskNorm a blend, [S, 2] or [2];
             never adapted.
-        inner: what the inner optimizer learns, leaves [S, ...]; empty for plain SGD.
+        inner: what the inner optimizer learns, leaves [S, ...], or [1, ...] where all steps share an entry; empty for
+            plain SGD.
     """
 
     params: Params

@@ -27,7 +27,7 @@ if _QUICKLY:
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {quick}"
     from mamlpp_jax.algorithms import inner_loop
 
-    inner_loop._UNROLLED = 1  # outer_loop_test.py compares with the unrolled loop
+    inner_loop._UNROLLED = 1  # meta_loss_test.py compares with the unrolled loop
 
 
 def pytest_unconfigure():

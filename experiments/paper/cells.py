@@ -63,12 +63,14 @@ class Group(NamedTuple):
         milliseconds: dict[Any, float] = {}
         for run in self.runs:
             for kind, record in zip(run.kinds, run.epochs, strict=True):
-                key = (run.made, kind)
+                key = (run.made or run.name, kind)
                 found = record.get("ms_per_step", math.inf)
                 milliseconds[key] = min(found, milliseconds.get(key, math.inf))
         totals = (
             itertools.accumulate(
-                run.config["train.steps_per_epoch"] * milliseconds[run.made, kind] / 1000
+                run.config["train.steps_per_epoch"]
+                * milliseconds[run.made or run.name, kind]
+                / 1000
                 for kind in run.kinds
             )
             for run in self.runs

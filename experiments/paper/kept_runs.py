@@ -174,7 +174,7 @@ def load_all(results: pathlib.Path, runs: Sequence[Run]) -> list[KeptRun]:
 
 
 def _changed(planned: dict[str, Any], config: dict[str, Any]) -> tuple[str, ...]:
-    """Fields that changed what was computed; a field that is newer than the run counts as its default."""
+    """Fields that changed what was computed; one that is newer than the run is left out."""
     return tuple(
         f"{key}={value}"
         for key, value in sorted(config.items())

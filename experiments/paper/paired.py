@@ -80,6 +80,8 @@ def _table(results: pathlib.Path, label: str, named: Sequence[tuple[str, Run]], 
             continue
         for steps in sorted({test.inner_steps for test in kept.results["test"]}):
             tests = _tests(results / run.name, kept, steps)
+            if not tests:  # with other ways or shots only
+                continue
             if is_first and steps == kept.config["train.inner_steps"]:
                 plain = tests
             rows.append(_row(names, kept, tests, {} if tests is plain else plain, legend))

@@ -68,7 +68,9 @@ def _logits_of_modes(
 
     learner, task = prepared[0]
     after_step = query if every_step else None
-    theta, trace = adapt(learner, params, per_step, task, order=1, after_step=after_step)
+    theta, trace = adapt(
+        learner, params, per_step, task, order=1, after_step=after_step, differentiated=False
+    )
     if not every_step:
         return query(theta, at_step(per_step, -1))[:, None]
     first = query(params, at_step(per_step, 0))

@@ -95,7 +95,7 @@ def adapt(
     order: int = 2,
     after_step: AfterStep | None = None,
     minibatches: tuple[Array, Array] | None = None,
-    differentiated: bool = False,
+    differentiated: bool = True,
 ) -> tuple[Params, Trace]:
     """Adapts `params` to one task by the learner's inner steps.
 
@@ -107,7 +107,7 @@ def adapt(
         order: 1 or 2, see `StepPlan`.
         after_step: called with theta_{i+1} and entry i of `per_step` inside the scan.
         minibatches: images [S, n, H, W, C] and labels [S, n] of each step; None for the support set in every step.
-        differentiated: whether the outer loop goes back through the steps, which is faster where they are unrolled.
+        differentiated: whether anything goes back through the steps, which is faster where they are unrolled.
 
     Returns:
         theta_S and the trace.

@@ -40,7 +40,7 @@ def lay_out(
 
     Args:
         learner: the number of steps, and what is shared.
-        meta: norm leaves [S', F] or [F], inner leaves [S', ...].
+        meta: norm leaves [S', F] or [F], inner leaves [S', ...] or [1, ...].
         batch_stats: leaves [S', F] or [F].
         hand_over: of `StepPlan`; 1, as in every evaluation, by default.
 

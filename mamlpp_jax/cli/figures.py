@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
+from mamlpp_jax.algorithms.averaging import evaluated_meta
 from mamlpp_jax.algorithms.metrics import Predictions
 from mamlpp_jax.artifacts.metric_writer import read_metrics
 from mamlpp_jax.artifacts.results import TestResult
@@ -29,7 +30,7 @@ def draw_run(
     Args:
         workdir: where the PNG files go and `metrics.jsonl` is.
         experiment: the parts.
-        best: the state of the best epoch, whose inner rates are shown.
+        best: the state of the best epoch, whose inner rates are shown, as they are tested.
         test: the rows of `results.json`.
         predictions: on the test tasks; the first one is drawn.
 
@@ -51,7 +52,7 @@ def draw_run(
         ),
     }
     rates = jax.tree_util.tree_leaves_with_path(
-        experiment.learner.inner_optimizer.rates(best.meta.inner)
+        experiment.learner.inner_optimizer.rates(evaluated_meta(best).inner)
     )
     if rates:
         figures["inner_rates"] = plots.inner_rates(

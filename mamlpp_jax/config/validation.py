@@ -45,6 +45,7 @@ def validate(config: ConfigDict) -> None:
     _check_inner_rates(config)
     _check_annealing(config)
     _check_rate_decay(config)
+    _check_smoothing(config)
     _check_statistics(config)
     _check_model(config)
     _check_divisibility(config)
@@ -153,6 +154,14 @@ def _check_rate_decay(config: ConfigDict) -> None:
         raise ConfigError(
             f"config.inner.rate_decay is {config.inner.rate_decay}, but config.inner.optimizer "
             f"{config.inner.optimizer!r} learns no rates; use 0, or a method with lslr or metasgd."
+        )
+
+
+def _check_smoothing(config: ConfigDict) -> None:
+    if config.train.label_smoothing and config.train.outer_gradient == "reptile":
+        raise ConfigError(
+            f"config.train.label_smoothing is {config.train.label_smoothing}, but Reptile has no query loss to smooth; "
+            "use 0, or another method."
         )
 
 

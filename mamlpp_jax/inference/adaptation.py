@@ -58,7 +58,7 @@ def learn_classes(
     def one(member: tuple[MetaParams, RunningStats]) -> Adapted:
         fitted, stats = with_ways(member[0], way), member[1]
         per_step = lay_out(learner, fitted, stats)
-        params, _ = adapt(learner, fitted.params, per_step, episode, order=1)
+        params, _ = adapt(learner, fitted.params, per_step, episode, order=1, differentiated=False)
         last = at_step(per_step, -1)
         return Adapted(params, last.norm, query_statistics(learner, params, last, pixels))
 

@@ -124,8 +124,7 @@ def _make_learner(
 ) -> Learner:
     """One object for equal arguments, so that what is compiled for a model serves equal ones too."""
     learner = make_learner(learner_config(dict(fields)))
-    # With `remat` the inner loop is not unrolled, which only helps where it is differentiated: half the compilation.
-    return learner._replace(bn_mode=statistics, inner_steps=inner_steps, remat=True)
+    return learner._replace(bn_mode=statistics, inner_steps=inner_steps)
 
 
 def learner_config(fields: Mapping[str, bool | int | float | str]) -> ConfigDict:

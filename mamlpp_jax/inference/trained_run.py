@@ -30,7 +30,7 @@ class TrainedRun:
         config: what it was trained with.
         learner: backbone and inner loop.
         meta: what the outer loop learned, or its average (`train.average_decay`); norm leaves [S, F] or [F],
-            inner leaves [S, ...].
+            inner leaves [S, ...] or [1, ...].
         batch_stats: running statistics, leaves [S, F] or [F].
         step: outer steps taken.
         image_shape: (H, W, C) of its images.

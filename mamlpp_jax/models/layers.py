@@ -50,7 +50,8 @@ class Conv(nn.Module):
         else:
             bias = jnp.zeros(self.filters, kernel.dtype)
         kernel = kernel.astype(x.dtype)
-        if self.may_wait and PendingConv.pays(x.shape[-1], self.kind, self.compute_dtype):
+        waits = self.may_wait and self.stride == 1
+        if waits and PendingConv.pays(x.shape[-1], self.kind, self.compute_dtype):
             return PendingConv(x, kernel, self.kind), bias
         y = conv2d(
             x,

@@ -116,6 +116,8 @@ def product(name: str, g: Geometry, a: Array, b: Array) -> Array:
 def _find_way(name: str) -> Way:
     if name in _WAYS:
         return _WAYS[name]
+    if name != "pallas":
+        raise ValueError(f"conv kind {name!r} has no gradients of ours.")
     # Importing Pallas takes a good part of a second.
     from mamlpp_jax.ops.conv_pallas import PALLAS
 

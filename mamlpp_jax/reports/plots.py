@@ -54,8 +54,8 @@ def learning_curves(metrics: Rows, way: int | None = None) -> Figure:
     smooth = _training_curve(loss_axes, training, "loss", 1.0)
     _training_curve(accuracy_axes, training, "accuracy", 100.0)
     for index, mode in enumerate(_validation_modes(validation)):
-        values = _validation_curve(loss_axes, validation, "val_loss", mode, index, 1.0)
-        _validation_curve(accuracy_axes, validation, "val_accuracy", mode, index, 100.0)
+        values = _validation_curve(loss_axes, validation, "val_loss", mode, 1.0)
+        _validation_curve(accuracy_axes, validation, "val_accuracy", mode, 100.0)
         if index == 0:
             _fix_loss_axis(loss_axes, np.append(smooth, values))
     if way is not None:
@@ -135,9 +135,7 @@ def _validation_modes(rows: Rows) -> list[str]:
     return [key.removeprefix(prefix) for key in keys] or [""]
 
 
-def _validation_curve(
-    axes: Axes, rows: Rows, name: str, mode: str, index: int, scale: float
-) -> np.ndarray:
+def _validation_curve(axes: Axes, rows: Rows, name: str, mode: str, scale: float) -> np.ndarray:
     """Draws one mode's validations, with the interval of an accuracy; returns the values drawn."""
     key = f"{name}_{mode}" if mode else name
     rows = [row for row in rows if key in row]
@@ -180,8 +178,8 @@ def accuracy_per_inner_step(test: Rows) -> Figure:
     figure = new_figure(5.4, 3.8)
     axes = figure.subplots()
     ends = _separated([100.0 * row["accuracy_per_step"][-1] for row in rows], 4.5)
-    for index, (row, label) in enumerate(zip(rows, _test_labels(rows), strict=True)):
-        _inner_step_line(axes, row, label, index, ends[index])
+    for row, label, end in zip(rows, _test_labels(rows), ends, strict=True):
+        _inner_step_line(axes, row, label, end)
     ways = {row["way"] for row in rows}
     if len(ways) == 1:
         _chance(axes, ways.pop())
@@ -194,9 +192,7 @@ def accuracy_per_inner_step(test: Rows) -> Figure:
     return figure
 
 
-def _inner_step_line(
-    axes: Axes, row: Mapping[str, Any], label: str, index: int, end: float
-) -> None:
+def _inner_step_line(axes: Axes, row: Mapping[str, Any], label: str, end: float) -> None:
     values = 100.0 * np.asarray(row["accuracy_per_step"], dtype=float)
     last = len(values) - 1
     color, marker = _MODES.get(row["eval_statistics"], _OTHER_MODE)

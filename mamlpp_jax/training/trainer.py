@@ -153,6 +153,7 @@ class _Loop:
                 self._save(state)
                 if reason:
                     self._leave(state, reason)
+                started = time.monotonic()  # saving has a record of its own
             state, metrics = self._dispatch(state, plan)
             if pending is not None:
                 started = self._collect(epoch, pending, started)

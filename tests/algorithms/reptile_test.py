@@ -3,7 +3,9 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
+from mamlpp_jax.algorithms import inner_loop
 from mamlpp_jax.algorithms.inner_optimizers import sgd
 from mamlpp_jax.algorithms.metrics import cross_entropy
 from mamlpp_jax.algorithms.reptile import minibatches, reptile_gradient
@@ -44,6 +46,15 @@ def test_the_direction_is_where_a_plain_loop_went():
             (found.loss, sum(losses) / len(losses)),
         ):
             jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-9), ours, plain)
+
+
+@pytest.mark.parametrize("unrolled", [1, STEPS])
+def test_inner_steps_are_unrolled_since_scale_and_bias_learn_through_them(monkeypatch, unrolled):
+    monkeypatch.setattr(inner_loop, "_UNROLLED", unrolled)
+    module, learner = make_learner(inner_optimizer=sgd(RATE))
+    state, episodes = make_state(module, learner), make_episodes(tasks=2)
+    traced = jax.make_jaxpr(lambda: reptile_gradient(learner, *state[1:3], episodes, plan()))()
+    assert f"unroll={unrolled}\n" in str(traced)
 
 
 def test_minibatches_are_balanced_and_use_every_image_before_any_twice():

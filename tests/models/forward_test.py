@@ -18,6 +18,7 @@ from mamlpp_jax.algorithms.outer_loop import (
 )
 from mamlpp_jax.models import init_model, make_backbone, make_forward
 from mamlpp_jax.models.layers import Conv, PerStepBatchNorm
+from mamlpp_jax.models.pending_conv import PendingConv
 from mamlpp_jax.types import Episode, StepPlan
 
 OPTIMIZER = optax.sgd(0.1)
@@ -135,3 +136,15 @@ def test_the_outer_gradient_can_be_replaced():
 def test_an_unknown_backbone_lists_the_known():
     with pytest.raises(ValueError, match=r"resnet.*conv4"):
         make_backbone("resnet", ways=5)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_a_convolution_that_may_wait_is_the_one_that_does_not(stride):
+    """Few channels and stride 1 may wait for the pooling; other strides are computed at once."""
+    images = jnp.asarray(np.random.default_rng(0).normal(size=(2, 8, 8, 1)), jnp.float32)
+    eager, waiting = (Conv(4, stride=stride, may_wait=waits) for waits in (False, True))
+    variables = eager.init(jax.random.key(0), images)
+    expected, found = eager.apply(variables, images)[0], waiting.apply(variables, images)[0]
+    assert isinstance(found, PendingConv) == (stride == 1)
+    found = found.compute() if isinstance(found, PendingConv) else found
+    np.testing.assert_allclose(found, expected, atol=1e-5)

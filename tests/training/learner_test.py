@@ -79,7 +79,7 @@ def test_the_uses_of_a_seed_have_keys_of_their_own():
     keys = [
         tuple(jax.random.key_data(learner_lib.stream_key(seed, stream)).tolist())
         for seed in (0, 1)
-        for stream in ("init", "train", "val", "test")
+        for stream in learner_lib._STREAMS
     ]
     assert len(set(keys)) == len(keys)
 
@@ -119,6 +119,34 @@ def test_weights_and_kinds_of_steps_follow_the_epoch():
     assert [plan.order for plan in plans] == [1, 2, 2]
 
 
+def test_the_hand_over_to_running_statistics_follows_the_epoch():
+    config = small_config(**{"train.epochs": 4, "norm.hand_over": 0.5})
+    plans = [learner_lib.epoch_plan(config, epoch) for epoch in range(4)]
+    assert [float(plan.hand_over) for plan in plans] == [0.0, 0.5, 1.0, 1.0]
+
+
+def test_the_outer_rate_can_be_held_during_an_epoch():
+    by_epoch = {"train.cosine_per": "epoch", "train.steps_per_epoch": 2}
+    rate = learner_lib.outer_learning_rate(small_config("maml+ca", **by_epoch))
+    rates = [float(rate(step)) for step in range(6)]
+    assert rates[::2] == rates[1::2]
+    assert len(set(rates)) == 3
+
+
+@pytest.mark.parametrize(("per_step", "entries"), [(True, 2), (False, 1)])
+def test_weights_have_a_rate_for_all_inner_steps_or_for_each(per_step, entries):
+    config = small_config("metasgd", **{"inner.per_step": per_step})
+    inner = learner_lib.first_state(config, IMAGE_SHAPE).meta.inner
+    assert {leaf.shape[0] for leaf in jax.tree.leaves(inner)} == {entries}
+
+
+def test_the_outer_optimizer_forgets_squares_as_the_configuration_says():
+    gradient = {"a": np.array([2.0], np.float32)}
+    optimizer = learner_lib.make_optimizer(small_config(**{"train.adam_b2": 0.9}))
+    _, state = optimizer.update(gradient, optimizer.init(gradient))
+    np.testing.assert_allclose(optax.tree.get(state, "nu")["a"], 0.1 * 4.0, rtol=1e-5)
+
+
 def test_the_outer_rate_is_annealed_over_the_whole_run_or_constant():
     annealed, constant = map(
         learner_lib.outer_learning_rate, (small_config("maml+ca"), small_config("maml"))
@@ -152,6 +180,11 @@ def test_learned_rates_are_drawn_back_to_where_they_started_and_nothing_else_is(
         np.testing.assert_allclose(b, a - rate * 3.0 * 0.5, atol=1e-6)
     for a, b in zip(*map(jax.tree.leaves, (free.meta[:2], drawn.meta[:2])), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def test_smoothing_needs_a_query_loss():
+    with pytest.raises(ConfigError, match="Reptile has no query loss to smooth"):
+        validate(small_config("reptile", **{"train.label_smoothing": 0.1}))
 
 
 def test_a_decay_of_rates_needs_learned_rates():
