@@ -3,7 +3,8 @@
     python -m experiments.paper.keep WORKDIR experiments/results/NAME [why the run failed]
 
 Kept are the results, the configuration, the correct query images per test task, a line per epoch (`epochs.jsonl`),
-the figures and the weights of the best epoch (`weights.safetensors`, as `load_run` restores them).
+the figures and the weights of the best epoch (`weights.safetensors`); `FewShotClassifier.from_pretrained` reads the
+folder.
 """
 
 from __future__ import annotations
@@ -16,8 +17,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
-import numpy as np
-import safetensors.numpy
 from absl import app
 from PIL import Image
 
@@ -25,11 +24,11 @@ from experiments.paper.runs import EPOCHS_FILE, FAILURE_FILE
 from mamlpp_jax.artifacts.metric_writer import TIMING_FILE, read_metrics
 from mamlpp_jax.artifacts.workdir import Workdir
 from mamlpp_jax.errors import WorkdirError
-from mamlpp_jax.inference.trained_run import TrainedRun, load_run
+from mamlpp_jax.inference.saved_model import KEPT_WEIGHTS, weights_bytes
+from mamlpp_jax.inference.trained_run import load_run
 from mamlpp_jax.utils.files import read_json, wrap_os_errors, write_atomically, write_json
 
 LIMIT_BYTES = 800_000  # of a run; figures that do not fit are left out
-WEIGHTS_FILE = "weights.safetensors"
 _FIGURE_COLORS = 64
 _FOLDERS = ("manual_dir", "tfds_dir", "cache_dir")  # where this machine has its data
 
@@ -72,9 +71,12 @@ def keep(workdir: Workdir, output: pathlib.Path, failure: str = "", *, small: bo
     for name in (workdir.correct_file.name, *(() if small else ("results.md",))):
         write_atomically(output / name, (workdir.path / name).read_bytes())
     if not small:
+        run = load_run(workdir.path)
         described = ("experiment", "method", "protocol", "seed", "commit")
         about = {key: str(results[key]) for key in described}
-        write_atomically(output / WEIGHTS_FILE, _weights(load_run(workdir.path), about))
+        about |= {"epoch": str(run.epoch), "step": str(run.step)}
+        weights = weights_bytes(run.meta, run.batch_stats, **about)
+        write_atomically(output / KEPT_WEIGHTS, weights)
         _copy_figures(workdir.path, output)
     write_json(output / "results.json", results)  # Last: a folder with results is complete.
 
@@ -121,18 +123,6 @@ def _epoch_record(
     for key in ("seconds", "validation_seconds", "save_seconds"):
         record[key] = sum(row.get(key, 0.0) for row in times)
     return record
-
-
-def _weights(run: TrainedRun, about: dict[str, str]) -> bytes:
-    """The best epoch's meta-parameters and running statistics by path, such as "params/conv0/kernel"."""
-    trees = {**run.meta._asdict(), "batch_stats": run.batch_stats}
-    tensors = {
-        jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(leaf)
-        for path, leaf in jax.tree_util.tree_leaves_with_path(trees)
-    }
-    return safetensors.numpy.save(
-        tensors, {**about, "epoch": str(run.epoch), "step": str(run.step)}
-    )
 
 
 def _copy_figures(workdir: pathlib.Path, output: pathlib.Path) -> None:

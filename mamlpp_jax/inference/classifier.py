@@ -83,7 +83,8 @@ class FewShotClassifier:
 
         Args:
             name: of a model that comes with the package, which wins over a folder of that name (`./omniglot` is the
-                folder); or the folder of a saved model; or the working directory of a run.
+                folder); or the folder of a saved model; or the working directory of a run; or the folder of what
+                `experiments.paper.keep` keeps of one, which has the best epoch alone.
             ensemble: how many of the best members or epochs are averaged, fewer where there are fewer. None for
                 all members of a saved model and for the best epoch of a run.
             **settings: `statistics`, `inner_steps` and `polarity`, as in `FewShotClassifier`.

@@ -142,21 +142,35 @@ def from_runs(runs: Sequence[TrainedRun]) -> FewShotModel:
     Args:
         runs: epochs of one run, best first.
     """
-    config = runs[0].config
-    flat = dict(config_lib.flatten(config))
-    size, _, channels = runs[0].image_shape
-    mean, std = NORMALIZATIONS[config.data.normalize]
-    polarity = "auto" if is_inverted(config.data.name) else None
+    first = runs[0]
     meta, batch_stats = jax.tree.map(
         lambda *leaves: np.stack([np.asarray(leaf) for leaf in leaves]),
         *[(run.meta, run.batch_stats) for run in runs],
     )
+    steps = tuple(run.step for run in runs)
+    model = without_weights(dict(config_lib.flatten(first.config)), first.image_shape[-1], steps)
+    return dataclasses.replace(model, meta=meta, batch_stats=batch_stats)
+
+
+def without_weights(
+    fields: Mapping[str, Any], channels: int, steps: tuple[int, ...]
+) -> FewShotModel:
+    """What a run's configuration says of its model.
+
+    Args:
+        fields: of the run, by name such as "train.inner_steps".
+        channels: of its images.
+        steps: outer steps of the members.
+    """
+    mean, std = NORMALIZATIONS[fields["data.normalize"]]
+    polarity = "auto" if is_inverted(fields["data.name"]) else None
+    statistics = "tasknorm" if fields["norm.train_statistics"] == "tasknorm" else "support"
     return FewShotModel(
-        fields={name: flat[name] for name in LEARNER_FIELDS},
-        image_format=ImageFormat(size, channels, mean, std, polarity),
-        meta=meta,
-        batch_stats=batch_stats,
-        steps=tuple(run.step for run in runs),
-        statistics="tasknorm" if config.norm.train_statistics == "tasknorm" else "support",
-        inner_steps=config.train.inner_steps,
+        fields={name: fields[name] for name in LEARNER_FIELDS},
+        image_format=ImageFormat(fields["data.image_size"], channels, mean, std, polarity),
+        meta=MetaParams({}, {}, {}),
+        batch_stats={},
+        steps=steps,
+        statistics=statistics,
+        inner_steps=fields["train.inner_steps"],
     )

@@ -1,15 +1,21 @@
-"""The files of a saved model: `config.json`, `model.safetensors` and a model card. Nothing is ever unpickled."""
+"""The files of a saved model: `config.json`, `model.safetensors` and a model card. Nothing is ever unpickled.
+
+What `experiments.paper.keep` keeps of a run is read too: the run's `config.json` and its best epoch's weights.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import math
 import pathlib
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 import numpy as np
+import safetensors
 import safetensors.numpy
 from jax.sharding import SingleDeviceSharding
 
@@ -17,14 +23,21 @@ from mamlpp_jax import config as config_lib
 from mamlpp_jax._version import __version__
 from mamlpp_jax.algorithms.learner import BN_MODES
 from mamlpp_jax.errors import ModelError
-from mamlpp_jax.inference.model import LATER_FIELDS, LEARNER_FIELDS, FewShotModel, learner_config
+from mamlpp_jax.inference.model import (
+    LATER_FIELDS,
+    LEARNER_FIELDS,
+    FewShotModel,
+    learner_config,
+    without_weights,
+)
 from mamlpp_jax.inference.model_card import model_card
 from mamlpp_jax.inference.preprocessing import POLARITIES, ImageFormat
 from mamlpp_jax.training.learner import state_shapes
-from mamlpp_jax.types import MetaParams
+from mamlpp_jax.types import MetaParams, RunningStats
 from mamlpp_jax.utils.files import exists, read_json, wrap_os_errors, write_atomically, write_json
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
+KEPT_WEIGHTS, _KEPT_DATA = "weights.safetensors", "data.json"
 _FORMAT, _FORMAT_VERSION = "mamlpp_jax few-shot model", 1
 
 
@@ -48,8 +61,7 @@ def save_model(folder: pathlib.Path, model: FewShotModel) -> None:
                 )
     with wrap_os_errors(folder, "make"):
         folder.mkdir(parents=True, exist_ok=True)
-    names = _named(model.meta, model.batch_stats)
-    weights = safetensors.numpy.save({name: np.ascontiguousarray(a) for name, a in names.items()})
+    weights = weights_bytes(model.meta, model.batch_stats)
     card = model.card or model_card(model)
     write_atomically(folder / WEIGHTS, weights)
     write_atomically(folder / CARD, card.encode())
@@ -73,14 +85,55 @@ def load_model(folder: pathlib.Path) -> FewShotModel:
             f"{config_file} has the format version {version!r}; this mamlpp_jax {__version__} reads version "
             f"{_FORMAT_VERSION}. Install the version that wrote it, which was {content.get('mamlpp_jax')!r}."
         )
-    try:
+    with _naming_damage(config_file):
         model = _from_json(content)
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
-        problem = f"{error} is missing" if isinstance(error, KeyError) else error
-        raise ModelError(f"{config_file} is damaged: {problem}") from error
     card = _read(folder / CARD).decode(errors="replace") if exists(folder / CARD) else ""
-    weights = _read_weights(folder / WEIGHTS, content.get("sha256"))
-    return dataclasses.replace(_with_weights(model, weights, folder / WEIGHTS), card=card)
+    weights_file = folder / WEIGHTS
+    weights = _read(weights_file)
+    if hashlib.sha256(weights).hexdigest() != content.get("sha256"):
+        raise ModelError(
+            f"{weights_file} is damaged, or another model's than {CONFIG} beside it: its SHA-256 differs."
+        )
+    model = _with_weights(model, _parse(weights, weights_file), weights_file)
+    return dataclasses.replace(model, card=card)
+
+
+def load_kept(folder: pathlib.Path) -> FewShotModel:
+    """Reads the best epoch of a run from what is kept of it; no weights are initialised.
+
+    Args:
+        folder: holds the run's `config.json`, `data.json` and `weights.safetensors`. Fields that came after the run
+            are not missed.
+
+    Raises:
+        ModelError: a file is damaged or another run's; names it.
+        WorkdirError: a file is missing or cannot be read.
+    """
+    config_file, data_file, weights_file = (
+        folder / name for name in (CONFIG, _KEPT_DATA, KEPT_WEIGHTS)
+    )
+    content = _read(weights_file)
+    weights = {name: array[None] for name, array in _parse(content, weights_file).items()}
+    with _naming_damage(weights_file), safetensors.safe_open(weights_file, "numpy") as file:
+        steps = (int(file.metadata()["step"]),)
+    config, data = read_json(config_file), read_json(data_file)
+    with _naming_damage(data_file):
+        channels = data["channels"]
+    with _naming_damage(config_file):
+        fields = {**LATER_FIELDS, **dict(config_lib.flatten(config))}
+        model = without_weights(fields, channels, steps)
+        model = _from_json(_to_json(model, content))  # Checks what a saved model is checked for.
+    return _with_weights(model, weights, weights_file)
+
+
+@contextlib.contextmanager
+def _naming_damage(path: pathlib.Path) -> Iterator[None]:
+    """Turns what wrong content of a file leads to into an error that names the file."""
+    try:
+        yield
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
+        problem = f"{error} is missing" if isinstance(error, KeyError) else error
+        raise ModelError(f"{path} is damaged: {problem}") from error
 
 
 def _is_ours(content: Any) -> bool:
@@ -145,6 +198,20 @@ def _image_format(entry: dict[str, Any]) -> ImageFormat:
     return ImageFormat(size, channels, mean, std, polarity)
 
 
+def weights_bytes(meta: MetaParams, batch_stats: RunningStats, **about: str) -> bytes:
+    """Arrays by name, such as "params/conv0/kernel", in the format safetensors.
+
+    Args:
+        meta: what the outer loop learned.
+        batch_stats: running statistics.
+        **about: further entries of the file.
+    """
+    named = _named(meta, batch_stats).items()
+    return safetensors.numpy.save(
+        {name: np.ascontiguousarray(a) for name, a in named}, about or None
+    )
+
+
 def _named(meta: Any, batch_stats: Any) -> dict[str, Any]:
     """Leaves by name, such as "params/conv0/kernel"."""
     leaves = jax.tree_util.tree_leaves_with_path({**meta._asdict(), "batch_stats": batch_stats})
@@ -156,12 +223,7 @@ def _read(path: pathlib.Path) -> bytes:
         return path.read_bytes()
 
 
-def _read_weights(path: pathlib.Path, sha256: Any) -> dict[str, np.ndarray]:
-    content = _read(path)
-    if hashlib.sha256(content).hexdigest() != sha256:
-        raise ModelError(
-            f"{path} is damaged, or another model's than {CONFIG} beside it: its SHA-256 differs."
-        )
+def _parse(content: bytes, path: pathlib.Path) -> dict[str, np.ndarray]:
     try:
         return safetensors.numpy.load(content)
     except Exception as error:  # the library raises many kinds; each means the same to the user

@@ -1,12 +1,13 @@
 """What is kept of a run: every file, traceable and small."""
 
 import json
+import pathlib
 import shutil
 
 import jax
 import numpy as np
 import pytest
-import safetensors
+import safetensors.numpy
 
 from experiments.paper import keep as keep_lib
 from experiments.paper.keep import keep
@@ -14,7 +15,9 @@ from mamlpp_jax.artifacts.metric_writer import read_metrics
 from mamlpp_jax.artifacts.workdir import Workdir
 from mamlpp_jax.cli import commands
 from mamlpp_jax.errors import WorkdirError
+from mamlpp_jax.inference.pretrained import find_model
 from mamlpp_jax.inference.trained_run import load_run
+from tests.helpers.refusals import refused
 from tests.helpers.small_runs import patterns, small_config
 
 KEPT = {
@@ -24,6 +27,7 @@ KEPT = {
 FIGURES = {
     f"{n}.png" for n in ("accuracy_per_inner_step", "episode", "inner_rates", "learning_curves")
 }
+KEPT_RUNS = pathlib.Path(__file__).parents[2] / "experiments/results"
 
 # In one process, so that the run is made once.
 pytestmark = pytest.mark.xdist_group("keep")
@@ -87,17 +91,57 @@ def test_a_line_per_epoch_has_means_validation_and_times(workdir, kept):
         assert record["seconds"] > 0
 
 
-def test_weights_are_those_of_the_best_epoch(workdir, kept):
+def test_the_folder_is_a_model_that_is_the_runs_best_epoch(workdir, kept):
+    model, best = find_model(kept), find_model(workdir.path)
+    assert model.settings == best.settings
+    assert (model.fields, model.image_format) == (best.fields, best.image_format)
+    for ours, theirs in ((model.meta, best.meta), (model.batch_stats, best.batch_stats)):
+        jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+
+
+def test_weights_say_whose_they_are(workdir, kept):
     run = load_run(workdir.path)
     with safetensors.safe_open(kept / "weights.safetensors", "numpy") as file:
-        about, names = file.metadata(), set(file.keys())
-        kernel = file.get_tensor("params/conv0/kernel")
-        rates = file.get_tensor("inner/conv0/kernel")
-    np.testing.assert_array_equal(kernel, run.meta.params["conv0"]["kernel"])
-    np.testing.assert_array_equal(rates, run.meta.inner["conv0"]["kernel"])
-    assert len(names) == len(jax.tree.leaves((run.meta, run.batch_stats)))
+        about = file.metadata()
     assert (about["method"], about["protocol"], about["seed"]) == ("maml++", "none", "0")
     assert (about["epoch"], about["step"]) == (str(run.epoch), str(run.step))
+
+
+def test_a_model_is_read_though_its_run_lacks_later_fields(kept, tmp_path):
+    older = shutil.copytree(kept, tmp_path / "older")
+    config = json.loads((older / "config.json").read_text())
+    del config["norm"]["hand_over"], config["model"]["shared_head"]
+    (older / "config.json").write_text(json.dumps(config))
+    assert find_model(older).fields == find_model(kept).fields
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "said"),
+    [
+        ("weights.safetensors", b"", r"weights\.safetensors is not readable as safetensors"),
+        ("weights.safetensors", safetensors.numpy.save({}), r"weights\.safetensors is damaged"),
+        ("config.json", b"{}", r"config\.json is damaged: 'data.normalize' is missing"),
+        ("config.json", b"[]", r"config\.json is damaged"),
+        ("data.json", b"{}", r"data\.json is damaged: 'channels' is missing"),
+        (
+            "weights.safetensors",
+            safetensors.numpy.save({}, {"step": "4"}),
+            r"weights\.safetensors does not have the array",
+        ),
+    ],
+)
+def test_a_damaged_model_is_refused_by_name(kept, tmp_path, file, content, said):
+    damaged = shutil.copytree(kept, tmp_path / "damaged")
+    (damaged / file).write_bytes(content)
+    with refused(damaged, said):
+        find_model(damaged)
+
+
+def test_every_run_that_is_kept_with_its_weights_can_be_used():
+    folders = [path.parent for path in KEPT_RUNS.glob("*/weights.safetensors")]
+    assert folders
+    for folder in folders:
+        assert find_model(folder).steps[0] > 0
 
 
 def test_figures_that_do_not_fit_are_left_out(workdir, tmp_path, monkeypatch):
