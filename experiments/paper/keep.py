@@ -28,7 +28,7 @@ from mamlpp_jax.inference.saved_model import KEPT_WEIGHTS, weights_bytes
 from mamlpp_jax.inference.trained_run import load_run
 from mamlpp_jax.utils.files import read_json, wrap_os_errors, write_atomically, write_json
 
-LIMIT_BYTES = 800_000  # of a run; figures that do not fit are left out
+LIMIT_BYTES = 800_000  # of a run; weights and figures that do not fit are left out
 _FIGURE_COLORS = 64
 _FOLDERS = ("manual_dir", "tfds_dir", "cache_dir")  # where this machine has its data
 
@@ -56,8 +56,10 @@ def keep(workdir: Workdir, output: pathlib.Path, failure: str = "", *, small: bo
         )
     with wrap_os_errors(output, "make"):
         output.mkdir(parents=True, exist_ok=True)
-        for path in (output / FAILURE_FILE, output / "results.json", *output.glob("*.png")):
-            path.unlink(missing_ok=True)  # of an earlier copy
+        for name in (FAILURE_FILE, "results.json", KEPT_WEIGHTS):
+            (output / name).unlink(missing_ok=True)  # of an earlier copy
+        for path in output.glob("*.png"):
+            path.unlink()
     write_json(output / "config.json", _without_folders(config.to_dict()))
     data = read_json(workdir.data_file)
     counts = {split: len(names) for split, names in data.pop("classes").items()}
@@ -76,7 +78,8 @@ def keep(workdir: Workdir, output: pathlib.Path, failure: str = "", *, small: bo
         about = {key: str(results[key]) for key in described}
         about |= {"epoch": str(run.epoch), "step": str(run.step)}
         weights = weights_bytes(run.meta, run.batch_stats, **about)
-        write_atomically(output / KEPT_WEIGHTS, weights)
+        if len(weights) < LIMIT_BYTES:
+            write_atomically(output / KEPT_WEIGHTS, weights)
         _copy_figures(workdir.path, output)
     write_json(output / "results.json", results)  # Last: a folder with results is complete.
 

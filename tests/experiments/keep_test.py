@@ -153,6 +153,15 @@ def test_figures_that_do_not_fit_are_left_out(workdir, tmp_path, monkeypatch):
     assert sorted(path.stat().st_size for path in (tmp_path / "some").glob("*.png")) == sizes[:2]
 
 
+def test_weights_that_do_not_fit_are_left_out_also_those_of_an_earlier_copy(
+    workdir, tmp_path, monkeypatch
+):
+    keep(workdir, tmp_path)
+    monkeypatch.setattr(keep_lib, "LIMIT_BYTES", 1_000)
+    keep(workdir, tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == KEPT - {"weights.safetensors"}
+
+
 def test_of_a_run_that_failed_there_is_its_reason_and_its_training(workdir, tmp_path):
     failed = tmp_path / "failed"
     failed.mkdir()
