@@ -65,28 +65,33 @@ def running_table(results: pathlib.Path) -> str:
         if kept is None or not kept.results:
             rows.append({**names, "outer steps": NO_RUN if kept is None else "diverged"})
             continue
+        tasks = kept.config["evaluation.tasks"]
         tests = {
-            test.eval_statistics: test for test in kept.results["test"] if test.model == "best"
+            test.eval_statistics: test
+            for test in kept.own_tests
+            if (test.model, test.tasks) == ("best", tasks)
         }
         rows.append(
             {
                 **names,
                 "outer steps": Group([kept], 1).length,
-                **{f"`{mode}`": _accuracy(tests[mode]) for mode in _MODES if mode in tests},
+                **{f"`{mode}`": cells.tested(tests[mode]) for mode in _MODES if mode in tests},
                 "made": legend.signs([kept]),
             }
         )
     return cells.table(rows, legend, _RUNNING_NOTE)
 
 
-def _accuracy(test: TestResult) -> str:
-    return f"{100 * test.accuracy:.2f} ± {100 * test.ci95:.2f}"
-
-
 def _own_mode(kept: KeptRun) -> list[TestResult]:
-    mode = kept.config["norm.train_statistics"]
-    tests: list[TestResult] = kept.results["test"]
-    return [test for test in tests if (test.eval_statistics, test.model) == (mode, "best")]
+    """The tests of the best epoch that differ from training in ways and number of tasks alone."""
+    own = ("task.shot", "task.query", "train.inner_steps", "norm.train_statistics")
+    wanted = ["best", "", *(kept.config[key] for key in own)]
+    return [
+        test
+        for test in kept.results["test"]
+        if [test.model, test.data, test.shot, test.query, test.inner_steps, test.eval_statistics]
+        == wanted
+    ]
 
 
 def _cells(kept: KeptRun, test: TestResult, legend: Legend) -> dict[str, str]:
@@ -98,6 +103,6 @@ def _cells(kept: KeptRun, test: TestResult, legend: Legend) -> dict[str, str]:
         "loss": f"{losses[0]:.3f} → {losses[-1]:.3f}",
         "ways in the test": str(test.way),
         "test tasks": f"{test.tasks:,}",
-        "accuracy": _accuracy(test),
+        "accuracy": cells.tested(test),
         "made": legend.signs([kept]),
     }

@@ -165,6 +165,11 @@ def accuracy(runs: Sequence[KeptRun], tasks: int, mode: str, model: str) -> str:
     return text if len(found) == len(runs) else f"{text} ({len(found)} of {len(runs)} tested)"
 
 
+def tested(test: TestResult) -> str:
+    """The accuracy of a test and half its interval in percent."""
+    return f"{100 * test.accuracy:.2f} ± {100 * test.ci95:.2f}"
+
+
 def _test(run: KeptRun, tasks: int, mode: str, model: str) -> TestResult | None:
     wanted = (tasks, mode, model)
     same = (t for t in run.own_tests if (t.tasks, t.eval_statistics, t.model) == wanted)

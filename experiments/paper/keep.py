@@ -23,10 +23,11 @@ from PIL import Image
 from experiments.paper.runs import EPOCHS_FILE, FAILURE_FILE
 from mamlpp_jax.artifacts.metric_writer import TIMING_FILE, read_metrics
 from mamlpp_jax.artifacts.workdir import Workdir
-from mamlpp_jax.errors import WorkdirError
+from mamlpp_jax.cli.flags import fail
+from mamlpp_jax.errors import MamlppError, WorkdirError
 from mamlpp_jax.inference.saved_model import KEPT_WEIGHTS, weights_bytes
 from mamlpp_jax.inference.trained_run import load_run
-from mamlpp_jax.utils.files import read_json, wrap_os_errors, write_atomically, write_json
+from mamlpp_jax.utils.files import json_bytes, read_json, wrap_os_errors, write_atomically
 
 LIMIT_BYTES = 800_000  # of a run; weights and figures that do not fit are left out
 _FIGURE_COLORS = 64
@@ -38,7 +39,7 @@ def keep(workdir: Workdir, output: pathlib.Path, failure: str = "", *, small: bo
 
     Args:
         workdir: of the run.
-        output: made if need be; files of an earlier copy are replaced.
+        output: made if need be; files of an earlier copy are replaced, once all of the run's are read.
         failure: why the run ended without a test; "" for a finished run.
         small: leaves out the weights, the figures and the page that shows them.
 
@@ -47,41 +48,61 @@ def keep(workdir: Workdir, output: pathlib.Path, failure: str = "", *, small: bo
     """
     config = workdir.config()
     results = {} if failure else read_json(workdir.results_file)
-    if (
-        not failure and not results["finished"]
-    ):  # it was tested by an evaluation, while it was trained
+    if not failure and not results["finished"]:  # tested by an evaluation, while it was trained
         raise WorkdirError(
             f"the run in {workdir} is not finished: its {workdir.results_file.name} is of outer step "
             f"{results['steps']}. Give its training command again, and keep it afterwards."
         )
-    with wrap_os_errors(output, "make"):
-        output.mkdir(parents=True, exist_ok=True)
-        for name in (FAILURE_FILE, "results.json", KEPT_WEIGHTS):
-            (output / name).unlink(missing_ok=True)  # of an earlier copy
-        for path in output.glob("*.png"):
-            path.unlink()
-    write_json(output / "config.json", _without_folders(config.to_dict()))
     data = read_json(workdir.data_file)
     counts = {split: len(names) for split, names in data.pop("classes").items()}
-    write_json(output / "data.json", {**data, "num_classes": counts})
-    lines = (json.dumps(record) for record in epoch_records(workdir, config.train.steps_per_epoch))
-    write_atomically(output / EPOCHS_FILE, "".join(f"{line}\n" for line in lines).encode())
+    records = epoch_records(workdir, config.train.steps_per_epoch)
+    files = {
+        "config.json": json_bytes(_without_folders(config.to_dict())),
+        "data.json": json_bytes({**data, "num_classes": counts}),
+        EPOCHS_FILE: "".join(f"{json.dumps(record)}\n" for record in records).encode(),
+    }
     if failure:
-        write_atomically(output / FAILURE_FILE, f"{failure}\n".encode())
-        return
-    results["config"] = _without_folders(results["config"])
-    for name in (workdir.correct_file.name, *(() if small else ("results.md",))):
-        write_atomically(output / name, (workdir.path / name).read_bytes())
-    if not small:
-        run = load_run(workdir.path)
-        described = ("experiment", "method", "protocol", "seed", "commit")
-        about = {key: str(results[key]) for key in described}
-        about |= {"epoch": str(run.epoch), "step": str(run.step)}
-        weights = weights_bytes(run.meta, run.batch_stats, **about)
-        if len(weights) < LIMIT_BYTES:
-            write_atomically(output / KEPT_WEIGHTS, weights)
-        _copy_figures(workdir.path, output)
-    write_json(output / "results.json", results)  # Last: a folder with results is complete.
+        files[FAILURE_FILE] = f"{failure}\n".encode()
+    else:
+        room = LIMIT_BYTES - sum(map(len, files.values()))
+        files |= _files_of_finished(workdir, results, room, small)
+    with wrap_os_errors(output, "make"):
+        output.mkdir(parents=True, exist_ok=True)
+        earlier = (FAILURE_FILE, workdir.results_file.name, KEPT_WEIGHTS)
+        for path in (*(output / name for name in earlier), *output.glob("*.png")):
+            path.unlink(missing_ok=True)
+    for name, content in files.items():
+        write_atomically(output / name, content)
+
+
+def _files_of_finished(
+    workdir: Workdir, results: dict[str, Any], room: int, small: bool
+) -> dict[str, bytes]:
+    """What a failed run does not have; the results come last, since a folder with results counts as complete."""
+    results = {**results, "config": _without_folders(results["config"])}
+    files = {}
+    for path in (workdir.correct_file, *([] if small else [workdir.path / "results.md"])):
+        with wrap_os_errors(path, "read"):
+            files[path.name] = path.read_bytes()
+    last = {workdir.results_file.name: json_bytes(results)}
+    room -= sum(map(len, (files | last).values()))
+    return files | ({} if small else _that_fit(workdir, results, room)) | last
+
+
+def _that_fit(workdir: Workdir, results: Mapping[str, Any], room: int) -> dict[str, bytes]:
+    """The weights of the best epoch and, the smallest first, the figures, as far as there is room for so many bytes."""
+    run = load_run(workdir.path)
+    described = ("experiment", "method", "protocol", "seed", "commit")
+    about = {key: str(results[key]) for key in described}
+    about |= {"epoch": str(run.epoch), "step": str(run.step)}
+    weights = weights_bytes(run.meta, run.batch_stats, **about)
+    figures = sorted(_figures(workdir.path).items(), key=lambda item: len(item[1]))
+    files = {}
+    for name, content in ((KEPT_WEIGHTS, weights), *figures):
+        if len(content) <= room:
+            files[name] = content
+            room -= len(content)
+    return files
 
 
 def _without_folders(config: dict[str, Any]) -> dict[str, Any]:
@@ -94,10 +115,7 @@ def epoch_records(workdir: Workdir, steps_per_epoch: int) -> list[dict[str, Any]
     `ms_per_step` is the median over dispatches, which leaves compilation out; `seconds` and `validation_seconds`
     are what passed.
     """
-    timing = workdir.path / TIMING_FILE
-    with wrap_os_errors(timing, "read"):
-        times = [json.loads(line) for line in timing.read_text().splitlines()]
-    metrics = read_metrics(workdir.path)
+    times, metrics = read_metrics(workdir.path, TIMING_FILE), read_metrics(workdir.path)
     epochs = sorted({row["epoch"] for row in metrics})
     return [
         _epoch_record(
@@ -128,20 +146,15 @@ def _epoch_record(
     return record
 
 
-def _copy_figures(workdir: pathlib.Path, output: pathlib.Path) -> None:
-    """Copies the figures with fewer colours, the smallest first, as far as there is room."""
+def _figures(workdir: pathlib.Path) -> dict[str, bytes]:
+    """The run's figures with fewer colours, by the names of their files."""
     figures = {}
     for path in workdir.glob("*.png"):
         buffer = io.BytesIO()
         with Image.open(path) as image:
             image.convert("RGB").quantize(_FIGURE_COLORS).save(buffer, "png", optimize=True)
         figures[path.name] = buffer.getvalue()
-    others = (path for path in output.iterdir() if path.suffix != ".png")
-    room = LIMIT_BYTES - sum(path.stat().st_size for path in others)
-    for name, content in sorted(figures.items(), key=lambda item: len(item[1])):
-        room -= len(content)
-        if room >= 0:
-            write_atomically(output / name, content)
+    return figures
 
 
 def _main(argv: list[str]) -> None:
@@ -150,7 +163,10 @@ def _main(argv: list[str]) -> None:
             "give the workdir, the folder to copy to, and perhaps why the run failed."
         )
     jax.config.update("jax_platforms", "cpu")
-    keep(Workdir(argv[1]), pathlib.Path(argv[2]), *argv[3:])
+    try:
+        keep(Workdir(argv[1]), pathlib.Path(argv[2]), *argv[3:])
+    except MamlppError as error:
+        fail(str(error))
 
 
 if __name__ == "__main__":

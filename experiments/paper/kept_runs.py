@@ -43,6 +43,7 @@ class KeptRun:
         epochs: a record per epoch, see `keep.epoch_records`.
         results: the content of `results.json` with `TestResult`s; {} for a run that diverged.
         failure: why it has no results; "" for a run that has.
+        images: SHA-256 of the images of its data.
     """
 
     name: str
@@ -52,6 +53,7 @@ class KeptRun:
     epochs: list[dict[str, Any]]
     results: dict[str, Any]
     failure: str
+    images: str
 
     @property
     def seed(self) -> int:
@@ -163,8 +165,16 @@ def load_folder(folder: pathlib.Path) -> KeptRun | None:
             f"{folder / 'config.json'} lacks {', '.join(missing)}; restore the file."
         )
     steps = config["train.epochs"] * config["train.steps_per_epoch"]
+    data = read_json(folder / "data.json")
     return KeptRun(
-        folder.name, config, (), steps, _epochs(folder / EPOCHS_FILE), results or {}, failure
+        name=folder.name,
+        config=config,
+        changed=(),
+        full_steps=steps,
+        epochs=_epochs(folder / EPOCHS_FILE),
+        results=results or {},
+        failure=failure,
+        images=str(data.get("sha256")) if isinstance(data, dict) else "",
     )
 
 

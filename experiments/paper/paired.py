@@ -6,7 +6,7 @@ import math
 import pathlib
 import statistics
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,12 +17,13 @@ from experiments.paper.runs import Run
 from mamlpp_jax.algorithms.metrics import student_t95
 from mamlpp_jax.artifacts.results import TestResult
 from mamlpp_jax.artifacts.workdir import Workdir
+from mamlpp_jax.config.fields import FIELDS
 
 # (statistics in the test, model), the table's columns.
 _COLUMNS = (("batch", "ensemble"), ("batch", "best"), ("support", "ensemble"), ("support", "best"))
 _PAIRED = (
-    "Test accuracy in percent, and in brackets the difference to the first row of the task with half its 95 % "
-    "interval, paired over the same test tasks of the same model; one seed. "
+    "Test accuracy in percent. In brackets: the difference to the first row of the task ± half its 95 % interval over "
+    "tasks. It is paired: both are tested on the same tasks; where the tasks are others, it is left out. One seed. "
 )
 _OPTIONS = (
     "`average` tests a moving average of the meta-parameters (train.average_decay), `smoothing` smooths the labels of "
@@ -30,16 +31,14 @@ _OPTIONS = (
     "(train.multi_step_epochs), `rate_decay` draws learned inner rates back to their start (inner.rate_decay). "
     "More inner steps are taken in the test only."
 )
-_METHODS = (
-    "Intervals are over tasks: how much a difference changes from seed to seed they do not say."
-)
+_METHODS = "The intervals say nothing about differences between seeds."
 
 
 class _Tested(NamedTuple):
-    """A test and the accuracy on each of its tasks."""
+    """A test and the accuracy on each of its tasks; None where that was not kept."""
 
     result: TestResult
-    per_task: np.ndarray
+    per_task: np.ndarray | None
 
 
 _Tests = Mapping[tuple[str, str], _Tested]
@@ -70,6 +69,7 @@ def _table(results: pathlib.Path, label: str, named: Sequence[tuple[str, Run]], 
     legend, rows = Legend(), []
     way = 0
     plain: _Tests = {}
+    plain_tasks: dict[str, Any] = {}
     for name, run in named:
         names = {"way": str(run.way), label: name}
         is_first, way = run.way != way, run.way
@@ -83,8 +83,9 @@ def _table(results: pathlib.Path, label: str, named: Sequence[tuple[str, Run]], 
             if not tests:  # with other ways or shots only
                 continue
             if is_first and steps == kept.config["train.inner_steps"]:
-                plain = tests
-            rows.append(_row(names, kept, tests, {} if tests is plain else plain, legend))
+                plain, plain_tasks = tests, _test_tasks(kept)
+            paired = tests is not plain and _test_tasks(kept) == plain_tasks
+            rows.append(_row(names, kept, tests, plain if paired else {}, legend))
     return cells.table(rows, legend, note)
 
 
@@ -94,10 +95,21 @@ def _tests(folder: pathlib.Path, kept: KeptRun, inner_steps: int) -> _Tests:
     own = ("way", "shot", "query")
     for test in sorted(kept.results["test"], key=lambda test: test.tasks):
         same = all(getattr(test, key) == kept.config[f"task.{key}"] for key in own)
-        if same and not test.data and test.inner_steps == inner_steps and test.key in correct:
-            per_task = correct[test.key] / (test.way * test.query)
+        if same and not test.data and test.inner_steps == inner_steps:
+            right = correct.get(test.key)
+            per_task = None if right is None else right / (test.way * test.query)
             found[test.eval_statistics, test.model] = _Tested(test, per_task)
     return found
+
+
+def _test_tasks(kept: KeptRun) -> dict[str, Any]:
+    """What decides which tasks a run is tested on."""
+    fields = {
+        key: value
+        for key, value in kept.config.items()
+        if key.startswith(("data.", "task.")) and not (key in FIELDS and FIELDS[key].resumable)
+    }
+    return {**fields, "seed": kept.seed, "images": kept.images}
 
 
 def _row(
@@ -119,9 +131,11 @@ def _cell(tests: _Tests, plain: _Tests, column: tuple[str, str]) -> str:
     if column not in tests:
         return "not tested"
     text = f"{100 * tests[column].result.accuracy:.2f}"
-    if column not in plain or len(plain[column].per_task) != len(tests[column].per_task):
+    ours = tests[column].per_task
+    theirs = plain[column].per_task if column in plain else None
+    if ours is None or theirs is None or len(ours) != len(theirs):
         return text
-    gains = 100 * (tests[column].per_task - plain[column].per_task)
+    gains = 100 * (ours - theirs)
     half = student_t95(len(gains) - 1) * statistics.stdev(gains) / math.sqrt(len(gains))
     return f"{text} ({gains.mean():+.2f} ± {half:.2f})"
 

@@ -267,8 +267,11 @@ def load_runs(name: str, protocol: str, seeds: Sequence[int] = ()) -> list[Run]:
         runs = [_parse(line) for line in words if line]
     else:
         raise ConfigError(f"--list is {name!r}; it must be a file, or one of {', '.join(LISTS)}.")
-    by_name = {run.name: run for run in runs if not seeds or run.seed in seeds}
-    return list(by_name.values())  # lists may share a run with their protocol
+    by_name: dict[str, Run] = {}
+    for run in runs:
+        if by_name.setdefault(run.name, run) != run:
+            raise ConfigError(f"--list: two runs are called {run.name}; give them other variants.")
+    return [run for run in by_name.values() if not seeds or run.seed in seeds]
 
 
 def _parse(words: list[str]) -> Run:

@@ -7,7 +7,8 @@
     python -m experiments.paper.sweep --list=sharedhead --test_way=20
 
 Lists: see `experiments.paper.runs`. It can be stopped at any time with SIGTERM or SIGINT: the run saves, and the same
-command goes on. Runs that are kept in --results are skipped; remove a folder there to have its run made again.
+command goes on. Runs that are kept in --results are skipped; remove a folder there to have its run made again. A kept
+run that lacks a wanted test is tested where its workdir is still there, else counted as failed.
 Images are taken from MAMLPP_DATA_DIR/omniglot and MAMLPP_DATA_DIR/mini_imagenet where that variable is set. Exit
 codes: 0 everything is there; 1 a run failed; 2 bad input; 75 stopped.
 """
@@ -26,6 +27,7 @@ from absl import app, flags, logging
 from experiments.paper.launcher import Launch, Launcher
 from experiments.paper.runs import FAILURE_FILE, LISTS, Run, load_runs
 from mamlpp_jax.cli.flags import fail
+from mamlpp_jax.config.rules import parse_list
 from mamlpp_jax.errors import ConfigError, MamlppError
 from mamlpp_jax.training.preemption import STOPPED_EXIT_CODE
 from mamlpp_jax.utils.files import read_json, wrap_os_errors
@@ -92,8 +94,9 @@ class Sweep:
         """The flags of each additional test that the results of a finished run lack."""
         results = read_json(folder / "results.json")
         config = results["config"]
+        task, norm = config["task"], config["norm"]
         tasks = self.tasks or config["evaluation"]["tasks"]
-        steps, way = config["train"]["inner_steps"], config["task"]["way"]
+        steps, way = config["train"]["inner_steps"], task["way"]
         wanted = dict.fromkeys(
             [
                 (tasks, steps, way),
@@ -101,11 +104,26 @@ class Sweep:
                 (tasks, steps, self.way or way),
             ]
         )
-        done = {(row["tasks"], row["inner_steps"], row["way"]) for row in results["test"]}
+        done = {
+            (row["tasks"], row["inner_steps"], row["way"], row["eval_statistics"])
+            for row in results["test"]
+            if not row.get("data") and (row["shot"], row["query"]) == (task["shot"], task["query"])
+        }
+        # Running statistics are near chance where they are not trained with, and these tests are long.
+        modes = [
+            mode
+            for mode in parse_list(norm["eval_statistics"])
+            if mode != "running" or mode == norm["train_statistics"]
+        ]
         return [
-            [f"--tasks={tasks}", f"--inner_steps={steps}", f"--way={way}"]
+            [
+                f"--tasks={tasks}",
+                f"--inner_steps={steps}",
+                f"--way={way}",
+                f"--statistics={','.join(modes)}",
+            ]
             for tasks, steps, way in wanted
-            if (tasks, steps, way) not in done
+            if any((tasks, steps, way, mode) not in done for mode in modes)
         ]
 
     def train_command(self, run: Run) -> list[str]:
@@ -122,7 +140,15 @@ class Sweep:
         for number, run in enumerate(runs, 1):
             if self.is_done(run):
                 continue
-            log = self._log(run)
+            kept, workdir, log = self.results / run.name, self.workdirs / run.name, self._log(run)
+            if _is_finished(kept) and not workdir.is_dir():
+                logging.error(
+                    "%s is kept without a test that is wanted, and there is no %s to test: remove %s to have the run "
+                    "made again",
+                    *(run.name, workdir, kept),
+                )
+                failed.append(run.name)
+                continue
             logging.info("run %d of %d: %s, its log in %s", number, len(runs), run.name, log)
             code = self._perform(run)
             if code == STOPPED_EXIT_CODE:
@@ -139,8 +165,7 @@ class Sweep:
         workdir, log = self.workdirs / run.name, self._log(run)
         code = self.launch(self.train_command(run), log)
         for conditions in self._untested(workdir) if code == 0 else []:
-            # Running statistics are near chance, and these tests are long.
-            test = ["--mode=evaluate", *conditions, "--statistics=batch,support"]
+            test = ["--mode=evaluate", *conditions]
             code = code or self.launch([*_main_command(workdir), *test], log)
         diverged = _divergence(log) if code == 2 else ""
         if code == 0 or diverged:

@@ -21,6 +21,12 @@ _ACCURACY_NOTE = (
     "interval over test tasks, mean over seeds]. `batch` and `support`: what normalises in the test, training uses "
     "`batch`; ensemble: of the best epochs, best: the single best one."
 )
+_OTHER_NOTE = (
+    "Test accuracy in percent ± half the 95 % interval over test tasks; trained and tested with: the statistics that "
+    "normalise; ensemble: of the best epochs, best: the single best one."
+)
+# Lists whose runs are shown for every protocol; of the others those of the short one are.
+_BY_PROTOCOL = ("table1", "table2", "table3", "table4", "components", "figure1")
 _REACHED = (80, 90, 95, 97, 98, 99)  # percent
 
 
@@ -213,20 +219,35 @@ def cost_to_reach(run: KeptRun, seconds: list[float], accuracy: float) -> tuple[
 
 
 def other_table(results: pathlib.Path) -> str:
-    """Kept runs that no list of `experiments.paper.runs` has, such as variants."""
+    """The tests of kept runs that no other table has, such as those of variants: a row per test."""
     listed = {
         run.name
-        for planned in runs_lib.LISTS.values()
-        for protocol in PROTOCOLS
+        for name, planned in runs_lib.LISTS.items()
+        for protocol in (PROTOCOLS if name in _BY_PROTOCOL else ("short",))
         for run in planned(protocol)
     }
     folders = sorted(path for path in results.glob("*") if path.is_dir())
-    kept = [load_folder(path) for path in folders if path.name not in listed]
+    kept = [run for path in folders if path.name not in listed and (run := load_folder(path))]
     legend = Legend()
-    rows = [
-        {"run": run.name, "protocol": str(run.config["protocol"]), **row}
-        for run in kept
-        if run is not None
-        for row in cells.accuracy_cells(Group([run], 1), legend)
-    ]
-    return cells.table(rows, legend, _ACCURACY_NOTE) if rows else "No other runs."
+    rows = [row for run in kept for row in _other_rows(run, legend)]
+    return cells.table(rows, legend, _OTHER_NOTE) if rows else "No other runs."
+
+
+def _other_rows(run: KeptRun, legend: Legend) -> list[dict[str, str]]:
+    group = Group([run], 1)
+    names = {"run": run.name, "outer steps": group.length}
+    return [
+        {
+            **names,
+            "trained with": f"`{test.train_statistics}`",
+            "tested with": f"`{test.eval_statistics}`",
+            "model": test.model,
+            "data": test.data or "its own",
+            "ways, shots": f"{test.way}, {test.shot}",
+            "inner steps": str(test.inner_steps),
+            "test tasks": f"{test.tasks:,}",
+            "accuracy": cells.tested(test),
+            "made": legend.signs([run]),
+        }
+        for test in run.results.get("test", ())
+    ] or [names]

@@ -136,11 +136,12 @@ class NullWriter:
         pass
 
 
-def read_metrics(workdir: pathlib.Path) -> list[dict[str, Any]]:
-    """Reads `metrics.jsonl`: records of training ("loss") and validation ("val_accuracy").
+def read_metrics(workdir: pathlib.Path, file: str = METRICS_FILE) -> list[dict[str, Any]]:
+    """Reads `metrics.jsonl`, records of training ("loss") and validation ("val_accuracy"), or `timing.jsonl`.
 
     Args:
         workdir: the run's directory; the run may still be writing.
+        file: METRICS_FILE or TIMING_FILE.
 
     Returns:
         One dict per line, in the order written; a torn last line is left out.
@@ -148,7 +149,7 @@ def read_metrics(workdir: pathlib.Path) -> list[dict[str, Any]]:
     Raises:
         WorkdirError: the file is missing, or damaged elsewhere; the message names file and line.
     """
-    return [record for record, _ in _read_lines(pathlib.Path(workdir) / METRICS_FILE)]
+    return [record for record, _ in _read_lines(pathlib.Path(workdir) / file)]
 
 
 class _JsonLines:

@@ -187,7 +187,10 @@ def evaluate(
     """
     workdir.config()  # Nothing is made in a folder that no run has claimed.
     workdir.check_writable()
-    workdir.results(), workdir.correct_per_task()  # What cannot be added to is told of now.
+    stored, _ = (
+        workdir.results(),
+        workdir.correct_per_task(),
+    )  # What cannot be added to is told of now.
     tested, data, latest = _prepare_test(config, workdir, overrides, data_config)
     like = state_shapes(config, tested.image_shape, replicated(tested.mesh))
     keep = config.evaluation.ensemble
@@ -198,15 +201,25 @@ def evaluate(
     report_state(workdir.path, config, latest, [int(state.step) for state in states])
     tests, correct, _ = final_evaluation.run_test(tested, states, data=data)
     with workdir.adding_results() if processes.is_first() else contextlib.nullcontext():
+        known = workdir.results()
+        if _is_finished(known) and not _is_finished(stored):
+            raise WorkdirError(
+                f"the run in {workdir} was finished while an earlier state of it was tested; its results stay as they "
+                "are. Give the command again to test the finished run."
+            )
         results = final_evaluation.collect_results(
             config,
-            workdir.results(),
+            known,
             states,
             tests,
             steps=latest,
             devices=tested.mesh.size,
         )
         _report(results, correct, workdir)
+
+
+def _is_finished(results: Mapping[str, Any] | None) -> bool:
+    return results is not None and bool(results.get("finished"))
 
 
 def _prepare_test(

@@ -133,6 +133,11 @@ def _check_field_names(argv: list[str], names: Sequence[str]) -> None:
         override = re.match(rf"--?(no)?({'|'.join(names)})\.(?P<field>[^=]*)", argument)
         if override:
             config_lib.check_field(override["field"])
+            if override["field"] == "protocol":
+                raise ConfigError(
+                    f"{argument} would name a protocol and not set its fields; choose it by the argument of the "
+                    "configuration: --config=configs/omniglot.py:protocol=released."
+                )
 
 
 def _explain(error: Exception, configs: Sequence[str]) -> str:

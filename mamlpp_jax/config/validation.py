@@ -167,7 +167,15 @@ def _check_smoothing(config: ConfigDict) -> None:
 
 def _check_statistics(config: ConfigDict) -> None:
     norm = config.norm
-    if "tasknorm" in parse_list(norm.eval_statistics) and norm.train_statistics != "tasknorm":
+    modes = parse_list(norm.eval_statistics)
+    used = [mode for mode in ("running", "renorm") if mode in (*modes, norm.train_statistics)]
+    if config.train.average_decay and used:
+        raise ConfigError(
+            f"config.train.average_decay is {config.train.average_decay}, but running statistics are those of the last "
+            f"meta-parameters and not of their average, and config.norm uses {used[0]}; use 0, or batch and support "
+            "statistics."
+        )
+    if "tasknorm" in modes and norm.train_statistics != "tasknorm":
         raise ConfigError(
             f"config.norm.eval_statistics is {norm.eval_statistics!r}, but tasknorm needs the blend that training with "
             f"config.norm.train_statistics=tasknorm learns, and that field is {norm.train_statistics!r}; leave "

@@ -201,9 +201,11 @@ class _Loop:
         first, metrics = pending
         fetched = jax.device_get(metrics)
         records = self._records(epoch, first, fetched)
-        _check_finite(records, fetched.finite)
         now = time.monotonic()
-        self.writer.train(records)
+        sound, problem = _until_bad(records, fetched.finite)
+        self.writer.train(records[:sound])
+        if problem:
+            raise TrainingDivergedError(problem)
         last = records[-1]
         seconds = now - started
         self.writer.timing(
@@ -262,8 +264,9 @@ class _Loop:
         return scores.accuracy
 
 
-def _check_finite(records: list[dict[str, Any]], finite: np.ndarray) -> None:
-    for record, sound in zip(records, finite, strict=True):
+def _until_bad(records: list[dict[str, Any]], finite: np.ndarray) -> tuple[int, str]:
+    """How many outer steps come before the first with a number that is not finite, and the error; "" without one."""
+    for count, (record, sound) in enumerate(zip(records, finite, strict=True)):
         bad = [
             f"{name} is {record[name]}"
             for name in ("loss", "grad_norm")
@@ -272,9 +275,10 @@ def _check_finite(records: list[dict[str, Any]], finite: np.ndarray) -> None:
         if not sound and not bad:
             bad = ["a meta-parameter is not a finite number"]
         if bad:
-            raise TrainingDivergedError(
+            return count, (
                 f"{bad[0]} at outer step {record['step']} (epoch {record['epoch'] + 1}); the checkpoints saved "
                 "before it are untouched. Start a new workdir with gradient clipping (train.clip_norm=10, or "
                 "train.clip_value=10 as the released mini-ImageNet code), a smaller train.learning_rate or a "
                 "smaller inner.learning_rate; norm.train_statistics=running is known to diverge (renorm is not)."
             )
+    return len(records), ""

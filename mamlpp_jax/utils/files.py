@@ -112,18 +112,27 @@ def write_atomically(path: pathlib.Path, content: bytes) -> None:
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:
-    """Writes a value as JSON, atomically: keys in the order given, indented by two.
+    """Writes a value as JSON, atomically; see `json_bytes`.
 
     Args:
         path: file to write; its directory must exist.
-        value: dicts, sequences, strings, numbers, None, NumPy scalars and arrays, paths. Numbers that are not
-            finite become null, for JSON has none.
+        value: what to write.
 
     Raises:
         WorkdirError: the file cannot be written (no such directory, no permission, disk full).
     """
+    write_atomically(path, json_bytes(value))
+
+
+def json_bytes(value: Any) -> bytes:
+    """The content of a JSON file: keys in the order given, indented by two.
+
+    Args:
+        value: dicts, sequences, strings, numbers, None, NumPy scalars and arrays, paths. Numbers that are not
+            finite become null, for JSON has none.
+    """
     text = json.dumps(_plain(value), indent=2, ensure_ascii=False, allow_nan=False)
-    write_atomically(path, (text + "\n").encode())
+    return (text + "\n").encode()
 
 
 def read_json(path: pathlib.Path) -> Any:

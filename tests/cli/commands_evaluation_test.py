@@ -11,6 +11,7 @@ from mamlpp_jax.artifacts import workdir as workdir_lib
 from mamlpp_jax.artifacts.workdir import Workdir
 from mamlpp_jax.cli import commands
 from mamlpp_jax.data.dataset import Dataset, fingerprint
+from mamlpp_jax.errors import WorkdirError
 from mamlpp_jax.training import final_evaluation
 from tests.helpers.damage import contents, flip_a_bit
 from tests.helpers.refusals import compilations, refused
@@ -56,6 +57,21 @@ def test_the_runs_own_conditions_give_the_same_numbers_again(copied):
     before = copied.results()["test"]
     commands.evaluate(copied.config(), copied, {})
     assert copied.results()["test"] == before
+
+
+def test_a_run_that_is_finished_during_its_evaluation_keeps_its_results(copied, monkeypatch):
+    config, finished = copied.config(), copied.results_file.read_bytes()
+    copied.results_file.unlink()
+    test = final_evaluation.run_test
+
+    def finish(*arguments, **options):
+        copied.results_file.write_bytes(finished)
+        return test(*arguments, **options)
+
+    monkeypatch.setattr(final_evaluation, "run_test", finish)
+    with pytest.raises(WorkdirError, match="was finished while an earlier state of it was tested"):
+        commands.evaluate(config, copied, {"statistics": "batch"})
+    assert copied.results_file.read_bytes() == finished
 
 
 def test_an_evaluation_leaves_out_what_is_damaged_and_touches_no_checkpoint(copied, caplog):

@@ -55,6 +55,10 @@ def command(*arguments, **environment):
         (["--config=configs/none.py:way=5", "--config.train.epochs=3"], "'configs/none.py'"),
         (["--config=configs/quickstart.py", "config.train.epochs=3"], "is not a flag"),
         (["--config=configs/omniglot.py:way=20", "--config.data.name=x"], "glyphs, image_folder"),
+        (
+            ["--config=configs/omniglot.py", "--config.protocol=released"],
+            "choose it by the argument of the configuration: --config=configs/omniglot.py:protocol=released",
+        ),
     ],
 )
 def test_a_mistake_is_one_paragraph_and_exit_code_2(tmp_path, arguments, said):

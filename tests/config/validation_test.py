@@ -136,6 +136,24 @@ def test_unknown_choices_list_the_known(field, value, allowed):
         config_lib.validate(changed(field, value))
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("norm.train_statistics", "renorm"),
+        ("norm.eval_statistics", "batch,running"),
+        ("norm.eval_statistics", "renorm"),
+    ],
+)
+def test_averaged_weights_have_no_running_statistics(tmp_path, field, value):
+    averaged = {"train.average_decay": 0.999}
+    with refused(
+        tmp_path, r"average_decay is 0\.999, but running statistics are those of the last"
+    ):
+        config_lib.validate(small_config(**averaged, **{field: value}))
+    config_lib.validate(small_config(**averaged))
+    config_lib.validate(small_config(**{field: value}))
+
+
 def test_only_conv4_has_a_form_without_max_pooling(tmp_path):
     fields = {"model.name": "resnet12", "model.max_pool": False}
     with refused(tmp_path, "max_pool is False, but resnet12 has no form", "model.name=conv4"):

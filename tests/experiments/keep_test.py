@@ -187,6 +187,16 @@ def test_a_run_that_was_tested_before_its_end_is_not_kept(workdir, tmp_path):
     assert not (tmp_path / "kept").exists()
 
 
+@pytest.mark.parametrize("missing", ["correct_per_task.npz", "results.md", "data.json"])
+def test_an_earlier_copy_stays_where_a_file_of_the_run_is_missing(workdir, kept, tmp_path, missing):
+    broken, earlier = tmp_path / "broken", tmp_path / "kept"
+    shutil.copytree(workdir.path, broken)
+    shutil.copytree(kept, earlier)
+    (broken / missing).unlink()
+    with refused(tmp_path, missing.replace(".", r"\.")):
+        keep(Workdir(broken), earlier)
+
+
 def test_a_run_that_failed_at_first_leaves_no_trace_of_it(workdir, tmp_path):
     keep(workdir, tmp_path / "kept", "loss is nan at outer step 7 (epoch 3)")
     (tmp_path / "kept" / "older.png").touch()

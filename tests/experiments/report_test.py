@@ -30,6 +30,7 @@ def write_run(results, run, accuracy=0.9, failure="", tasks=600, commit="abc123"
     config.update_from_flattened_dict(fields)
     epochs, length = config.train.epochs, config.train.steps_per_epoch
     write_json(folder / "config.json", config.to_dict())
+    write_json(folder / "data.json", {"sha256": "f00", "channels": 1})
     records = [
         {
             "epoch": epoch,
@@ -193,8 +194,23 @@ def test_a_slow_epoch_costs_what_others_of_its_kind_do(tmp_path):
 def test_unlisted_runs_are_shown_and_misplaced_ones_refused(tmp_path):
     variant = MAML._replace(variant="ema")
     folder = write_run(tmp_path, variant, 0.95)
-    (row,) = rows(all_tables(tmp_path)["other"])
-    assert (row["run"], row["batch, ensemble"]) == (variant.name, "95.00 [± 0.50]")
+    option = runs_lib.options("paper")[1]  # the table of options has those of the short protocol
+    write_run(tmp_path, option, failure="loss is nan at outer step 7 (epoch 1)")
+    of_option, *tests = rows(all_tables(tmp_path)["other"])
+    assert (of_option["run"], of_option["accuracy"]) == (option.name, "")
+    assert of_option["outer steps"].startswith("diverged at 7")
+    row = {**tests[0], "outer steps": ""}
+    assert (
+        row.items()
+        >= {
+            "run": variant.name,
+            "trained with": "`batch`",
+            "tested with": "`batch`",
+            "model": "ensemble",
+            "accuracy": "95.00 ± 0.50",
+        }.items()
+    )
+    assert len(tests) == 4
     folder.rename(tmp_path / MAML._replace(method="maml++").name)
     with pytest.raises(WorkdirError, match=r"another run .* method='maml'"):
         all_tables(tmp_path)
@@ -280,6 +296,34 @@ def test_an_option_is_compared_with_plain_runs_on_the_same_tasks(tmp_path):
     assert row["batch, best"] == "no run"
 
 
+def test_only_tests_on_the_same_tasks_are_paired(tmp_path):
+    correct = np.random.default_rng(2).integers(2, 6, size=(2, 40))
+    methods = ("maml+msl", "maml+da", "maml+bnrs+bnwb", "maml+lslr")
+    write_tested(tmp_path, MAML, {5: correct[0]})
+    for method in methods:
+        write_tested(tmp_path, MAML._replace(method=method), {5: correct[1]})
+    other_images, other_tasks, unkept, same = (
+        tmp_path / MAML._replace(method=method).name for method in methods
+    )
+    write_json(other_images / "data.json", {"sha256": "f11", "channels": 1})
+    for folder, key, value in (
+        (other_tasks, "rotate_evaluation", False),
+        (same, "cache_dir", "/elsewhere"),
+    ):
+        config = json.loads((folder / "config.json").read_text())
+        config["data"][key] = value
+        write_json(folder / "config.json", config)
+    (unkept / "correct_per_task.npz").unlink()
+    found_cells = {
+        method: found(all_tables(tmp_path), "methods", way=5, method=method)[0]["batch, ensemble"]
+        for method in methods
+    }
+    alone = f"{20 * correct[1].mean():.2f}"
+    assert found_cells == dict.fromkeys(methods[:3], alone) | {
+        "maml+lslr": gained(correct[1], correct[0])
+    }
+
+
 def test_a_method_is_compared_with_maml_of_as_many_ways(tmp_path):
     correct = np.random.default_rng(1).integers(2, 6, size=(3, 40))
     learned = MAML._replace(method="maml+lslr")
@@ -295,12 +339,20 @@ def test_a_method_is_compared_with_maml_of_as_many_ways(tmp_path):
     assert row["batch, ensemble"] == f"{20 * correct[0].mean():.2f}"
 
 
+def elsewhere(tests):
+    """The same tests under conditions that brief runs' tables do not show."""
+    others = ({"inner_steps": 10}, {"shot": 5}, {"data": "birds"})
+    return [dataclasses.replace(test, accuracy=0.1, **other) for test in tests for other in others]
+
+
 def test_a_brief_run_has_a_row_per_number_of_ways(tmp_path):
     shared, _ = runs_lib.shared_head()
     folder = write_run(tmp_path, shared, 0.9)
     results = Workdir(folder).results()
     wide = [dataclasses.replace(test, way=20, accuracy=0.5) for test in results["test"]]
-    Workdir(folder).write_results({**results, "test": [*results["test"], *wide]}, {})
+    Workdir(folder).write_results(
+        {**results, "test": [*results["test"], *wide, *elsewhere(wide)]}, {}
+    )
     table = all_tables(tmp_path)
     method = {"run": "omniglot 5-way 1-shot, `fomaml+sharedhead`", "statistics": "`batch`"}
     few, many = found(table, "brief", **method)
@@ -320,7 +372,8 @@ def test_running_statistics_have_a_row_per_kind_in_training(tmp_path):
         for test in results["test"]
         if test.eval_statistics == "batch"
     ]
-    Workdir(folder).write_results({**results, "test": [*results["test"], *more]}, {})
+    tests = [*results["test"], *more]
+    Workdir(folder).write_results({**results, "test": [*tests, *elsewhere(tests)]}, {})
     write_run(tmp_path, running, failure="loss is nan at outer step 7 (epoch 1)")
     table = all_tables(tmp_path)
     (row,) = found(table, "running", **{"trained with": "`renorm`, handed over"})

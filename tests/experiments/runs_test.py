@@ -107,6 +107,15 @@ def test_a_line_that_is_no_run_is_refused(tmp_path, line, message):
         load_runs(str(path), "")
 
 
+def test_two_runs_of_one_name_are_refused(tmp_path):
+    path, run = tmp_path / "runs.txt", "omniglot:method=maml,protocol=short strided"
+    path.write_text(f"{run} model.max_pool=False\n" * 2)
+    assert len(load_runs(str(path), "")) == 1
+    path.write_text(f"{run} model.max_pool=False\n{run} model.filters=32\n")
+    with pytest.raises(ConfigError, match=r"two runs are called omniglot-.*-strided-maml-short"):
+        load_runs(str(path), "")
+
+
 def test_an_unknown_list_names_the_known():
     with pytest.raises(ConfigError, match="'table9'; it must be a file, or one of first, table1"):
         load_runs("table9", "")

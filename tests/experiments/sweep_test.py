@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -27,10 +28,12 @@ class Programs:
         launched: (program, run), in order.
         codes: exit codes of trainings to come; 0 when there are none left.
         says: what a training that ends with another code prints.
+        statistics: that the runs are configured to be tested with.
     """
 
-    def __init__(self, codes=(), says=""):
+    def __init__(self, codes=(), says="", statistics="batch"):
         self.launched, self.codes, self.says = [], list(codes), says
+        self.statistics = statistics
 
     def __call__(self, command, log):
         arguments = [word for word in command[3:] if not word.startswith("--config")]
@@ -45,15 +48,21 @@ class Programs:
             file.write(f"{self.says}\n" if code else "fine\n")
         if code == 0:
             usual = {"tasks": 600, "inner_steps": 5, "way": 5}
-            self._write_results(workdir, {k: int(given.get(k, n)) for k, n in usual.items()})
+            tested = {key: int(given.get(key, number)) for key, number in usual.items()}
+            modes = given.get("statistics", "batch").split(",")
+            self._write_results(workdir, [{**tested, "eval_statistics": mode} for mode in modes])
         return code
 
     def _write_results(self, workdir, tested):
         workdir.mkdir(parents=True, exist_ok=True)
         path = workdir / "results.json"
         known = json.loads(path.read_text())["test"] if path.exists() else []
-        config = {"train": {"inner_steps": 5}, "evaluation": {"tasks": 600}, "task": {"way": 5}}
-        results = {"finished": True, "config": config, "test": [*known, tested]}
+        task = {"way": 5, "shot": 1, "query": 1}
+        norm = {"train_statistics": "batch", "eval_statistics": self.statistics}
+        config = {"train": {"inner_steps": 5}, "evaluation": {"tasks": 600}}
+        config |= {"task": task, "norm": norm}
+        rows = [{**task, **row} for row in tested]
+        results = {"finished": True, "config": config, "test": [*known, *rows]}
         path.write_text(json.dumps(results))
 
     def _keep(self, workdir, output, failure):
@@ -138,6 +147,34 @@ def test_tests_under_other_conditions_are_added_to_that_on_more_tasks(tmp_path):
         (6000, 10, 5),
         (6000, 5, 20),
     ]
+
+
+def test_a_test_of_other_statistics_or_data_is_not_taken_for_a_wanted_one(tmp_path):
+    programs = Programs(statistics="batch,support,running")
+    sweep = sweep_of(tmp_path, programs, tasks=6000)
+    sweep(RUNS[:1])
+    path = sweep.workdirs / RUNS[0].name / "results.json"
+    results = json.loads(path.read_text())
+    wanted = [row["eval_statistics"] for row in results["test"] if row["tasks"] == 6000]
+    assert wanted == ["batch", "support"]
+    kept = sweep.results / RUNS[0].name / "results.json"
+    for other in ({"eval_statistics": "running"}, {"data": "birds"}, {"shot": 5}):
+        changed = [{**row, **other} if row["tasks"] == 6000 else row for row in results["test"]]
+        kept.write_text(json.dumps({**results, "test": changed}))
+        assert not sweep.is_done(RUNS[0])
+
+
+def test_a_kept_run_without_its_workdir_is_not_trained_again_for_a_test(tmp_path):
+    programs = Programs()
+    sweep_of(tmp_path, programs)(RUNS[:2])
+    programs.launched.clear()
+    shutil.rmtree(tmp_path / "workdirs" / RUNS[0].name)
+    sweep = sweep_of(tmp_path, programs, tasks=6000)
+    before = (sweep.results / RUNS[0].name / "results.json").read_bytes()
+    assert sweep(RUNS[:2]) == 1
+    name = RUNS[1].name
+    assert programs.launched == [("train", name), ("evaluate", name), ("keep", name)]
+    assert (sweep.results / RUNS[0].name / "results.json").read_bytes() == before
 
 
 def test_images_come_from_the_data_folder_where_it_has_them(tmp_path, monkeypatch):

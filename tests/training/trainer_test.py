@@ -194,6 +194,13 @@ def test_a_loss_that_is_no_number_stops_the_run(tmp_path, fake, bad):
     assert all(np.isfinite(row["loss"]) for row in read_metrics(tmp_path) if "loss" in row)
 
 
+def test_the_sound_steps_of_the_dispatch_that_diverges_are_written(tmp_path, fake):
+    fake.loss = lambda step: float("nan") if step >= 6 else 1.0
+    with pytest.raises(TrainingDivergedError, match="at outer step 7 "):
+        run(tmp_path, **{"compute.steps_per_dispatch": 4})
+    assert [row["step"] for row in read_metrics(tmp_path) if "loss" in row] == [1, 2, 3, 4, 5, 6]
+
+
 def test_good_epochs_in_memory_are_saved_when_a_run_diverges(tmp_path, fake):
     fake.loss = lambda step: float("nan") if step >= 9 else 1.0
     with pytest.raises(TrainingDivergedError, match="at outer step 10 "):
