@@ -62,16 +62,14 @@ class Group(NamedTuple):
         """
         milliseconds: dict[Any, float] = {}
         for run in self.runs:
-            for kind, record in zip(run.kinds, run.epochs, strict=True):
-                key = (run.made or run.name, kind)
+            for made, kind, record in zip(run.made_by_epoch, run.kinds, run.epochs, strict=True):
+                key = (made or run.name, kind)
                 found = record.get("ms_per_step", math.inf)
                 milliseconds[key] = min(found, milliseconds.get(key, math.inf))
         totals = (
             itertools.accumulate(
-                run.config["train.steps_per_epoch"]
-                * milliseconds[run.made or run.name, kind]
-                / 1000
-                for kind in run.kinds
+                run.config["train.steps_per_epoch"] * milliseconds[made or run.name, kind] / 1000
+                for made, kind in zip(run.made_by_epoch, run.kinds, strict=True)
             )
             for run in self.runs
         )

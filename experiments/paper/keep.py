@@ -110,14 +110,16 @@ def _without_folders(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def epoch_records(workdir: Workdir, steps_per_epoch: int) -> list[dict[str, Any]]:
-    """A record per epoch: means of the training metrics, the validation, and seconds.
+    """A record per epoch: means of the training metrics, the validation, seconds, and where it was made.
 
     `ms_per_step` is the median over dispatches, which leaves compilation out; `seconds` and `validation_seconds`
-    are what passed.
+    are what passed; `made` is the hardware and commit at the epoch's end.
     """
     times, metrics = read_metrics(workdir.path, TIMING_FILE), read_metrics(workdir.path)
+    starts = [row for row in times if "made" in row]
+    times = [row for row in times if "made" not in row]
     epochs = sorted({row["epoch"] for row in metrics})
-    return [
+    records = [
         _epoch_record(
             epoch,
             [row for row in metrics if row["epoch"] == epoch],
@@ -125,6 +127,10 @@ def epoch_records(workdir: Workdir, steps_per_epoch: int) -> list[dict[str, Any]
         )
         for epoch in epochs
     ]
+    for record in records:
+        made = [row["made"] for row in starts if row["step"] < record["step"]]
+        record |= {"made": made[-1]} if made else {}
+    return records
 
 
 def _epoch_record(

@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 from experiments.paper.runs import EPOCHS_FILE, FAILURE_FILE, Run
 from mamlpp_jax import config as config_lib
 from mamlpp_jax.algorithms import schedules
+from mamlpp_jax.artifacts.provenance import describe
 from mamlpp_jax.artifacts.results import TestResult
 from mamlpp_jax.artifacts.workdir import Workdir
 from mamlpp_jax.config.fields import FIELDS
@@ -73,16 +74,8 @@ class KeptRun:
 
     @property
     def made(self) -> str:
-        """The hardware and the commit; "" for a run that diverged, which keeps neither."""
-        if not self.results:
-            return ""
-        hardware = self.results.get("hardware", {})
-        device = hardware.get("device", "unknown hardware")
-        if hardware.get("platform") == "cpu":
-            device = hardware.get("processor") or device
-        words = [f"{device}, {hardware.get('devices', 'unknown number of')} devices"]
-        words.append(f"JAX {hardware.get('jax', 'unknown')}")
-        return ", ".join([*words, f"commit {self.results.get('commit', 'unknown')}"])
+        """The hardware and the commit, more than one where a run went on elsewhere; "" where nothing says."""
+        return "; then ".join(dict.fromkeys(filter(None, self.made_by_epoch)))
 
     @property
     def own_tests(self) -> list[TestResult]:
@@ -94,6 +87,12 @@ class KeptRun:
             for test in self.results.get("test", ())
             if not test.data and [test.way, test.shot, test.query, test.inner_steps] == wanted
         ]
+
+    @property
+    def made_by_epoch(self) -> list[str]:
+        """The hardware and the commit at the end of each epoch, where it is not recorded those of the test."""
+        tested = describe(self.results) if self.results else ""
+        return [record.get("made", tested) for record in self.epochs]
 
     def series(self, key: str) -> tuple[list[float], list[float]]:
         """Outer steps and a value, of the epochs that have it as a finite number."""

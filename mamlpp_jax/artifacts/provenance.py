@@ -7,6 +7,7 @@ import pathlib
 import platform
 import re
 import subprocess
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -28,6 +29,17 @@ def provenance(devices: int) -> dict[str, Any]:
         "matmul_precision": jax.config.values["jax_default_matmul_precision"] or "default",
     }
     return {"commit": _commit(), "hardware": hardware}
+
+
+def describe(made: Mapping[str, Any]) -> str:
+    """What `provenance` returned, as one line; "unknown" for what is missing."""
+    hardware = made.get("hardware", {})
+    device = hardware.get("device", "unknown hardware")
+    if hardware.get("platform") == "cpu":
+        device = hardware.get("processor") or device
+    words = [f"{device}, {hardware.get('devices', 'unknown number of')} devices"]
+    words.append(f"JAX {hardware.get('jax', 'unknown')}")
+    return ", ".join([*words, f"commit {made.get('commit', 'unknown')}"])
 
 
 def _processor() -> str:

@@ -18,6 +18,7 @@ from mamlpp_jax.algorithms.metrics import score
 from mamlpp_jax.algorithms.outer_loop import StepMetrics
 from mamlpp_jax.artifacts.metric_writer import MetricsWriter, NullWriter
 from mamlpp_jax.artifacts.progress import Progress
+from mamlpp_jax.artifacts.provenance import describe, provenance
 from mamlpp_jax.artifacts.workdir import Workdir
 from mamlpp_jax.data.pipeline import Window
 from mamlpp_jax.distributed import processes
@@ -84,6 +85,8 @@ def train(
             log, total = config.log, config_lib.total_steps(config)
             writer = stack.enter_context(MetricsWriter(workdir.path, start, log.tensorboard))
             progress = stack.enter_context(Progress(total, start, log.every_seconds))
+        made = describe(provenance(experiment.mesh.size))
+        writer.timing({"step": start, "made": made})  # A run may go on elsewhere.
         loop = _Loop(experiment, checkpoints, writer, progress, start, preemption)
         try:
             loop.run(state)

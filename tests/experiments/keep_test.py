@@ -12,6 +12,7 @@ import safetensors.numpy
 from experiments.paper import keep as keep_lib
 from experiments.paper.keep import keep
 from mamlpp_jax.artifacts.metric_writer import read_metrics
+from mamlpp_jax.artifacts.provenance import describe
 from mamlpp_jax.artifacts.workdir import Workdir
 from mamlpp_jax.cli import commands
 from mamlpp_jax.errors import WorkdirError
@@ -89,6 +90,19 @@ def test_a_line_per_epoch_has_means_validation_and_times(workdir, kept):
         assert record["val_accuracy"] == rows[-1]["val_accuracy"]
         assert record["ms_per_step"] > 0
         assert record["seconds"] > 0
+
+
+def test_an_epoch_says_where_it_was_made(workdir, kept, tmp_path):
+    first, *_ = records = [json.loads(s) for s in (kept / "epochs.jsonl").read_text().splitlines()]
+    assert {record["made"] for record in records} == {first["made"]}
+    assert first["made"] == describe(json.loads((kept / "results.json").read_text()))
+    moved = shutil.copytree(workdir.path, tmp_path / "moved")
+    with (moved / "timing.jsonl").open(
+        "a"
+    ) as file:  # as if it went on elsewhere after outer step 3
+        file.write('{"step": 3, "made": "Abacus"}\n')
+    made = [record["made"] for record in keep_lib.epoch_records(Workdir(moved), 2)]
+    assert made == [first["made"], "Abacus", "Abacus"]
 
 
 def test_the_folder_is_a_model_that_is_the_runs_best_epoch(workdir, kept):

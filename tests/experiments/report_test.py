@@ -191,6 +191,18 @@ def test_a_slow_epoch_costs_what_others_of_its_kind_do(tmp_path):
     assert np.isnan(Group(kept[:1], 3).seconds).all()
 
 
+def test_a_run_that_went_on_elsewhere_says_so(tmp_path):
+    folder = write_run(tmp_path, MAML)
+    records = [json.loads(line) for line in (folder / "epochs.jsonl").read_text().splitlines()]
+    for record in records[4:]:
+        record |= {"made": "Napier's bones", "ms_per_step": 10.0}
+    (folder / "epochs.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
+    kept = load_kept(tmp_path, MAML)
+    assert kept.made == "Abacus, 2 devices, JAX 0.10, commit abc123; then Napier's bones"
+    (seconds,) = Group([kept], 1).seconds
+    assert seconds[3:5] == pytest.approx([4 * 500 * 0.1, 4 * 500 * 0.1 + 500 * 0.01])
+
+
 def test_unlisted_runs_are_shown_and_misplaced_ones_refused(tmp_path):
     variant = MAML._replace(variant="ema")
     folder = write_run(tmp_path, variant, 0.95)
