@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The Omniglot rows of the paper's Table 1 as a SLURM array: one method, task and seed per index.
+# The methods of the paper's Table 1 on Omniglot, 5- and 20-way, as a SLURM array: one method, task and seed per index.
 #
 #   mkdir -p logs && sbatch experiments/cluster/array.sh
 #   sbatch --array=0-2 experiments/cluster/array.sh            # the three seeds of plain MAML, 5-way 1-shot

@@ -7,10 +7,11 @@ import copy
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from absl import logging
 from ml_collections import ConfigDict
 
 from mamlpp_jax.data.dataset import Dataset
-from mamlpp_jax.data.sources.registry import known_channels
+from mamlpp_jax.data.sources.registry import is_inverted, known_channels
 from mamlpp_jax.errors import ConfigError
 
 # Flags that change an evaluation, and the configuration field that each stands for.
@@ -64,6 +65,12 @@ def _other_data(config: ConfigDict, other: ConfigDict) -> ConfigDict:
         raise ConfigError(
             f"--data_config has data.image_size {other.data.image_size}, but the run was trained on images of "
             f"{config.data.image_size} pixels; add --data_config.data.image_size={config.data.image_size}."
+        )
+    if is_inverted(config.data.name) and not is_inverted(other.data.name):
+        logging.warning(
+            "--data_config: the run was trained on bright ink on black, and the images of %s are taken as they are; "
+            "those that are dark on light must be inverted first",
+            other.data.name,
         )
     data = copy.deepcopy(other.data)
     data.normalize = config.data.normalize

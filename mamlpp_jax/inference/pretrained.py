@@ -37,6 +37,10 @@ def find_model(name: str | os.PathLike[str], ensemble: int | None = None) -> Few
     folder = SHIPPED / name if name in shipped else pathlib.Path(name).expanduser()
     if exists(folder / KEPT_WEIGHTS):
         return load_kept(folder)
+    if exists(folder / "results.json") and not exists(folder / "checkpoints"):
+        raise ModelError(
+            f"{folder} holds a run's results, but neither its checkpoints nor {KEPT_WEIGHTS}: no weights were kept."
+        )
     # The second is there before the first checkpoint of a run that is being trained.
     if any(exists(folder / part) for part in ("checkpoints", "data.json")):
         # Brings Orbax along, a second that saved models do not need.

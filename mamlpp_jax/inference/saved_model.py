@@ -37,7 +37,7 @@ from mamlpp_jax.types import MetaParams, RunningStats
 from mamlpp_jax.utils.files import exists, read_json, wrap_os_errors, write_atomically, write_json
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
-KEPT_WEIGHTS, _KEPT_DATA = "weights.safetensors", "data.json"
+KEPT_WEIGHTS, _KEPT_DATA = "weights.safetensors", "data.json"  # of what is kept of a run
 _FORMAT, _FORMAT_VERSION = "mamlpp_jax few-shot model", 1
 
 

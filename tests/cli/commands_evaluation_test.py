@@ -203,7 +203,7 @@ def other_config(**fields):
     return config
 
 
-def test_a_run_is_tested_on_another_data_set(copied, monkeypatch):
+def test_a_run_is_tested_on_another_data_set(copied, monkeypatch, caplog):
     loaded = []
     monkeypatch.setattr(commands, "load_dataset", lambda data: loaded.append(data) or other_data())
     before = copied.results()["test"]
@@ -213,6 +213,7 @@ def test_a_run_is_tested_on_another_data_set(copied, monkeypatch):
         overrides = {"statistics": "batch", "shot": 2}
         commands.evaluate(copied.config(), copied, overrides, elsewhere)
     assert elsewhere == given
+    assert "trained on bright ink on black, and the images of image_folder are taken" in caplog.text
     assert {data.name for data in loaded} == {"image_folder"}
     results = copied.results()
     assert results["test"][: len(before)] == before

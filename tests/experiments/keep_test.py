@@ -113,6 +113,12 @@ def test_the_folder_is_a_model_that_is_the_runs_best_epoch(workdir, kept):
         jax.tree.map(np.testing.assert_array_equal, ours, theirs)
 
 
+def test_a_folder_without_weights_says_so(workdir, tmp_path):
+    keep(workdir, tmp_path, small=True)
+    with refused(tmp_path, r"neither its checkpoints nor weights\.safetensors"):
+        find_model(tmp_path)
+
+
 def test_weights_say_whose_they_are(workdir, kept):
     run = load_run(workdir.path)
     with safetensors.safe_open(kept / "weights.safetensors", "numpy") as file:
