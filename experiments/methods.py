@@ -12,6 +12,7 @@ failed; 2 bad input; 75 stopped.
 from __future__ import annotations
 
 import pathlib
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -183,7 +184,9 @@ def _main(argv: list[str]) -> None:
         launcher = Launcher()
         launcher.listen()
         code = make_runs(names, pathlib.Path(chosen.workdirs), results, launcher)
-        if code == 0:
+        for number in (signal.SIGTERM, signal.SIGINT):  # What follows has nothing to save.
+            signal.signal(number, signal.SIG_DFL)
+        if code == 0 and set(names) == set(METHODS):
             every = list(METHODS)
             costs: dict[str, Any] = {"extra_parameters": extra_parameters(every)}
             costs |= {**provenance(1), "ms_per_step": measure_times(every)}

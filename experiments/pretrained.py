@@ -13,14 +13,13 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-import signal
-import subprocess
 import sys
 import time
 from typing import Any
 
 from absl import app, flags, logging
 
+from experiments.child import child, leave_when_terminated
 from experiments.pretrained_card import Notes, write_card
 from mamlpp_jax.artifacts.metric_writer import read_metrics
 from mamlpp_jax.artifacts.workdir import Workdir
@@ -136,16 +135,10 @@ def run(command: list[str], workdir: pathlib.Path, trial: bool) -> None:
     if trial and trial_accuracy(workdir) is not None:
         return
     logging.info("%s", " ".join(command))
-    process = subprocess.Popen([sys.executable, *command[1:]])
-    try:
-        while process.poll() is None:
-            if trial and trial_accuracy(workdir) is not None:
-                process.send_signal(signal.SIGTERM)
-                trial = False
+    with child([sys.executable, *command[1:]]) as process:
+        while process.poll() is None and not (trial and trial_accuracy(workdir) is not None):
             time.sleep(_POLL_SECONDS)
-    finally:
-        process.terminate()
-    if process.wait() not in (0, STOPPED_EXIT_CODE):
+    if process.returncode not in (0, STOPPED_EXIT_CODE):
         raise MamlppError(f"{' '.join(command)} ended with exit code {process.returncode}.")
 
 
@@ -172,6 +165,7 @@ def main(argv: list[str]) -> None:
     """Makes the models that are not finished."""
     del argv
     logging.set_verbosity(logging.INFO)
+    leave_when_terminated()
     try:
         for name in _MODELS.value:
             if name not in RECIPES:

@@ -12,7 +12,6 @@ Exit codes: 0 all parts are done; 75 time is up, give the command again; 2 bad i
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import tempfile
 import time
@@ -21,10 +20,12 @@ from typing import Any
 
 from absl import app, flags
 
+from experiments.child import leave_when_terminated
 from experiments.gpu.checks import conv_jobs, parity_jobs
 from experiments.gpu.jobs import Job, Ledger, run_jobs
 from experiments.gpu.training import train
 from mamlpp_jax.errors import MamlppError
+from mamlpp_jax.training.preemption import STOPPED_EXIT_CODE
 
 _PARTS = ("parity", "conv", "bench", "train")
 _PART = flags.DEFINE_list("part", list(_PARTS), f"What to do, in order: {', '.join(_PARTS)}.")
@@ -40,7 +41,6 @@ _WORKERS = flags.DEFINE_integer("workers", 6, "Processes that check at a time.",
 _TINY = flags.DEFINE_bool("tiny", False, "Everything as small as possible, to try the script.")
 _RETRY = flags.DEFINE_bool("retry", False, "Run jobs again that failed or took too long.")
 _COMMIT = flags.DEFINE_string("commit", "", "Of the code, where there is no repository to ask.")
-_STOPPED_EXIT_CODE = 75
 _LEAST_MINUTES = 1.0  # to start a training with; compiling takes most of it
 _PACKING_MINUTES = 0.3
 _PATIENCE = 6.0  # with --tiny, which may run on a busy CPU
@@ -54,8 +54,7 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f"--part has {', '.join(unknown)}; choose from {', '.join(_PARTS)}")
     output = Path(_OUTPUT.value)
     output.mkdir(parents=True, exist_ok=True)
-    # Else worker processes would outlive this one.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    leave_when_terminated()  # Else worker processes would outlive this one.
     # Several processes share the device.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     done = True
@@ -71,7 +70,7 @@ def main(argv: list[str]) -> None:
         sys.exit(2)
     if not done:
         print("stopped: time is up; give the command again with the same --output")
-        sys.exit(_STOPPED_EXIT_CODE)
+        sys.exit(STOPPED_EXIT_CODE)
 
 
 def _jobs(part: str, output: Path, deadline: float) -> bool:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
-import subprocess
 import sys
 import tarfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from experiments.child import child
 from mamlpp_jax.errors import ConfigError
+from mamlpp_jax.training.preemption import STOPPED_EXIT_CODE
 from mamlpp_jax.utils.files import atomic_open
 
 ARCHIVE, COMPILED = "run.tar.gz", "compiled.tar.gz"
@@ -18,7 +20,6 @@ LARGEST_BYTES = 15 * 2**20  # of the archive of compiled functions, which a run 
 CONFIG = "configs/omniglot.py:way=20,shot=1,method=maml++,protocol=paper"
 _ROOT = Path(__file__).resolve().parents[2]
 _CACHE_NAME = "omniglot-28px-v1.npz"
-_STOPPED = 75
 # The same program where a GPU's day is rehearsed on a CPU.
 _TINY = {
     **{"train.epochs": 2, "train.steps_per_epoch": 2, "train.tasks_per_step": 2},
@@ -60,8 +61,7 @@ def train(
     """Goes on with the run for some minutes and packs it.
 
     Args:
-        output: the folder of the archives of the run and of its compiled functions, which are unpacked where `scratch`
-            does not have them.
+        output: the folder of the archives of the run and of its compiled functions; see `take`.
         scratch: a folder to work in.
         cache: the cached data set, `omniglot-28px-v1.npz`.
         minutes: for all of this.
@@ -75,30 +75,26 @@ def train(
         ConfigError: the cached data set is missing.
         RuntimeError: the run failed; it is packed as it stands.
     """
-    workdir, archive = scratch / "run", output / ARCHIVE
+    workdir, compiled = scratch / "run", scratch / "compiled"
     folder = place_cache(cache, scratch / "data")
-    compiled = scratch / "compiled"
-    for packed, target in ((archive, workdir), (output / COMPILED, compiled)):
-        if packed.exists() and not target.exists():
-            unpack(packed, target)
+    targets = {output / ARCHIVE: workdir, output / COMPILED: compiled}
+    for archive, target in targets.items():
+        take(archive, target)
     environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(compiled)}
     try:
-        done = subprocess.run(
-            command(workdir, folder, minutes, tiny, further),
-            env=environment,
-            cwd=_ROOT,
-            check=False,
-        )
+        trained = command(workdir, folder, minutes, tiny, further)
+        with child(trained, env=environment, cwd=_ROOT) as process:
+            process.wait()
     finally:
-        for target, packed in ((workdir, archive), (compiled, output / COMPILED)):
+        for archive, target in targets.items():
             if target.exists():
-                size = pack(target, packed)
-                print(f"{packed}: {size / 2**20:.1f} MiB", flush=True)
+                size = pack(target, archive)
+                print(f"{archive}: {size / 2**20:.1f} MiB", flush=True)
         if (output / COMPILED).exists() and (output / COMPILED).stat().st_size > LARGEST_BYTES:
             (output / COMPILED).unlink()
-    if done.returncode not in (0, _STOPPED):
-        raise RuntimeError(f"the training ended with exit code {done.returncode}")
-    return done.returncode == 0
+    if process.returncode not in (0, STOPPED_EXIT_CODE):
+        raise RuntimeError(f"the training ended with exit code {process.returncode}")
+    return process.returncode == 0
 
 
 def place_cache(cache: Path, folder: Path) -> Path:
@@ -126,6 +122,34 @@ def place_cache(cache: Path, folder: Path) -> Path:
     return folder
 
 
+def take(archive: Path, folder: Path) -> None:
+    """Unpacks an archive, unless the folder goes on from that very archive, which `pack` made or `take` unpacked.
+
+    What another machine packed is newer than what is left here of an earlier day.
+    """
+    if archive.exists() and not (folder.exists() and _origin(folder) == _digest(archive)):
+        shutil.rmtree(folder, ignore_errors=True)
+        unfinished = folder.with_name(f"{folder.name}.unpacking")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unpack(archive, unfinished)
+        unfinished.rename(folder)
+        _origin_file(folder).write_text(_digest(archive))
+
+
+def _origin_file(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.origin")
+
+
+def _origin(folder: Path) -> str:
+    path = _origin_file(folder)
+    return path.read_text() if path.exists() else ""
+
+
+def _digest(archive: Path) -> str:
+    with archive.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def pack(folder: Path, archive: Path) -> int:
     """Packs a folder into one file, which takes its place when it is complete; returns its bytes."""
     with (
@@ -133,6 +157,7 @@ def pack(folder: Path, archive: Path) -> int:
         tarfile.open(fileobj=file, mode="w:gz") as packed,
     ):
         packed.add(folder, arcname=".")
+    _origin_file(folder).write_text(_digest(archive))
     return archive.stat().st_size
 
 

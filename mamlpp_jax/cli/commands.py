@@ -157,6 +157,7 @@ def _test_and_report(
             tests,
             steps=checkpoints.latest_step() or 0,
             devices=experiment.mesh.size,
+            of_training=True,
         )
         if processes.is_first():
             with phase("drawing the figures"):
@@ -187,10 +188,8 @@ def evaluate(
     """
     workdir.config()  # Nothing is made in a folder that no run has claimed.
     workdir.check_writable()
-    stored, _ = (
-        workdir.results(),
-        workdir.correct_per_task(),
-    )  # What cannot be added to is told of now.
+    stored = workdir.results()
+    workdir.correct_per_task()  # What cannot be added to is told of now.
     tested, data, latest = _prepare_test(config, workdir, overrides, data_config)
     like = state_shapes(config, tested.image_shape, replicated(tested.mesh))
     keep = config.evaluation.ensemble
@@ -202,7 +201,8 @@ def evaluate(
     tests, correct, _ = final_evaluation.run_test(tested, states, data=data)
     with workdir.adding_results() if processes.is_first() else contextlib.nullcontext():
         known = workdir.results()
-        if _is_finished(known) and not _is_finished(stored):
+        overtaken = _is_finished(known) and not _is_finished(stored)
+        if processes.is_first() and overtaken and latest < config_lib.total_steps(config):
             raise WorkdirError(
                 f"the run in {workdir} was finished while an earlier state of it was tested; its results stay as they "
                 "are. Give the command again to test the finished run."
@@ -219,7 +219,7 @@ def evaluate(
 
 
 def _is_finished(results: Mapping[str, Any] | None) -> bool:
-    return results is not None and bool(results.get("finished"))
+    return bool(results and results.get("finished"))
 
 
 def _prepare_test(

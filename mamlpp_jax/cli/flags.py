@@ -130,9 +130,14 @@ def _print_help(module: str, with_configs: bool) -> None:
 def _check_field_names(argv: list[str], names: Sequence[str]) -> None:
     """Checks the fields of --config.FIELD=... flags, whose own message names a part of the field."""
     for argument in argv[1:]:
-        override = re.match(rf"--?(no)?({'|'.join(names)})\.(?P<field>[^=]*)", argument)
+        override = re.match(rf"--?(no)?(?P<config>{'|'.join(names)})\.(?P<field>[^=]*)", argument)
         if override:
             config_lib.check_field(override["field"])
+            if override["config"] == "data_config" and not override["field"].startswith("data."):
+                raise ConfigError(
+                    f"{argument}: of --data_config only the fields data.* are used; --way, --shot, --query, --tasks "
+                    "and --inner_steps change the test."
+                )
             if override["field"] == "protocol":
                 raise ConfigError(
                     f"{argument} would name a protocol and not set its fields; choose it by the argument of the "

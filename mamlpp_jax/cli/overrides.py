@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -26,14 +27,22 @@ EVALUATION_FLAGS = {
 
 
 @contextlib.contextmanager
-def naming_flags() -> Iterator[None]:
-    """In an evaluation, an error names --way and not config.task.way, which only a training can change."""
+def naming_flags(other_data: bool = False) -> Iterator[None]:
+    """In an evaluation, an error names --way and not config.task.way, which only a training can change.
+
+    Args:
+        other_data: whether --data_config is given; else the data are the run's, and no advice to change them helps.
+    """
     try:
         yield
     except ConfigError as error:
         message = str(error)
         for flag, field in EVALUATION_FLAGS.items():
             message = message.replace(f"config.{field}", f"--{flag}")
+        if other_data:
+            message = message.replace("config.data.", "--data_config.data.")
+        else:
+            message = re.sub(r"(use at most|they may be at most) (\d+), or .*", r"\1 \2.", message)
         raise ConfigError(message) from error
 
 

@@ -3,10 +3,12 @@
     python -m mamlpp_jax.main --config=configs/omniglot.py:way=20,shot=1,method=maml++
     python -m mamlpp_jax.main --mode=evaluate --workdir=runs/... --shot=5 --statistics=support
     srun python -m mamlpp_jax.main --config=... --workdir=SHARED_FOLDER --distributed
-    python -m mamlpp_jax.main --mode=evaluate --workdir=runs/... --data_config=configs/image_folder.py
+    python -m mamlpp_jax.main --mode=evaluate --workdir=runs/... --data_config=configs/image_folder.py \
+        --data_config.data.manual_dir=DIR
 
-Exit codes: 0 done; 2 bad input or numbers gone bad, with one paragraph on standard error; 75 stopped early (SIGTERM,
-SIGINT or --max_minutes) with everything saved: the same command goes on. A second signal leaves at once.
+Exit codes: 0 done; 2 bad input or numbers gone bad, with one paragraph on standard error; 75 a training stopped early
+(SIGTERM, SIGINT or --max_minutes) with everything saved: the same command goes on. A second signal leaves at once, as
+the first does in an evaluation or a dry run.
 """
 
 from __future__ import annotations
@@ -32,11 +34,12 @@ from mamlpp_jax.cli.log import set_up_log
 from mamlpp_jax.cli.overrides import EVALUATION_FLAGS, naming_flags
 from mamlpp_jax.distributed import processes
 from mamlpp_jax.distributed.mesh import available_devices, cpu_devices
-from mamlpp_jax.errors import MamlppError
+from mamlpp_jax.errors import ConfigError, MamlppError
 from mamlpp_jax.training.preemption import (
     STOPPED_EXIT_CODE,
     PreemptionHandler,
     StoppedError,
+    leaving_at_once,
 )
 
 _WORKDIR = flags.DEFINE_string(
@@ -139,6 +142,10 @@ def _run() -> None:
     overrides = {flag: value for flag, value in given.items() if value is not None}
     other_data = _DATA_CONFIG.value
     preemption = PreemptionHandler(_MAX_MINUTES.value)
+    if _MAX_MINUTES.value and (_MODE.value == "evaluate" or _DRY_RUN.value):
+        raise ConfigError(
+            f"--max_minutes is {_MAX_MINUTES.value:g}, but only a training can save and go on; leave it out."
+        )
     processes.check_group(group)
     config = commands.resolve_config(_MODE.value, CONFIG.value, workdir, overrides, other_data)
     _set_up_jax(config, group)
@@ -146,10 +153,11 @@ def _run() -> None:
     if _MODE.value == "evaluate":
         assert workdir is not None  # Else resolve_config has complained.
         run = commands.dry_run_evaluation if _DRY_RUN.value else commands.evaluate
-        with naming_flags():
+        with naming_flags(other_data is not None), leaving_at_once():
             run(config, workdir, overrides, other_data)
     elif _DRY_RUN.value:
-        commands.dry_run(config, workdir)
+        with leaving_at_once():
+            commands.dry_run(config, workdir)
     else:
         # After joining the others, whose set-up installs handlers of its own.
         with preemption.listening():

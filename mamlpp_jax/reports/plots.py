@@ -218,6 +218,8 @@ def _test_labels(rows: Rows) -> list[str]:
         "shot": "{}-shot",
         "query": "{} query images per class",
         "inner_steps": "{} steps",
+        "tasks": "{} tasks",
+        "data": "data: {}",
     }
     differing = {
         key: text for key, text in others.items() if len({row.get(key) for row in rows}) > 1
@@ -225,7 +227,7 @@ def _test_labels(rows: Rows) -> list[str]:
     return [
         ", ".join(
             [f"{row['eval_statistics']} statistics"]
-            + [text.format(row.get(key)) for key, text in differing.items()]
+            + [text.format(row.get(key) or "the run's") for key, text in differing.items()]
         )
         for row in rows
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import pathlib
 import re
 import shutil
@@ -10,7 +11,7 @@ import shutil
 from absl import logging
 
 from mamlpp_jax.errors import WorkdirError
-from mamlpp_jax.utils.files import read_json, wrap_os_errors, write_json
+from mamlpp_jax.utils.files import wrap_os_errors, write_json
 
 MANIFEST = "sha256.json"
 TEMPORARY = ".orbax-checkpoint-tmp"
@@ -24,13 +25,17 @@ def write_manifest(checkpoint: pathlib.Path) -> None:
 
 
 def find_damage(checkpoint: pathlib.Path) -> str:
-    """What is wrong with a checkpoint; "" when its files match its manifest."""
+    """What is wrong with a checkpoint; "" when its files match its manifest.
+
+    Raises:
+        OSError: a file cannot be read, which says nothing of its content.
+    """
     if not (checkpoint / MANIFEST).exists():
         return f"it has no {MANIFEST}, so it was not completely written"
     try:
-        listed, found = read_json(checkpoint / MANIFEST), _digests(checkpoint)
-    except (WorkdirError, OSError) as error:
-        return str(error)
+        listed, found = json.loads((checkpoint / MANIFEST).read_bytes()), _digests(checkpoint)
+    except (ValueError, RecursionError) as error:
+        return f"{MANIFEST} is not readable as JSON: {error}"
     if not isinstance(listed, dict):
         return f"{MANIFEST} is damaged"
     different = sorted(
@@ -83,7 +88,8 @@ def quarantine_damaged(folder: pathlib.Path, quarantine: pathlib.Path) -> None:
         quarantine: the folder they are moved to, made when needed.
 
     Raises:
-        WorkdirError: the checkpoints cannot be read or moved.
+        WorkdirError: the checkpoints cannot be read or moved, or every one is damaged: then nothing is moved, since
+            starting from the beginning would discard the run's metrics.
     """
     with wrap_os_errors(folder, "read the checkpoints in"):
         damage = {
@@ -92,6 +98,12 @@ def quarantine_damaged(folder: pathlib.Path, quarantine: pathlib.Path) -> None:
         latest_sound = max(
             (int(c.name) for c, problem in damage.items() if not problem), default=-1
         )
+        if damage and latest_sound < 0:
+            problems = "; ".join(f"{c.name}: {problem}" for c, problem in damage.items())
+            raise WorkdirError(
+                f"every checkpoint in {folder} is damaged ({problems}). Restore their files from a copy, or train "
+                "again in another --workdir."
+            )
         for checkpoint, problem in damage.items():
             if not problem:
                 continue

@@ -104,7 +104,10 @@ class CheckpointReader:
         return not all((self._folder / str(step)).is_dir() for step in self._steps)
 
     def _is_sound(self, step: int) -> bool:
-        problem = integrity.find_damage(self._folder / str(step))
+        try:
+            problem = integrity.find_damage(self._folder / str(step))
+        except OSError as error:
+            problem = str(error)
         if problem and (self._folder / str(step)).is_dir():  # else it has just been removed
             logging.warning("checkpoint %s is left out: %s", self._folder / str(step), problem)
         return not problem
@@ -188,7 +191,7 @@ class Checkpoints(CheckpointReader):
 
     A manifest with the SHA-256 of each of its files is written into the temporary folder that Orbax renames when the
     checkpoint is complete. Opening the folder compares every manifest: a checkpoint that is damaged is moved to
-    `damaged/` with a warning, and the one before is the latest.
+    `damaged/` with a warning, and the one before is the latest. Where all are damaged, none is moved.
     """
 
     def __init__(
@@ -202,7 +205,7 @@ class Checkpoints(CheckpointReader):
             config: stored with every checkpoint.
 
         Raises:
-            WorkdirError: the folder cannot be made, read or written.
+            WorkdirError: the folder cannot be made, read or written, or every checkpoint in it is damaged.
         """
         self._keep_best = keep_best
         self._folder = (workdir / FOLDER).resolve()

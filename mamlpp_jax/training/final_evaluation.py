@@ -147,6 +147,7 @@ def collect_results(
     *,
     steps: int,
     devices: int,
+    of_training: bool = False,
 ) -> dict[str, Any]:
     """The content of `results.json`: the run, earlier tests under other conditions, and new ones.
 
@@ -157,12 +158,15 @@ def collect_results(
         tests: see `run_test`.
         steps: outer steps done.
         devices: that were used.
+        of_training: whether this is the test of the command that trained the run: its machine and code are the run's.
     """
+    kept: list[TestResult] = []
     if stored and stored.get("finished"):
-        # An evaluation, perhaps elsewhere, adds tests; where and how the run was trained stays.
         fresh = [test.conditions for test in tests]
         kept = [test for test in stored["test"] if test.conditions not in fresh]
-        return {**stored, "test": [*kept, *tests]}
+        if not of_training:
+            # An evaluation, perhaps elsewhere, adds tests; where and how the run was trained stays.
+            return {**stored, "test": [*kept, *tests]}
     return {
         "experiment": config.experiment,
         "method": config.method,
@@ -173,7 +177,7 @@ def collect_results(
         **provenance(devices),
         "config": config.to_dict(),
         "best_epochs": epochs_of(states, config),
-        "test": list(tests),
+        "test": [*kept, *tests],
     }
 
 

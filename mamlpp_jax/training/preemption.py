@@ -87,18 +87,13 @@ class PreemptionHandler:
         Python runs signal handlers between two of its own instructions, so not while the main thread waits for a
         compilation or a dispatch. A thread of ours hears of each signal when it comes.
         """
-        reader, writer = os.pipe()
-        os.set_blocking(writer, False)
-        before = {number: signal.signal(number, self._on_signal) for number in _SIGNALS}
-        wakeup = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-        threading.Thread(target=_watch, args=(reader,), daemon=True).start()
-        try:
-            yield self
-        finally:
-            signal.set_wakeup_fd(wakeup)
-            for number, handler in before.items():
-                signal.signal(number, handler)
-            os.close(writer)  # which ends the thread
+        with _watching(first_is_a_request=True):
+            before = {number: signal.signal(number, self._on_signal) for number in _SIGNALS}
+            try:
+                yield self
+            finally:
+                for number, handler in before.items():
+                    signal.signal(number, handler)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         del frame
@@ -110,16 +105,36 @@ def _stop_for(reason: str) -> None:
         raise StoppedError(f"{reason}; the run goes on when it is started again.")
 
 
-def _watch(reader: int) -> None:
-    """Reads the numbers of signals as they come: announces the first, ends the process at the second."""
-    heard = False
+@contextlib.contextmanager
+def leaving_at_once() -> Iterator[None]:
+    """Lets Ctrl-C end a command that has nothing to save at once, also during a compilation or a computation."""
+    with _watching(first_is_a_request=False):
+        yield
+
+
+@contextlib.contextmanager
+def _watching(first_is_a_request: bool) -> Iterator[None]:
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    wakeup = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    threading.Thread(target=_watch, args=(reader, first_is_a_request), daemon=True).start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(wakeup)
+        os.close(writer)  # which ends the thread
+
+
+def _watch(reader: int, first_is_a_request: bool) -> None:
+    """Reads the numbers of signals as they come: the first may be a request, the next ends the process."""
     with os.fdopen(reader, "rb", buffering=0) as numbers:
         while number := numbers.read(1):
             if number[0] not in _SIGNALS:
                 continue
-            if heard:
-                os._exit(128 + number[0])
-            heard = True
-            name = signal.Signals(number[0]).name
             # Not through the logging module, whose lock the main thread may hold where it is stuck.
+            if not first_is_a_request:
+                os.write(2, b"\nstopped: interrupted\n")
+                os._exit(128 + number[0])
+            first_is_a_request = False
+            name = signal.Signals(number[0]).name
             os.write(2, f"\nreceived {name}: finishing the current dispatch and saving.\n".encode())

@@ -10,6 +10,7 @@ import pytest
 from mamlpp_jax.artifacts import workdir as workdir_lib
 from mamlpp_jax.artifacts.workdir import Workdir
 from mamlpp_jax.cli import commands
+from mamlpp_jax.cli.overrides import naming_flags
 from mamlpp_jax.data.dataset import Dataset, fingerprint
 from mamlpp_jax.errors import WorkdirError
 from mamlpp_jax.training import final_evaluation
@@ -61,17 +62,33 @@ def test_the_runs_own_conditions_give_the_same_numbers_again(copied):
 
 def test_a_run_that_is_finished_during_its_evaluation_keeps_its_results(copied, monkeypatch):
     config, finished = copied.config(), copied.results_file.read_bytes()
-    copied.results_file.unlink()
-    test = final_evaluation.run_test
+    before, test = copied.results(), final_evaluation.run_test
 
     def finish(*arguments, **options):
         copied.results_file.write_bytes(finished)
         return test(*arguments, **options)
 
     monkeypatch.setattr(final_evaluation, "run_test", finish)
+    copied.results_file.unlink()
+    commands.evaluate(config, copied, {"shot": 2, "statistics": "batch"})  # of the final state
+    assert copied.results()["test"][: len(before["test"])] == before["test"]
+    assert len(copied.results()["test"]) == len(before["test"]) + 2
+    copied.results_file.unlink()
+    latest = max(int(path.name) for path in copied.checkpoints.iterdir())
+    (copied.checkpoints / str(latest)).rename(copied.path / "not yet written")
     with pytest.raises(WorkdirError, match="was finished while an earlier state of it was tested"):
         commands.evaluate(config, copied, {"statistics": "batch"})
     assert copied.results_file.read_bytes() == finished
+
+
+def test_errors_of_an_evaluation_advise_what_it_can_do(copied, monkeypatch):
+    with refused(copied.path, r"--way is 99, .*use at most 4\.$"), naming_flags():
+        commands.evaluate(copied.config(), copied, {"way": 99})
+    monkeypatch.setattr(commands, "load_dataset", lambda data: other_data())
+    other = other_config(**{"data.split_fractions": "0.2,0.2,0.6"})
+    said = r"--way is 99, .* share of test in --data_config\.data\.split_fractions"
+    with refused(copied.path, said), naming_flags(other_data=True):
+        commands.evaluate(copied.config(), copied, {"way": 99}, other)
 
 
 def test_an_evaluation_leaves_out_what_is_damaged_and_touches_no_checkpoint(copied, caplog):

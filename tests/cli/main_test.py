@@ -55,6 +55,11 @@ def command(*arguments, **environment):
         (["--config=configs/none.py:way=5", "--config.train.epochs=3"], "'configs/none.py'"),
         (["--config=configs/quickstart.py", "config.train.epochs=3"], "is not a flag"),
         (["--config=configs/omniglot.py:way=20", "--config.data.name=x"], "glyphs, image_folder"),
+        (["--mode=evaluate", "--max_minutes=9"], "only a training can save and go on"),
+        (
+            ["--data_config=configs/omniglot.py", "--data_config.task.way=20"],
+            "of --data_config only the fields data.* are used",
+        ),
         (
             ["--config=configs/omniglot.py", "--config.protocol=released"],
             "choose it by the argument of the configuration: --config=configs/omniglot.py:protocol=released",
@@ -106,6 +111,18 @@ def test_train_then_evaluate_under_other_conditions(tmp_path, small):
     assert after["test"][:2] == before["test"]
     assert [(row["way"], row["shot"]) for row in after["test"]] == [(3, 1)] * 2 + [(2, 2)] * 2
     assert {**after, "test": None} == {**before, "test": None}
+
+
+def test_a_run_that_is_out_of_time_goes_on(tmp_path, small):
+    config_file, environment = small
+    flags = (f"--config={config_file}:maml", f"--workdir={tmp_path / 'run'}")
+    more = "--config.train.epochs=2"
+    stopped = command(*flags, more, "--max_minutes=0.0001", **environment)
+    assert stopped.returncode == 75, stopped.stderr
+    assert "--max_minutes=0.0001 is used up; saved after outer step" in stopped.stderr
+    assert not (tmp_path / "run" / "results.json").exists()
+    assert command(*flags, more, **environment).returncode == 0
+    assert (tmp_path / "run" / "results.json").exists()
 
 
 @pytest.mark.slow

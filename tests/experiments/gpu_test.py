@@ -140,6 +140,25 @@ def test_a_training_goes_on_another_machine(tmp_path, monkeypatch, cache):
     assert (tmp_path / "third" / "data" / "omniglot-28px-v1.npz").read_bytes() == b"images"
 
 
+def test_what_another_machine_packed_replaces_what_was_left_here(tmp_path):
+    archive, here, there = (
+        tmp_path / training.ARCHIVE,
+        tmp_path / "here/run",
+        tmp_path / "there/run",
+    )
+    for folder in (here, there):
+        folder.mkdir(parents=True)
+    (here / "step").write_text("1")
+    training.pack(here, archive)
+    (here / "step").write_text("2")  # stopped before it was packed
+    training.take(archive, here)
+    assert (here / "step").read_text() == "2"
+    (there / "step").write_text("3")
+    training.pack(there, archive)
+    training.take(archive, here)
+    assert (here / "step").read_text() == "3"
+
+
 def test_a_training_that_fails_is_kept_as_it_stands(tmp_path, monkeypatch, cache):
     monkeypatch.setattr(training, "command", counting)
     with pytest.raises(RuntimeError, match="exit code 2"):

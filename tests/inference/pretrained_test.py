@@ -48,6 +48,7 @@ def test_an_installation_without_models_says_so(shipped, monkeypatch):
 
 
 def test_what_is_shipped_can_be_read():
+    assert pretrained.shipped_models() == ["glyphs", "omniglot"]
     for name in pretrained.shipped_models():
         model = pretrained.find_model(name)
         assert model.statistics == "support"

@@ -140,6 +140,16 @@ def test_lines_of_other_tasks_have_other_labels():
     ]
 
 
+def test_lines_of_more_tasks_and_other_data_have_other_labels():
+    rows = [make_row() | {"tasks": 600}, make_row() | {"tasks": 600, "data": "birds"}]
+    (axes,) = plots.accuracy_per_inner_step([*rows, make_row() | {"tasks": 6000}]).axes
+    assert list(lines(axes))[:3] == [
+        "batch statistics, 600 tasks, data: the run's",
+        "batch statistics, 600 tasks, data: birds",
+        "batch statistics, 6000 tasks, data: the run's",
+    ]
+
+
 def test_values_that_are_near_have_labels_that_do_not_overlap():
     ends = (0.95, 0.951, 0.949, 0.3, 0.948)
     rows = [make_row(str(end), values=(0.2, end)) for end in ends]

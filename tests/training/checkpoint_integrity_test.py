@@ -15,6 +15,7 @@ from mamlpp_jax.training.checkpoint_integrity import (
     remove_half_written,
     write_manifest,
 )
+from tests.helpers.refusals import refused
 
 
 @pytest.fixture
@@ -104,6 +105,23 @@ def test_the_quarantine_keeps_what_it_has(folder, tmp_path):
         (checkpoint / "metadata").write_text("[]")
         quarantine_damaged(folder, quarantine)
     assert sorted(path.name for path in quarantine.iterdir()) == ["8", "8-1", "8-2"]
+
+
+def test_where_all_are_damaged_nothing_is_moved(folder, tmp_path):
+    for step in ("4", "8"):
+        (folder / step / "metadata").write_text("[]")
+    with refused(tmp_path, r"every checkpoint in .* is damaged", "4: metadata differ", "; 8: meta"):
+        quarantine_damaged(folder, tmp_path / "damaged")
+
+
+def test_what_cannot_be_read_at_the_moment_is_not_damaged(folder, tmp_path, monkeypatch):
+    def fail(self):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(pathlib.Path, "read_bytes", fail)
+    with pytest.raises(WorkdirError, match=r"checkpoints: Input/output error"):
+        quarantine_damaged(folder, tmp_path / "damaged")
+    assert sorted(path.name for path in folder.iterdir()) == ["4", "8"]
 
 
 def test_sound_ones_need_no_quarantine(folder, tmp_path):

@@ -128,10 +128,10 @@ class Results:
     def __init__(self, config):
         self.config, self.stored = config, None
 
-    def collect(self, state, steps, *tests):
+    def collect(self, state, steps, *tests, **options):
         states = [at(state, step) for step in steps]
         self.stored = collect_results(
-            self.config, self.stored, states, tests, steps=max(steps), devices=1
+            self.config, self.stored, states, tests, steps=max(steps), devices=1, **options
         )
         return self.stored
 
@@ -150,6 +150,18 @@ def test_tests_under_other_conditions_are_kept_once_the_run_is_finished(state):
     again = results.collect(state, [6, 2], best)
     assert again["test"] == [five, best]
     assert {**again, "test": None} == {**finished, "test": None}
+
+
+def test_a_run_was_made_where_its_own_test_was(state):
+    """Also where it was evaluated elsewhere between its last checkpoint and its test."""
+    results = Results(small_config())
+    five = dataclasses.replace(RESULT, shot=5)
+    results.collect(state, [6], five, RESULT)
+    results.stored |= {"commit": "elsewhere", "best_epochs": [2]}
+    better = dataclasses.replace(RESULT, accuracy=0.9)
+    found = results.collect(state, [6, 2], better, of_training=True)
+    assert (found["best_epochs"], found["test"]) == ([2, 0], [five, better])
+    assert found["commit"] != "elsewhere"
 
 
 def test_a_run_is_tested_when_every_mode_it_asks_for_is(state):

@@ -97,6 +97,28 @@ def test_a_second_signal_ends_a_process_that_is_stuck_outside_python():
             process.kill()
 
 
+def test_ctrl_c_ends_a_command_that_has_nothing_to_save_while_it_computes():
+    code = (
+        "import ctypes\n"
+        "from mamlpp_jax.training.preemption import leaving_at_once\n"
+        "mutex, libc = ctypes.create_string_buffer(128), ctypes.CDLL(None)\n"
+        "with leaving_at_once():\n"
+        "    libc.pthread_mutex_lock(mutex)\n"
+        "    print('stuck', flush=True)\n"
+        "    libc.pthread_mutex_lock(mutex)\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout.readline() == "stuck\n"
+        process.send_signal(signal.SIGINT)
+        try:
+            assert process.wait(timeout=60) == 128 + signal.SIGINT
+            assert process.stderr.read() == "\nstopped: interrupted\n"
+        finally:
+            process.kill()
+
+
 def test_handlers_can_be_installed_again():
     for _ in range(2):
         with PreemptionHandler().listening() as handler:
