@@ -249,6 +249,18 @@ class Workdir:
             return {}
         return {str(split): list(map(str, names)) for split, names in classes.items()}
 
+    def trained_classes(self, fingerprint: str) -> set[str]:
+        """The names of the classes that the run is trained on or chosen by; {} where they are of other images.
+
+        Args:
+            fingerprint: of the whole data set.
+
+        Raises:
+            WorkdirError: `data.json` cannot be read.
+        """
+        recorded = self.recorded_classes(fingerprint)
+        return {name for split in ("train", "val") for name in recorded.get(split, ())}
+
     def record_data(
         self, fingerprint: str, channels: int, classes: Mapping[str, Sequence[str]]
     ) -> None:

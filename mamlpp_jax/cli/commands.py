@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -218,6 +220,13 @@ def evaluate(
         _report(results, correct, workdir)
 
 
+def _short_hash(tested: Experiment, digest: str) -> str:
+    """Tells tests apart that take other classes, or rotations of them, from data of one name."""
+    data = tested.config.data
+    chosen = [digest, data.rotations and data.rotate_evaluation, *tested.class_names["test"]]
+    return hashlib.sha256(json.dumps(chosen).encode()).hexdigest()[:8]
+
+
 def _is_finished(results: Mapping[str, Any] | None) -> bool:
     return bool(results and results.get("finished"))
 
@@ -248,7 +257,16 @@ def _prepare_test(
     if data_config is None:
         workdir.check_data(digest, tested.class_names)
         return tested, "", latest or 0
-    return tested, f"{config_lib.data_label(tested_config)} {digest[:8]}", latest or 0
+    if seen := workdir.trained_classes(digest).intersection(tested.class_names["test"]):
+        raise ConfigError(
+            f"--data_config has the run's images, and the run was trained on or chosen by {len(seen)} of its test "
+            f"classes, such as {min(seen)!r}; split them as the run does."
+        )
+    return (
+        tested,
+        f"{config_lib.data_label(tested_config)} {_short_hash(tested, digest)}",
+        latest or 0,
+    )
 
 
 def _only_writer(workdir: Workdir) -> contextlib.AbstractContextManager[None]:

@@ -43,6 +43,7 @@ def validate(config: ConfigDict) -> None:
     _check_fields(config)
     check_method(config)
     _check_inner_rates(config)
+    _check_splits(config)
     _check_annealing(config)
     _check_rate_decay(config)
     _check_smoothing(config)
@@ -137,6 +138,17 @@ def _check_inner_rates(config: ConfigDict) -> None:
         raise ConfigError(
             f"config.inner.per_step is True, which only the inner optimizer metasgd has, but config.inner.optimizer is "
             f"{inner.optimizer!r}; choose method=metasgd, or leave inner.per_step False."
+        )
+
+
+def _check_splits(config: ConfigDict) -> None:
+    data = config.data
+    counts = ("train_classes", "val_classes", "test_classes")
+    decided = [f"data.{name}" for name in ("split_file", *counts) if data[name]]
+    if data.split_fractions and decided:
+        raise ConfigError(
+            f"config.data.split_fractions is {data.split_fractions!r}, but {', '.join(decided)} says which "
+            "classes a split has; leave one of them empty (numbers of classes: 0)."
         )
 
 

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import json
+import re
 
 import numpy as np
 import pytest
@@ -235,7 +236,8 @@ def test_a_run_is_tested_on_another_data_set(copied, monkeypatch, caplog):
     results = copied.results()
     assert results["test"][: len(before)] == before
     new = results["test"][len(before) :]
-    label = f"image_folder:birds {fingerprint(other_data())[:8]}"
+    label = new[0].data
+    assert re.fullmatch(r"image_folder:birds [0-9a-f]{8}", label)
     assert [(test.data, test.model, test.shot) for test in new] == [
         (label, "ensemble", 2),
         (label, "best", 2),
@@ -247,6 +249,21 @@ def test_a_run_is_tested_on_another_data_set(copied, monkeypatch, caplog):
     assert "Trained on glyphs: tested also on the test classes of other data" in page
     # Tests on other data do not make a run finished.
     assert not final_evaluation.is_tested({**results, "test": new}, small_config())
+    again = other_config(**{"data.split_fractions": "0.3,0.2,0.5"})
+    commands.evaluate(copied.config(), copied, overrides, again)
+    last = copied.results()["test"]
+    assert last[:-2] == results["test"]  # of other classes, so they replace none
+    assert last[-1].data != label
+
+
+def test_classes_that_the_run_was_trained_on_are_no_other_data(copied, monkeypatch):
+    recorded = json.loads(copied.data_file.read_text())
+    own = copied.config()
+    own.data.seed = own.data.seed + 1
+    with refused(copied.path, r"--data_config has the run's images, .* trained on or chosen by \d"):
+        commands.evaluate(copied.config(), copied, {}, own)
+    monkeypatch.setattr(commands, "load_dataset", lambda data: other_data())
+    assert recorded["sha256"] != fingerprint(other_data())
 
 
 @pytest.mark.parametrize(

@@ -154,6 +154,17 @@ def test_averaged_weights_have_no_running_statistics(tmp_path, field, value):
     config_lib.validate(small_config(**{field: value}))
 
 
+@pytest.mark.parametrize(
+    ("field", "value"), [("data.split_file", "classes.csv"), ("data.val_classes", 3)]
+)
+def test_fractions_are_not_ignored(tmp_path, field, value):
+    none = {"data.train_classes": 0, "data.val_classes": 0, "data.test_classes": 0}
+    fractions = {**none, "data.split_fractions": "0.5,0.25,0.25"}
+    with refused(tmp_path, rf"split_fractions is '0\.5,0\.25,0\.25', but {field} says"):
+        config_lib.validate(small_config(**{**fractions, field: value}))
+    config_lib.validate(small_config(**fractions))
+
+
 def test_only_conv4_has_a_form_without_max_pooling(tmp_path):
     fields = {"model.name": "resnet12", "model.max_pool": False}
     with refused(tmp_path, "max_pool is False, but resnet12 has no form", "model.name=conv4"):

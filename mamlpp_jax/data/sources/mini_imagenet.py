@@ -18,27 +18,21 @@ from absl import logging
 from mamlpp_jax.data.dataset import Dataset
 from mamlpp_jax.data.readers.images import empty_images, load_squares
 from mamlpp_jax.data.sources.mini_imagenet_files import FORMS, Layout, find_layout
-from mamlpp_jax.errors import ConfigError, DataError
+from mamlpp_jax.errors import DataError
 
 
 def build(data_config: Any) -> Dataset:
     """Reads mini-ImageNet from ``data.manual_dir``.
 
     Args:
-        data_config: has ``tfds_dir``, ``manual_dir`` ("" = unset) and ``image_size`` (pixels).
+        data_config: has ``manual_dir`` ("" = unset) and ``image_size`` (pixels).
 
     Returns:
         100 classes of 600 colour images, with the published splits.
 
     Raises:
-        ConfigError: ``tfds_dir`` is set.
         DataError: the source is missing or broken.
     """
-    if data_config.tfds_dir:
-        raise ConfigError(
-            f"data.tfds_dir is {data_config.tfds_dir!r}, but TFDS has no mini-ImageNet; leave it empty and set "
-            f"data.manual_dir to a folder with {FORMS}."
-        )
     if not data_config.manual_dir:
         raise DataError(
             "mini-ImageNet cannot be downloaded (ImageNet's terms forbid it); set data.manual_dir to a folder "

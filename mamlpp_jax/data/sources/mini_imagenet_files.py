@@ -247,11 +247,13 @@ def _find_images(folder: Path) -> dict[str, tuple[Path, str]]:
     """The location of each image by file name: (file, "") or (archive, member)."""
     images = folder / "images"
     if images.is_dir():
-        return {
-            path.name: (path, "")
-            for path in sorted(images.rglob("*"))
-            if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
-        }
+        found: dict[str, tuple[Path, str]] = {}
+        for path in sorted(images.rglob("*")):
+            if path.suffix.lower() in SUFFIXES and not path.name.startswith("."):
+                if path.name in found:
+                    logging.warning("%s is left out: %s has its name.", path, found[path.name][0])
+                found.setdefault(path.name, (path, ""))
+        return found
     archives = sorted(folder.glob("*.zip"))
     if not archives:
         raise DataError(

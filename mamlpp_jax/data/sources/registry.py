@@ -22,6 +22,7 @@ class _Source(NamedTuple):
         module: its name. It has ``build(data_config) -> Dataset``, and ``identity(data_config) -> str``
             when it has an identity. It is imported where one of them is called, since reading the
             cache takes NumPy alone.
+        reads: fields of folders that it reads.
         channels: of its images; 0 when ``data.channels`` or the images decide.
         inverted: whether it inverts dark writing on white paper: ink 255, paper 0.
         has_identity: whether it reads many data sets, each with its own cache file.
@@ -29,6 +30,7 @@ class _Source(NamedTuple):
     """
 
     module: str
+    reads: tuple[str, ...] = ()
     channels: int = 0
     inverted: bool = False
     has_identity: bool = False
@@ -43,10 +45,10 @@ class _Source(NamedTuple):
 _TFDS = "tfds:<name>"
 _SOURCES = {
     "glyphs": _Source("glyphs", channels=1, inverted=True),
-    "image_folder": _Source("image_folder", has_identity=True),
-    "mini_imagenet": _Source("mini_imagenet", channels=3),
-    "omniglot": _Source("omniglot", channels=1, inverted=True),
-    _TFDS: _Source("tfds", has_identity=True),
+    "image_folder": _Source("image_folder", ("manual_dir",), has_identity=True),
+    "mini_imagenet": _Source("mini_imagenet", ("manual_dir",), channels=3),
+    "omniglot": _Source("omniglot", ("manual_dir", "tfds_dir"), channels=1, inverted=True),
+    _TFDS: _Source("tfds", ("tfds_dir",), has_identity=True),
 }
 
 
@@ -96,13 +98,22 @@ def load_dataset(data_config: Any) -> Dataset:
         The data set.
 
     Raises:
-        ConfigError: the name is unknown, the size not positive or the cache not writable.
+        ConfigError: the name is unknown, the size not positive, a folder is set that is not read, or the cache not
+            writable.
         DataError: the source is missing or broken.
     """
     name, size = data_config.name, data_config.image_size
     source = _known(name)
     if not isinstance(size, int) or size < 1:
         raise ConfigError(f"data.image_size is {size!r}; it must be a positive number of pixels.")
+    for field in ("manual_dir", "tfds_dir"):
+        value = getattr(data_config, field)
+        if value and field not in source.reads:
+            read = " and ".join(f"data.{name}" for name in source.reads) or "no folder"
+            raise ConfigError(
+                f"data.{field} is {value!r}, but {name} is read from {read}; leave it empty, or choose "
+                "another data.name."
+            )
     folder = cache_folder(data_config.cache_dir)
     start = time.perf_counter()
     try:

@@ -9,7 +9,7 @@ import pytest
 
 from mamlpp_jax.data.sources import registry
 from mamlpp_jax.data.splits import split_dataset
-from mamlpp_jax.errors import ConfigError, DataError
+from mamlpp_jax.errors import DataError
 from tests.helpers import small_sources
 
 FORMS = small_sources.MINI_FORMS
@@ -79,11 +79,6 @@ def test_images_with_the_same_pixels_are_reported(tmp_path, caplog):
 def test_a_source_that_cannot_be_is_refused(tmp_path):
     with pytest.raises(DataError, match=r"cannot be downloaded.*data\.manual_dir"):
         read(tmp_path, "")
-    raw = FORMS["zips"](tmp_path / "raw")
-    with pytest.raises(
-        ConfigError, match=r"data\.tfds_dir is .*TFDS has no mini.*data\.manual_dir"
-    ):
-        read(tmp_path, raw, tfds_dir=tmp_path)
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ from mamlpp_jax.data.sources import glyphs, registry
 from mamlpp_jax.data.splits import split_dataset
 from mamlpp_jax.errors import ConfigError, MamlppError
 from tests.helpers import small_sources
+from tests.helpers.refusals import refused
 from tests.helpers.small_sources import data_config
 
 
@@ -130,11 +131,24 @@ print(data.num_classes)
     assert done.stdout.strip() == "2"
 
 
+@pytest.mark.parametrize(
+    ("name", "field", "read"),
+    [
+        ("glyphs", "manual_dir", "read from no folder"),
+        ("image_folder", "tfds_dir", r"read from data\.manual_dir;"),
+        ("mini_imagenet", "tfds_dir", r"read from data\.manual_dir;"),
+        ("tfds:mnist", "manual_dir", r"read from data\.tfds_dir;"),
+    ],
+)
+def test_a_folder_that_would_not_be_read_is_refused(tmp_path, name, field, read):
+    config = data_config(tmp_path, name, **{field: tmp_path})
+    with refused(tmp_path, rf"data\.{field} is .* but {name} is {read}"):
+        registry.load_dataset(config)
+
+
 @pytest.mark.parametrize("field", ["manual_dir", "tfds_dir", "cache_dir"])
 @pytest.mark.parametrize("name", ["omniglot", "mini_imagenet", "image_folder", "tfds:mnist"])
 def test_paths_that_cannot_be_are_named(tmp_path, name, field):
     changes = {field: str(tmp_path / ("x" * 300))}
-    if (name, field) in {("image_folder", "tfds_dir"), ("tfds:mnist", "manual_dir")}:
-        changes["cache_dir"] = changes[field]  # the field is not theirs
     with pytest.raises(MamlppError, match=r"xxx|manual_dir|tfds_dir"):
         registry.load_dataset(data_config(tmp_path, name, **changes))
