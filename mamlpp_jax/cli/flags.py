@@ -13,6 +13,7 @@ from ml_collections import ConfigDict, config_flags
 
 from mamlpp_jax import config as config_lib
 from mamlpp_jax.cli.config_files import error_text, load_config, ready_configs
+from mamlpp_jax.config.protocols import PROTOCOLS
 from mamlpp_jax.errors import ConfigError, MamlppError
 from mamlpp_jax.utils.files import wrap_os_errors
 
@@ -138,7 +139,7 @@ def _check_field_names(argv: list[str], names: Sequence[str]) -> None:
                     f"{argument}: of --data_config only the fields data.* are used; --way, --shot, --query, --tasks "
                     "and --inner_steps change the test."
                 )
-            if override["field"] == "protocol":
+            if override["field"] == "protocol" and argument.partition("=")[2] in PROTOCOLS:
                 raise ConfigError(
                     f"{argument} would name a protocol and not set its fields; choose it by the argument of the "
                     "configuration: --config=configs/omniglot.py:protocol=released."

@@ -242,8 +242,8 @@ OF_FILES = [
     ),
     Bad(
         "main",
-        ("--mode=evaluate", "--workdir=run", "--data_config=omniglot", "--data_config.seed=x"),
-        ("--data_config", "config.seed is 'x'"),
+        ("--mode=evaluate", "--workdir=run", "--data_config=omniglot", "--data_config.data.seed=x"),
+        ("--data_config", "config.data.seed is 'x'"),
     ),
 ]
 
