@@ -54,7 +54,7 @@ PROTOCOLS: dict[str, Protocol] = {
             "mini_imagenet": {
                 "train.tasks_per_step": 2,
                 "train.final_learning_rate": 1e-3,  # the first rate: no annealing in effect
-                "train.clip_value": 10.0,
+                "train.clip_value": 10.0,  # of learned inner rates too, which the released code leaves as they are
                 "inner.learning_rate": 0.1,
             }
         },

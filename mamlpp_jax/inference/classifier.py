@@ -226,6 +226,11 @@ def _with_settings(
             "statistics is 'tasknorm', but this model was trained with "
             f"{model.fields['norm.train_statistics']} statistics; only training with tasknorm learns its blend."
         )
+    if statistics in ("running", "renorm") and model.fields["train.average_decay"]:
+        raise ConfigError(
+            f"statistics is {statistics!r}, but this model is an average of weights (train.average_decay), and running "
+            "statistics are those of the last ones; choose another one."
+        )
     if inner_steps is not None:
         config_lib.check_value("train.inner_steps", inner_steps, called="inner_steps")
     image_format = model.image_format

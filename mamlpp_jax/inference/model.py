@@ -30,6 +30,7 @@ LEARNER_FIELDS = (
     "task.way",
     "task.shot",
     "train.inner_steps",
+    "train.average_decay",
     "norm.train_statistics",
     "norm.per_step_statistics",
     "norm.per_step_affine",
@@ -43,8 +44,13 @@ LEARNER_FIELDS = (
     "model.shared_head",
     "model.dtype",
 )
-# Fields of methods that came after the first saved models, with what those have.
-LATER_FIELDS = {"inner.per_step": False, "inner.adapts": "all", "model.shared_head": False}
+# Fields that came after the first saved models, with what those have.
+LATER_FIELDS = {
+    "inner.per_step": False,
+    "inner.adapts": "all",
+    "model.shared_head": False,
+    "train.average_decay": 0.0,
+}
 
 _CHANGED = "## Changed since"
 _NOTE = """\

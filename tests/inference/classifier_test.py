@@ -88,6 +88,16 @@ def test_one_query_at_a_time_equals_the_batch(statistics):
     np.testing.assert_allclose(alone, together, atol=1e-5)
 
 
+@pytest.mark.parametrize("statistics", ["running", "renorm"])
+def test_averaged_weights_have_no_running_statistics(statistics):
+    model = small_model(small_config(**{"train.average_decay": 0.9}))
+    with pytest.raises(
+        ConfigError, match=rf"statistics is '{statistics}', but .* an average of weights"
+    ):
+        FewShotClassifier(model, statistics=statistics)
+    FewShotClassifier(small_model(), statistics=statistics)
+
+
 def test_a_tasknorm_model_is_used_with_tasknorm_and_other_models_are_not():
     model = small_model(small_config("tasknorm"))
     for layer in model.meta.norm.values():

@@ -27,7 +27,7 @@ _NAME = re.compile(r"tfds:(?P<folder>\w+(/[\w+-][\w.+-]*)?)(:(?P<version>\d+\.\d
 
 
 def identity(data_config: Any) -> str:
-    """Identifies a prepared data set by its metadata, wherever it lies.
+    """Identifies a prepared data set by its metadata and class names, wherever it lies.
 
     Args:
         data_config: has ``name``, ``tfds_dir`` and ``channels``.
@@ -38,8 +38,8 @@ def identity(data_config: Any) -> str:
     """
     folder = _version_folder(data_config)
     digest = hashlib.sha256()
-    for name in (tfds_tools.INFO_FILE, "features.json"):
-        path = folder / name
+    described = (folder / tfds_tools.INFO_FILE, folder / "features.json")
+    for path in (*described, *sorted(folder.glob("*.labels.txt"))):
         digest.update(path.read_bytes() if path.is_file() else b"")
     return f"{digest.hexdigest()[:12]}-c{int(data_config.channels)}"
 

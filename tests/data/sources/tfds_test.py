@@ -1,5 +1,7 @@
 """Prepared TFDS data sets, made by the test's own builder without TensorFlow."""
 
+import shutil
+
 import numpy as np
 import pytest
 
@@ -38,6 +40,16 @@ def test_a_version_may_be_named_and_the_cache_belongs_to_the_preparation(tmp_pat
     assert cached[0].startswith("tfds-small_shapes-1.0.0-")
     other = small_sources.small_tfds(tmp_path / "other", classes=3)
     assert read(tmp_path, other, "tfds:small_shapes:1.0.0").num_classes == 3
+
+
+def test_renamed_classes_are_read_again(tmp_path, root):
+    renamed = tmp_path / "renamed"
+    shutil.copytree(root, renamed)
+    before = read(tmp_path, renamed).class_names
+    (labels,) = renamed.rglob("*.labels.txt")
+    labels.write_text(labels.read_text().replace("shape0", "circle"))
+    assert "circle" in read(tmp_path, renamed).class_names
+    assert "circle" not in before
 
 
 def test_labels_need_not_be_the_supervised_pair_and_may_be_missing(tmp_path, caplog):
