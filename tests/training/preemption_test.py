@@ -1,5 +1,6 @@
 """Leaving early: signals and the time limit."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -71,13 +72,14 @@ def test_a_limit_that_is_none_is_refused(minutes):
         PreemptionHandler(minutes)
 
 
-def test_a_second_signal_ends_a_process_that_is_stuck_outside_python():
-    """As in a long compilation: a Python handler would not run before it is through."""
+@contextlib.contextmanager
+def stuck(imported, listening):
+    """A process that is stuck outside Python, as in a long compilation; a Python handler would not run there."""
     code = (
-        "import ctypes, signal\n"
-        "from mamlpp_jax.training.preemption import PreemptionHandler\n"
+        "import ctypes\n"
+        f"from mamlpp_jax.training.preemption import {imported}\n"
         "mutex, libc = ctypes.create_string_buffer(128), ctypes.CDLL(None)\n"
-        "with PreemptionHandler().listening():\n"
+        f"with {listening}:\n"
         "    libc.pthread_mutex_lock(mutex)\n"
         "    print('stuck', flush=True)\n"
         "    libc.pthread_mutex_lock(mutex)\n"
@@ -85,38 +87,28 @@ def test_a_second_signal_ends_a_process_that_is_stuck_outside_python():
     with subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
-        assert process.stdout.readline() == "stuck\n"
+        try:
+            assert process.stdout.readline() == "stuck\n"
+            yield process
+        finally:
+            process.kill()
+
+
+def test_a_second_signal_ends_a_process_that_is_stuck_outside_python():
+    with stuck("PreemptionHandler", "PreemptionHandler().listening()") as process:
         process.send_signal(signal.SIGTERM)
         for line in process.stderr:
             if "received SIGTERM" in line:
                 break
         process.send_signal(signal.SIGINT)
-        try:
-            assert process.wait(timeout=60) == 128 + signal.SIGINT
-        finally:
-            process.kill()
+        assert process.wait(timeout=60) == 128 + signal.SIGINT
 
 
 def test_ctrl_c_ends_a_command_that_has_nothing_to_save_while_it_computes():
-    code = (
-        "import ctypes\n"
-        "from mamlpp_jax.training.preemption import leaving_at_once\n"
-        "mutex, libc = ctypes.create_string_buffer(128), ctypes.CDLL(None)\n"
-        "with leaving_at_once():\n"
-        "    libc.pthread_mutex_lock(mutex)\n"
-        "    print('stuck', flush=True)\n"
-        "    libc.pthread_mutex_lock(mutex)\n"
-    )
-    with subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout.readline() == "stuck\n"
+    with stuck("leaving_at_once", "leaving_at_once()") as process:
         process.send_signal(signal.SIGINT)
-        try:
-            assert process.wait(timeout=60) == 128 + signal.SIGINT
-            assert process.stderr.read() == "\nstopped: interrupted\n"
-        finally:
-            process.kill()
+        assert process.wait(timeout=60) == 128 + signal.SIGINT
+        assert process.stderr.read() == "\nstopped: interrupted\n"
 
 
 def test_handlers_can_be_installed_again():
