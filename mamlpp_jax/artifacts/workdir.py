@@ -250,7 +250,7 @@ class Workdir:
         return {str(split): list(map(str, names)) for split, names in classes.items()}
 
     def trained_classes(self, fingerprint: str) -> set[str]:
-        """The names of the classes that the run is trained on or chosen by; {} where they are of other images.
+        """The names of the classes that the run is trained on or chosen by; none where the images are others.
 
         Args:
             fingerprint: of the whole data set.
