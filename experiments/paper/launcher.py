@@ -1,4 +1,4 @@
-"""Runs commands one after another until it is told to stop."""
+"""Runs commands until it is told to stop."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ Launch = Callable[[Sequence[str], pathlib.Path], int]
 
 
 class Launcher:
-    """Runs commands one at a time; once it is told to stop, the current one is asked to, and no other begins."""
+    """Runs commands, from several threads too; told to stop, it asks those under way to, and begins no other."""
 
     def __init__(self) -> None:
         self._stopping = False
-        self._process: subprocess.Popen[bytes] | None = None
+        self._running: set[subprocess.Popen[bytes]] = set()
 
     def __call__(self, command: Sequence[str], log: pathlib.Path) -> int:
         """The exit code of a command, whose output is appended to `log`; 75 when it was stopped."""
@@ -28,24 +28,26 @@ class Launcher:
         with log.open("ab") as output:
             # In a group of its own, so that Ctrl-C reaches it once, through `stop`; not in a session of its
             # own, where Linux would not weigh its niceness against that of other work.
-            self._process = subprocess.Popen(
+            process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 process_group=0,
             )
+            self._running.add(process)
             if self._stopping:  # while it was being started
-                self._process.terminate()
-            code = self._process.wait()
+                process.terminate()
+            code = process.wait()
+            self._running.discard(process)
         return STOPPED_EXIT_CODE if self._stopping else code
 
     def stop(self, number: int, frame: FrameType | None) -> None:
         """A signal handler."""
         del number, frame
         self._stopping = True
-        if self._process is not None:
-            self._process.terminate()
+        for process in list(self._running):
+            process.terminate()
 
     def listen(self) -> None:
         """Makes SIGTERM and SIGINT call `stop`."""

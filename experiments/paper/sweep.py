@@ -1,14 +1,17 @@
-"""Runs what is missing of a list of runs, one after another, and keeps what is to be committed.
+"""Runs what is missing of a list of runs and keeps what is to be committed.
 
     nice -n 19 python -m experiments.paper.sweep --list=first
     python -m experiments.paper.sweep --list=table1 --protocol=short --seeds=0 --print_commands
     python -m experiments.paper.sweep --list=FILE --test_tasks=6000
     python -m experiments.paper.sweep --list=options --test_tasks=6000 --test_inner_steps=10
     python -m experiments.paper.sweep --list=sharedhead --test_way=20
+    XLA_PYTHON_CLIENT_PREALLOCATE=false python -m experiments.paper.sweep --list=FILE --at_once=6 -- FLAG ...
 
 Lists: see `experiments.paper.runs`. It can be stopped at any time with SIGTERM or SIGINT: the run saves, and the same
 command goes on. Runs that are kept in --results are skipped; remove a folder there to have its run made again. A kept
 run that lacks a wanted test is tested where its workdir is still there, else counted as failed.
+What follows ` -- ` are flags for every training. With --at_once several runs share a device that one leaves idle; the
+seconds they record are then those of a shared device.
 Images are taken from MAMLPP_DATA_DIR/omniglot and MAMLPP_DATA_DIR/mini_imagenet where that variable is set. Exit
 codes: 0 everything is there; 1 a run failed; 2 bad input; 75 stopped.
 """
@@ -21,6 +24,7 @@ import re
 import shlex
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 from absl import app, flags, logging
 
@@ -55,6 +59,7 @@ _INNER_STEPS = flags.DEFINE_integer(
 _WAY = flags.DEFINE_integer(
     "test_way", 0, "Test with so many ways too; 0 = as trained only.", lower_bound=0
 )
+_AT_ONCE = flags.DEFINE_integer("at_once", 1, "Runs at a time.", lower_bound=1)
 
 FAILED_EXIT_CODE = 1
 _DIVERGED = re.compile(r"error: (.* at outer step \d+ \(epoch \d+\).*)")
@@ -71,6 +76,9 @@ class Sweep:
         launch: Launch,
         inner_steps: int = 0,
         way: int = 0,
+        *,
+        at_once: int = 1,
+        further: Sequence[str] = (),
     ) -> None:
         """Sets the sweep up; nothing is run.
 
@@ -81,9 +89,13 @@ class Sweep:
             launch: runs a command.
             inner_steps: of a further test; 0 for none.
             way: of a further test; 0 for none.
+            at_once: how many runs to make at a time.
+            further: flags of `mamlpp_jax.main` for every training.
         """
         self.workdirs, self.results, self.tasks, self.launch = workdirs, results, tasks, launch
         self.inner_steps, self.way = inner_steps, way
+        self.at_once, self.further = at_once, further
+        self._stopped = False
 
     def is_done(self, run: Run) -> bool:
         """Whether the run is kept with all its tests, or diverged."""
@@ -128,7 +140,7 @@ class Sweep:
 
     def train_command(self, run: Run) -> list[str]:
         """The command that makes a run, or continues it."""
-        command = [*_main_command(self.workdirs / run.name), *run.flags]
+        command = [*_main_command(self.workdirs / run.name), *run.flags, *self.further]
         images = pathlib.Path(os.environ.get("MAMLPP_DATA_DIR", "")) / run.data
         if os.environ.get("MAMLPP_DATA_DIR") and images.is_dir():
             command.append(f"--config.data.manual_dir={images}")
@@ -136,28 +148,33 @@ class Sweep:
 
     def __call__(self, runs: Sequence[Run]) -> int:
         """Makes what is missing; returns the exit code."""
-        failed = []
-        for number, run in enumerate(runs, 1):
-            if self.is_done(run):
-                continue
-            kept, workdir, log = self.results / run.name, self.workdirs / run.name, self._log(run)
-            if _is_finished(kept) and not workdir.is_dir():
-                logging.error(
-                    "%s is kept without a test that is wanted, and there is no %s to test: remove %s to have the run "
-                    "made again",
-                    *(run.name, workdir, kept),
-                )
-                failed.append(run.name)
-                continue
-            logging.info("run %d of %d: %s, its log in %s", number, len(runs), run.name, log)
-            code = self._perform(run)
-            if code == STOPPED_EXIT_CODE:
-                logging.info("stopped; the same command goes on")
-                return code
-            if code:
-                failed.append(run.name)
-                logging.error("%s ended with exit code %d; see %s", run.name, code, self._log(run))
-        return FAILED_EXIT_CODE if failed else 0
+        with ThreadPoolExecutor(self.at_once) as pool:
+            codes = list(pool.map(self._make, runs))
+        if STOPPED_EXIT_CODE in codes:
+            logging.info("stopped; the same command goes on")
+            return STOPPED_EXIT_CODE
+        return FAILED_EXIT_CODE if any(codes) else 0
+
+    def _make(self, run: Run) -> int:
+        """Makes one run where it is missing; returns the exit code."""
+        if self._stopped:
+            return STOPPED_EXIT_CODE
+        if self.is_done(run):
+            return 0
+        kept, workdir, log = self.results / run.name, self.workdirs / run.name, self._log(run)
+        if _is_finished(kept) and not workdir.is_dir():
+            logging.error(
+                "%s is kept without a test that is wanted, and there is no %s to test: remove %s to have the run "
+                "made again",
+                *(run.name, workdir, kept),
+            )
+            return FAILED_EXIT_CODE
+        logging.info("%s, its log in %s", run.name, log)
+        code = self._perform(run)
+        self._stopped |= code == STOPPED_EXIT_CODE
+        if code not in (0, STOPPED_EXIT_CODE):
+            logging.error("%s ended with exit code %d; see %s", run.name, code, log)
+        return code
 
     def _perform(self, run: Run) -> int:
         with wrap_os_errors(self.workdirs, "make"):
@@ -196,7 +213,7 @@ def _divergence(log: pathlib.Path) -> str:
 
 def _main(argv: list[str]) -> None:
     logging.set_verbosity(logging.INFO)
-    if len(argv) > 1:
+    if len(argv) > 1 and "--" not in sys.argv:
         fail(f"{argv[1]!r} is not a flag; flags start with --.")
     try:
         if not all(seed.isdigit() for seed in _SEEDS.value):
@@ -206,7 +223,15 @@ def _main(argv: list[str]) -> None:
         runs = load_runs(_LIST.value, _PROTOCOL.value, [int(seed) for seed in _SEEDS.value])
         launcher = Launcher()
         folders = pathlib.Path(_WORKDIRS.value), pathlib.Path(_RESULTS.value)
-        sweep = Sweep(*folders, _TASKS.value, launcher, _INNER_STEPS.value, _WAY.value)
+        sweep = Sweep(
+            *folders,
+            _TASKS.value,
+            launcher,
+            _INNER_STEPS.value,
+            _WAY.value,
+            at_once=_AT_ONCE.value,
+            further=argv[1:],
+        )
         if _PRINT.value:
             for run in runs:
                 if not sweep.is_done(run):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import pathlib
 import platform
 import re
@@ -52,7 +53,10 @@ def _processor() -> str:
 
 
 def _commit() -> str:
-    """The git commit of the code, with "-dirty" where files differ from it; "unknown" outside its repository."""
+    """The git commit of the code, with "-dirty" where files differ from it.
+
+    Outside its repository it is MAMLPP_COMMIT, which says what was copied; "unknown" without that variable.
+    """
     here = pathlib.Path(__file__).resolve()
     try:
         # An installed copy may lie in the repository of another project, which does not track it.
@@ -61,7 +65,7 @@ def _commit() -> str:
             here.parent, "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"
         ).strip()
     except (OSError, subprocess.SubprocessError):
-        return "unknown"
+        return os.environ.get("MAMLPP_COMMIT", "unknown")
 
 
 def _git(folder: pathlib.Path, *arguments: str) -> str:
