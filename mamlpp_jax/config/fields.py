@@ -68,7 +68,9 @@ FIELDS: dict[str, Field] = {
     "model.shared_head": Field(False),  # one head vector for all classes, for any number of ways
     "model.drop_block": Field(0.0, rules.DECAY),  # resnet12: rate of DropBlock in training
     # How convolutions are computed, see mamlpp_jax.ops.conv: speed and memory, not results.
-    "model.conv": Field("auto", one_of("auto", "xla", "patches", "shifted", "direct", "grouped", "pallas")),
+    "model.conv": Field(
+        "auto", one_of("auto", "xla", "patches", "shifted", "direct", "grouped", "pallas"), resumable=True
+    ),
     "model.dtype": Field("float32", one_of("float32", "bfloat16")),  # of factors in convolutions; the rest is float32
 
     "norm.per_step_statistics": Field(True),  # BNRS: running statistics per inner step

@@ -72,9 +72,9 @@ def _run_fields(config: ConfigDict | dict[str, Any]) -> dict[str, Any]:
 
 
 def with_default_compute(config: ConfigDict) -> ConfigDict:
-    """A copy that leaves devices and chunks to the machine it runs on."""
-    changed = copy.deepcopy(config)
-    changed.compute = default_config().compute
+    """A copy that leaves devices, chunks and the way to compute convolutions to the machine it runs on."""
+    changed, default = copy.deepcopy(config), default_config()
+    changed.compute, changed.model.conv = default.compute, default.model.conv
     return changed
 
 

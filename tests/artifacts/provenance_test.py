@@ -49,7 +49,16 @@ def test_without_git_the_commit_is_unknown(monkeypatch, failure):
         raise failure
 
     monkeypatch.setattr(subprocess, "run", fail)
+    monkeypatch.delenv("MAMLPP_COMMIT", raising=False)
     assert provenance(1)["commit"] == "unknown"
+    monkeypatch.setenv("MAMLPP_COMMIT", "0123456789ab")
+    assert provenance(1)["commit"] == "0123456789ab"
+
+
+def test_what_the_repository_says_goes_before_the_variable(monkeypatch):
+    here = provenance(1)["commit"]
+    monkeypatch.setenv("MAMLPP_COMMIT", "0123456789ab")
+    assert here in (provenance(1)["commit"], "unknown")  # unknown in a copy of the files alone
 
 
 def test_a_copy_installed_inside_another_repository_has_no_commit(tmp_path, monkeypatch):
@@ -57,4 +66,5 @@ def test_a_copy_installed_inside_another_repository_has_no_commit(tmp_path, monk
     subprocess.run([*git, "init", "-q"], check=True)
     subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "theirs"], check=True)
     monkeypatch.setattr(provenance_module, "__file__", str(tmp_path / "provenance.py"))
+    monkeypatch.delenv("MAMLPP_COMMIT", raising=False)
     assert provenance(1)["commit"] == "unknown"

@@ -13,6 +13,7 @@ from tests.helpers.small_runs import small_config
         "compute.tasks_per_chunk": 1,
         "compute.remat": True,
         "compute.steps_per_dispatch": 1,
+        "model.conv": "xla",
         "log.every_seconds": 1.0,
         "log.tensorboard": True,
         "checkpoint.every_minutes": 1.0,
@@ -35,7 +36,7 @@ def test_differences_and_hash_leave_out_what_does_not_change_the_run(field, valu
         "data.seed": 1,
         "data.name": "x",
         "data.split_file": "x",
-        "model.conv": "xla",
+        "model.filters": 7,
         "evaluation.tasks": 9,
     }.items(),
 )
@@ -88,11 +89,12 @@ def test_a_run_of_a_version_with_other_fields_differs_and_says_so():
 
 
 def test_a_copy_with_default_compute_leaves_the_original_as_it_is():
-    config = small_config(**{"compute.tasks_per_chunk": 2})
+    config = small_config(**{"compute.tasks_per_chunk": 2, "model.conv": "grouped"})
     changed = config_lib.with_default_compute(config)
     assert changed.compute == config_lib.default_config().compute
+    assert (changed.model.conv, changed.model.filters) == ("auto", config.model.filters)
     assert changed.train == config.train
-    assert config.compute.tasks_per_chunk == 2
+    assert (config.compute.tasks_per_chunk, config.model.conv) == (2, "grouped")
 
 
 def test_values_that_follow_from_fields():

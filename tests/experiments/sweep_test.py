@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -99,6 +100,34 @@ def test_a_stopped_run_ends_the_sweep_and_the_next_one_goes_on(tmp_path):
     assert programs.launched == steps(programs, RUNS[1].name, RUNS[2].name)
 
 
+def test_runs_are_made_several_at_a_time_and_no_more(tmp_path):
+    programs, together, lock = Programs(), threading.Barrier(2, timeout=30), threading.Lock()
+    under_way, most = 0, 0
+
+    def launch(command, log):
+        nonlocal under_way, most
+        if command[2] == "mamlpp_jax.main":
+            with lock:
+                under_way += 1
+                most = max(most, under_way)
+            together.wait()  # for another one that is under way
+            with lock:
+                under_way -= 1
+        return programs(command, log)
+
+    sweep = sweep_of(tmp_path, launch, at_once=2)
+    assert sweep([*RUNS, load_runs("table4", "short")[3]]) == 0
+    assert most == 2
+    assert len(programs.launched) == 8
+
+
+def test_a_stop_ends_those_that_are_made_together_and_begins_no_other(tmp_path):
+    programs = Programs(codes=[75, 75])
+    assert sweep_of(tmp_path, programs, at_once=2)(RUNS) == 75
+    assert {kind for kind, _ in programs.launched} == {"train"}
+    assert RUNS[2].name not in {name for _, name in programs.launched}
+
+
 def test_a_diverged_run_is_kept_as_such_and_not_repeated(tmp_path):
     programs = Programs(codes=[2], says=f"error: {DIVERGED}")
     sweep = sweep_of(tmp_path, programs)
@@ -177,6 +206,19 @@ def test_a_kept_run_without_its_workdir_is_not_trained_again_for_a_test(tmp_path
     assert (sweep.results / RUNS[0].name / "results.json").read_bytes() == before
 
 
+def test_further_flags_are_for_trainings(tmp_path):
+    programs, further = Programs(), ["--config.log.tensorboard=False"]
+    assert sweep_of(tmp_path, programs, further=further).train_command(RUNS[0])[-1:] == further
+    tests = []
+
+    def launch(command, log):
+        tests.extend(word for word in command if "evaluate" in word or "tensorboard" in word)
+        return programs(command, log)
+
+    sweep_of(tmp_path, launch, tasks=6000, further=further)(RUNS[:1])
+    assert tests == [*further, "--mode=evaluate"]
+
+
 def test_images_come_from_the_data_folder_where_it_has_them(tmp_path, monkeypatch):
     sweep = sweep_of(tmp_path, Programs())
     monkeypatch.delenv("MAMLPP_DATA_DIR", raising=False)
@@ -205,21 +247,27 @@ def wait_for(condition):
         time.sleep(0.02)
 
 
-def test_a_stop_is_passed_on_awaited_and_final(tmp_path):
-    launcher, log = Launcher(), tmp_path / "log"
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_stop_is_passed_on_awaited_and_final(tmp_path, count):
+    launcher, logs = Launcher(), [tmp_path / f"log{i}" for i in range(count)]
 
     def stop_when_ready():
-        wait_for(lambda: log.exists() and "ready" in log.read_text())
+        for log in logs:
+            wait_for(lambda log=log: log.exists() and "ready" in log.read_text())
         launcher.stop(signal.SIGTERM, None)
+
+    def run(log):
+        return launcher([sys.executable, "-c", PATIENT, str(log.with_suffix(".state"))], log)
 
     thread = threading.Thread(target=stop_when_ready)
     thread.start()
-    code = launcher([sys.executable, "-c", PATIENT, str(tmp_path / "state")], log)
+    with ThreadPoolExecutor(count) as pool:
+        codes = list(pool.map(run, logs))
     thread.join()
-    assert code == 75
-    assert (tmp_path / "state").read_text() == "saved"
-    assert launcher([sys.executable, "-c", "print('begun')"], log) == 75
-    assert "begun" not in log.read_text()
+    assert codes == [75] * count
+    assert all(log.with_suffix(".state").read_text() == "saved" for log in logs)
+    assert launcher([sys.executable, "-c", "print('begun')"], logs[0]) == 75
+    assert "begun" not in logs[0].read_text()
 
 
 def test_exit_codes_and_output_of_commands(tmp_path):
