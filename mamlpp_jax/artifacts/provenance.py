@@ -38,7 +38,8 @@ def describe(made: Mapping[str, Any]) -> str:
     device = hardware.get("device", "unknown hardware")
     if hardware.get("platform") == "cpu":
         device = hardware.get("processor") or device
-    words = [f"{device}, {hardware.get('devices', 'unknown number of')} devices"]
+    number = hardware.get("devices", "unknown number of")
+    words = [f"{device}, {number} {'device' if number == 1 else 'devices'}"]
     words.append(f"JAX {hardware.get('jax', 'unknown')}")
     return ", ".join([*words, f"commit {made.get('commit', 'unknown')}"])
 
