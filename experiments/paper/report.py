@@ -42,6 +42,7 @@ _TITLES = {
     "options": "Options for more accuracy, MAML++ on Omniglot 1-shot by the short protocol",
     "brief": "Brief runs: statistics, a shared head, ResNet-12",
     "running": "Brief runs: normalising by running statistics",
+    "rates": "Brief runs: the inner rate that mini-ImageNet begins with",
     "other": "Other runs",
 }
 _MARKED = re.compile(r"<!-- report:(\w+) -->\n((?:(?!<!-- report:).)*?)<!-- /report -->", re.DOTALL)

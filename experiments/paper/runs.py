@@ -211,6 +211,31 @@ def resnet_12(protocol: str = "short") -> list[Run]:
     ]
 
 
+def inner_rates(protocol: str = "short") -> list[Run]:
+    """The inner rate that mini-ImageNet begins with, the paper's and the released code's, in 1,000 outer steps."""
+    common = {
+        "train.epochs": 5,
+        "train.steps_per_epoch": 200,
+        "train.first_order_epochs": 0,
+        "train.multi_step_epochs": 1,
+        "train.cosine_annealing": False,
+        "evaluation.tasks": 200,
+        "evaluation.ensemble": 1,
+    }
+    return [
+        Run(
+            "mini_imagenet",
+            5,
+            1,
+            "maml++",
+            protocol,
+            variant=f"rate_{rate}",
+            fields=common | {"inner.learning_rate": rate},
+        )
+        for rate in (0.01, 0.1)
+    ]
+
+
 def first(protocol: str = "short") -> list[Run]:
     """What can be run on two CPU cores, the most telling first."""
     _, *singly, _ = methods(protocol)
@@ -239,6 +264,7 @@ LISTS: dict[str, Callable[[str], list[Run]]] = {
     "sharedhead": shared_head,
     "resnet12": resnet_12,
     "running": running_statistics,
+    "rates": inner_rates,
 }
 
 

@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Callable, Sequence
 
 from experiments.paper import cells, runs as runs_lib
-from experiments.paper.briefs import brief_table, running_table
+from experiments.paper.briefs import brief_table, rates_table, running_table
 from experiments.paper.cells import NO_RUN, Group, Legend
 from experiments.paper.comparisons import Comparison, comparisons
 from experiments.paper.kept_runs import KeptRun, load_all, load_folder
@@ -52,6 +52,7 @@ def all_tables(results: pathlib.Path) -> dict[str, str]:
         "options": options_table(results),
         "brief": brief_table(results),
         "running": running_table(results),
+        "rates": rates_table(results),
         "other": other_table(results),
     }
 

@@ -375,6 +375,23 @@ def test_a_brief_run_has_a_row_per_number_of_ways(tmp_path):
     assert none["statistics"] == "no run"
 
 
+def test_an_inner_rate_has_its_validations_and_tests(tmp_path):
+    low, high = runs_lib.inner_rates()
+    folder = write_run(tmp_path, low, 0.9, tasks=200)
+    results = Workdir(folder).results()
+    tests = [dataclasses.replace(test, query=15) for test in results["test"]]
+    Workdir(folder).write_results({**results, "test": [*elsewhere(tests), *tests]}, {})
+    write_run(tmp_path, high, failure="loss is nan at outer step 7 (epoch 0)")
+    table = all_tables(tmp_path)
+    (row,) = found(table, "rates", **{"first inner rate": "0.01"})
+    validated = [value for key, value in row.items() if key.endswith("steps")]
+    assert validated == ["80.0", "90.0", "90.0", "90.0", "90.0"]
+    assert row["test, `batch`"] == "89.00 ± 0.50"
+    (row,) = found(table, "rates", **{"first inner rate": "0.1"})
+    assert row["loss"] == "diverged"
+    assert "No other runs" in table["other"]
+
+
 def test_running_statistics_have_a_row_per_kind_in_training(tmp_path):
     _, running, _, handed_over = runs_lib.running_statistics()
     folder = write_run(tmp_path, handed_over, 0.9)
