@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import os
 import pathlib
@@ -11,6 +12,7 @@ import jax
 from jax.sharding import SingleDeviceSharding
 from ml_collections import ConfigDict
 
+from mamlpp_jax import config as config_lib
 from mamlpp_jax.algorithms.averaging import evaluated_meta
 from mamlpp_jax.algorithms.learner import Learner
 from mamlpp_jax.artifacts.workdir import Workdir
@@ -28,7 +30,8 @@ class TrainedRun:
 
     Attributes:
         config: what it was trained with.
-        learner: backbone and inner loop.
+        learner: backbone and inner loop; convolutions are computed in the way that suits this machine, not that in
+            which the run was trained.
         meta: what the outer loop learned, or its average (`train.average_decay`); norm leaves [S, F] or [F],
             inner leaves [S, ...] or [1, ...].
         batch_stats: running statistics, leaves [S, F] or [F].
@@ -100,7 +103,9 @@ def _load(
         )
     shape = (size, size, channels)
     sharding = SingleDeviceSharding(jax.local_devices()[0])
-    learner, shapes = make_learner(config), state_shapes(config, shape, sharding)
+    own = copy.deepcopy(config)
+    own.model.conv = config_lib.default_config().model.conv
+    learner, shapes = make_learner(own), state_shapes(config, shape, sharding)
 
     def read(checkpoints: CheckpointReader) -> tuple[int, list[int], list[MetaState]]:
         steps = choose(checkpoints, config, opened)

@@ -256,6 +256,21 @@ def test_a_state_of_another_configuration_is_refused(workdir, first):
         load_run(workdir.path)
 
 
+def test_convolutions_are_computed_in_this_machines_way(tmp_path):
+    """What a GPU was trained with may take minutes on a CPU."""
+    computations = []
+    for conv in ("auto", "grouped"):
+        folder = Workdir(tmp_path / conv)
+        save_run(folder, ACCURACIES, **{"model.conv": conv})
+        run = load_run(folder.path)
+        assert run.config.model.conv == conv
+        norm = jax.tree.map(lambda rows: rows[0], run.meta.norm)
+        images = np.zeros((2, *run.image_shape), np.float32)
+        computations.append(str(jax.make_jaxpr(run.learner.forward)(run.meta.params, norm, images)))
+    assert "conv_general_dilated" in computations[0]
+    assert computations[0] == computations[1]
+
+
 def test_a_loaded_run_scores_what_its_test_did(tmp_path, monkeypatch):
     monkeypatch.setattr(commands, "load_dataset", lambda data: patterns())
     workdir = Workdir(tmp_path / "run")
