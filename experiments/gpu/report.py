@@ -17,19 +17,16 @@ _SCHEDULE = {(1, True): 5_000, (1, False): 20_000, (2, False): 50_000}
 _VALIDATIONS = 150
 
 
-def write_gpu_report(checks: Records, bench: Records, output: Path, commit: str = "") -> None:
+def write_gpu_report(checks: Records, bench: Records, output: Path) -> None:
     """Writes `report.md`, and with benchmark rows `benchmark.md`, `.json` and `.png`.
 
     Args:
         checks: records of the parity and convolution jobs, by name.
         bench: records of the benchmark's jobs.
         output: the folder.
-        commit: of the code, where no repository says.
     """
     machine = dict(bench.get("machine", {}).get("result", {}))
     hardware = machine.get("hardware", {})
-    if machine.get("commit") == "unknown":
-        machine["commit"] = commit or "unknown"
     rows = [Row(**r["result"]["row"]) for r in bench.values() if "row" in r.get("result", {})]
     for row in rows:
         if row.gflop and row.ms_median and machine.get("peak_gflops"):

@@ -37,10 +37,9 @@ _SCRATCH = flags.DEFINE_string(
 )
 _CACHE = flags.DEFINE_string("cache", "omniglot-28px-v1.npz", "The cached data set, for train.")
 _MAX_MINUTES = flags.DEFINE_float("max_minutes", 9.0, "Save and leave after so many minutes.")
-_WORKERS = flags.DEFINE_integer("workers", 6, "Processes that check at a time.", lower_bound=1)
+_WORKERS = flags.DEFINE_integer("workers", 3, "Processes that check at a time.", lower_bound=1)
 _TINY = flags.DEFINE_bool("tiny", False, "Everything as small as possible, to try the script.")
 _RETRY = flags.DEFINE_bool("retry", False, "Run jobs again that failed or took too long.")
-_COMMIT = flags.DEFINE_string("commit", "", "Of the code, where there is no repository to ask.")
 _LEAST_MINUTES = 1.0  # to start a training with; compiling takes most of it
 _PACKING_MINUTES = 0.3
 _PATIENCE = 6.0  # with --tiny, which may run on a busy CPU
@@ -105,7 +104,7 @@ def _report(output: Path) -> None:
     from experiments.gpu.report import write_gpu_report
 
     checks, bench = (Ledger(output / f"{name}.jsonl").records for name in ("checks", "bench"))
-    write_gpu_report(checks, bench, output, _COMMIT.value)
+    write_gpu_report(checks, bench, output)
 
 
 def _train(output: Path, deadline: float, further: list[str]) -> bool:

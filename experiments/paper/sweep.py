@@ -149,16 +149,25 @@ class Sweep:
     def __call__(self, runs: Sequence[Run]) -> int:
         """Makes what is missing; returns the exit code."""
         with ThreadPoolExecutor(self.at_once) as pool:
-            codes = list(pool.map(self._make, runs))
+            codes = list(pool.map(self._make, runs, range(1, len(runs) + 1)))
         if STOPPED_EXIT_CODE in codes:
             logging.info("stopped; the same command goes on")
             return STOPPED_EXIT_CODE
         return FAILED_EXIT_CODE if any(codes) else 0
 
-    def _make(self, run: Run) -> int:
-        """Makes one run where it is missing; returns the exit code."""
+    def _make(self, run: Run, number: int) -> int:
+        """Makes one run where it is missing; returns the exit code. None begins after a stop or an error of ours."""
         if self._stopped:
             return STOPPED_EXIT_CODE
+        try:
+            code = self._make_missing(run, number)
+        except BaseException:
+            self._stopped = True
+            raise
+        self._stopped |= code == STOPPED_EXIT_CODE
+        return code
+
+    def _make_missing(self, run: Run, number: int) -> int:
         if self.is_done(run):
             return 0
         kept, workdir, log = self.results / run.name, self.workdirs / run.name, self._log(run)
@@ -169,9 +178,8 @@ class Sweep:
                 *(run.name, workdir, kept),
             )
             return FAILED_EXIT_CODE
-        logging.info("%s, its log in %s", run.name, log)
+        logging.info("run %d: %s, its log in %s", number, run.name, log)
         code = self._perform(run)
-        self._stopped |= code == STOPPED_EXIT_CODE
         if code not in (0, STOPPED_EXIT_CODE):
             logging.error("%s ended with exit code %d; see %s", run.name, code, log)
         return code
@@ -213,8 +221,9 @@ def _divergence(log: pathlib.Path) -> str:
 
 def _main(argv: list[str]) -> None:
     logging.set_verbosity(logging.INFO)
-    if len(argv) > 1 and "--" not in sys.argv:
-        fail(f"{argv[1]!r} is not a flag; flags start with --.")
+    further = sys.argv[sys.argv.index("--") + 1 :] if "--" in sys.argv else []
+    if stray := argv[1 : len(argv) - len(further)]:
+        fail(f"{stray[0]!r} is not a flag; flags start with --.")
     try:
         if not all(seed.isdigit() for seed in _SEEDS.value):
             raise ConfigError(
@@ -230,7 +239,7 @@ def _main(argv: list[str]) -> None:
             _INNER_STEPS.value,
             _WAY.value,
             at_once=_AT_ONCE.value,
-            further=argv[1:],
+            further=further,
         )
         if _PRINT.value:
             for run in runs:

@@ -66,7 +66,7 @@ def _commit() -> str:
             here.parent, "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"
         ).strip()
     except (OSError, subprocess.SubprocessError):
-        return os.environ.get("MAMLPP_COMMIT", "unknown")
+        return os.environ.get("MAMLPP_COMMIT") or "unknown"
 
 
 def _git(folder: pathlib.Path, *arguments: str) -> str:

@@ -64,7 +64,7 @@ def resolve_config(
     if mode == "evaluate" and workdir is None:
         raise ConfigError("--mode=evaluate needs --workdir, the folder of a trained run.")
     if mode == "evaluate" and workdir is not None and config is None:
-        # The devices are those of this machine, not of the one that trained.
+        # Devices and the way to compute are those of this machine, not of the one that trained.
         return config_lib.with_default_compute(workdir.config())
     if config is None:
         raise ConfigError("--config is missing, for example --config=configs/quickstart.py.")

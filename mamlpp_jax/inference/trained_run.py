@@ -12,10 +12,10 @@ import jax
 from jax.sharding import SingleDeviceSharding
 from ml_collections import ConfigDict
 
-from mamlpp_jax import config as config_lib
 from mamlpp_jax.algorithms.averaging import evaluated_meta
 from mamlpp_jax.algorithms.learner import Learner
 from mamlpp_jax.artifacts.workdir import Workdir
+from mamlpp_jax.config import check_value
 from mamlpp_jax.data.sources.registry import known_channels
 from mamlpp_jax.errors import WorkdirError
 from mamlpp_jax.training.checkpoints import CheckpointReader, quiet_orbax
@@ -30,8 +30,7 @@ class TrainedRun:
 
     Attributes:
         config: what it was trained with.
-        learner: backbone and inner loop; convolutions are computed in the way that suits this machine, not that in
-            which the run was trained.
+        learner: backbone and inner loop.
         meta: what the outer loop learned, or its average (`train.average_decay`); norm leaves [S, F] or [F],
             inner leaves [S, ...] or [1, ...].
         batch_stats: running statistics, leaves [S, F] or [F].
@@ -52,7 +51,9 @@ class TrainedRun:
         return (self.step - 1) // self.config.train.steps_per_epoch
 
 
-def load_run(workdir: str | os.PathLike[str], epoch: str | int = "best") -> TrainedRun:
+def load_run(
+    workdir: str | os.PathLike[str], epoch: str | int = "best", conv: str = "auto"
+) -> TrainedRun:
     """Loads a run from its working directory, read-only.
 
     The run may still be going on: then one of the whole checkpoints is taken, and a warning says of which step.
@@ -61,15 +62,18 @@ def load_run(workdir: str | os.PathLike[str], epoch: str | int = "best") -> Trai
         workdir: the folder that training wrote.
         epoch: "best" by validation accuracy so far (the latest whole checkpoint where no epoch is finished),
             "latest", or the number of an epoch, from 0, whose end was kept.
+        conv: kind of convolution of the learner, one of `ops.conv.KINDS`: by default what suits this machine, not
+            what suited that of the training. "xla" has forward-mode derivatives.
 
     Returns:
         The run's learner and what it learned, on the default device. No weights are initialised and no data set
         is read.
 
     Raises:
+        ConfigError: there is no such kind of convolution.
         WorkdirError: there is no such run or checkpoint, or it is damaged or of another version.
     """
-    return _load(workdir, lambda *opened: [_choose_step(epoch, *opened)])[0]
+    return _load(workdir, lambda *opened: [_choose_step(epoch, *opened)], conv)[0]
 
 
 def load_best(workdir: str | os.PathLike[str], count: int) -> list[TrainedRun]:
@@ -91,7 +95,9 @@ def load_best(workdir: str | os.PathLike[str], count: int) -> list[TrainedRun]:
 def _load(
     workdir: str | os.PathLike[str],
     choose: Callable[[CheckpointReader, ConfigDict, Workdir], list[int]],
+    conv: str = "auto",
 ) -> list[TrainedRun]:
+    check_value("model.conv", conv, "conv")
     quiet_orbax()
     opened = Workdir(pathlib.Path(workdir))
     config = opened.config()
@@ -103,9 +109,9 @@ def _load(
         )
     shape = (size, size, channels)
     sharding = SingleDeviceSharding(jax.local_devices()[0])
-    own = copy.deepcopy(config)
-    own.model.conv = config_lib.default_config().model.conv
-    learner, shapes = make_learner(own), state_shapes(config, shape, sharding)
+    computed = copy.deepcopy(config)
+    computed.model.conv = conv
+    learner, shapes = make_learner(computed), state_shapes(config, shape, sharding)
 
     def read(checkpoints: CheckpointReader) -> tuple[int, list[int], list[MetaState]]:
         steps = choose(checkpoints, config, opened)

@@ -1,8 +1,9 @@
 """Convolution that stays fast under ``vmap`` over kernels and in every derivative.
 
-``vmap`` over `lax.conv_general_dilated` with one kernel per task becomes a grouped convolution, which
-CPU and GPU back ends run very slowly, and so do its higher derivatives. Here a convolution is seen as
-the trilinear form ``<conv(x, w), dy>``, whose three partial gradients
+``vmap`` over `lax.conv_general_dilated` with one kernel per task becomes a grouped convolution, which the
+CPU back end runs very slowly, as it does its higher derivatives; a GPU that was measured does not, and takes twice the
+memory of `grouped` (experiments/PERFORMANCE.md). Here a convolution is seen as the trilinear form
+``<conv(x, w), dy>``, whose three partial gradients
 
     conv(x, w) -> y        input_gradient(dy, w) -> dx        kernel_gradient(x, dy) -> dw
 

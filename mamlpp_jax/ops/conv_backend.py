@@ -5,8 +5,8 @@
     GROUPED   `vmap` over images and kernels becomes one convolution with a group per task, written as the GPU
               libraries have it: groups of channels forward, groups of the batch in the kernel gradient
 
-Automatic derivatives of `lax.conv_general_dilated` reach other forms of the same convolution, for which neither
-back end has a fast kernel.
+Automatic derivatives of `lax.conv_general_dilated` reach other forms of the same convolution, for which the CPU back
+end has no fast kernel.
 """
 
 from __future__ import annotations

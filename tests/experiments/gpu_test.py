@@ -205,7 +205,7 @@ def test_the_report_counts_projects_and_lists_what_failed(tmp_path):
         "machine": ok(
             {
                 "device": "card",
-                "commit": "unknown",
+                "commit": "abc",
                 "hardware": {"device": "card"},
                 "peak_gflops": 50_000,
                 "copy_gb_per_s": 3000.0,
@@ -217,7 +217,7 @@ def test_the_report_counts_projects_and_lists_what_failed(tmp_path):
         "s3": row("schedule", 2, False, 12.0),
         "e": row("evaluation", 1, False, 400.0, tasks=600),
     }
-    write_gpu_report(found, timed, tmp_path, commit="abc")
+    write_gpu_report(found, timed, tmp_path)
     page = (tmp_path / "report.md").read_text()
     assert "Commit abc" in page
     assert "1 of 2 agree" in page

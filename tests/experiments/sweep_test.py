@@ -16,6 +16,7 @@ import pytest
 from experiments.paper.launcher import Launcher
 from experiments.paper.runs import load_runs
 from experiments.paper.sweep import Sweep
+from mamlpp_jax.errors import WorkdirError
 
 ROOT = pathlib.Path(__file__).parents[2]
 RUNS = load_runs("table4", "short")[:3]
@@ -126,6 +127,22 @@ def test_a_stop_ends_those_that_are_made_together_and_begins_no_other(tmp_path):
     assert sweep_of(tmp_path, programs, at_once=2)(RUNS) == 75
     assert {kind for kind, _ in programs.launched} == {"train"}
     assert RUNS[2].name not in {name for _, name in programs.launched}
+
+
+@pytest.mark.parametrize("at_once", [1, 2])
+def test_after_an_error_of_the_sweep_itself_no_other_run_begins(tmp_path, at_once):
+    programs = Programs()
+    broken = tmp_path / "results" / RUNS[0].name / "results.json"
+    broken.parent.mkdir(parents=True)
+    broken.write_text("{")
+
+    def launch(command, log):
+        time.sleep(0.2)  # longer than it takes to find the error
+        return programs(command, log)
+
+    with pytest.raises(WorkdirError, match=r"results\.json"):
+        sweep_of(tmp_path, launch, at_once=at_once)(RUNS)
+    assert len({name for _, name in programs.launched}) < at_once
 
 
 def test_a_diverged_run_is_kept_as_such_and_not_repeated(tmp_path):
@@ -295,6 +312,18 @@ def test_commands_are_printed_and_nothing_is_run(tmp_path):
     assert all("seed=2" in line and "protocol=short" in line for line in lines)
     assert lines[0].split()[1:3] == ["-m", "mamlpp_jax.main"]
     assert not list(tmp_path.iterdir())
+
+
+def test_flags_for_trainings_stand_behind_two_dashes(tmp_path):
+    flags = [f"--workdirs={tmp_path}/w", f"--results={tmp_path}/r", "--print_commands", "--seeds=2"]
+    given = ["--list=table4", *flags]
+    further = ["--config.log.tensorboard=False", "--max_minutes=9"]
+    printed = sweep_command(*given, "--", *further).stdout.splitlines()
+    assert printed
+    assert all(line.split()[-2:] == further for line in printed)
+    refused = sweep_command(*given, "table1", "--", *further)
+    assert refused.returncode == 2
+    assert refused.stderr.startswith("error: 'table1' is not a flag")
 
 
 def test_bad_input_is_one_paragraph():

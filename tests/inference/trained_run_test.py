@@ -14,7 +14,7 @@ from mamlpp_jax.algorithms.averaging import evaluated_meta
 from mamlpp_jax.algorithms.metrics import score
 from mamlpp_jax.artifacts.workdir import Workdir
 from mamlpp_jax.cli import commands
-from mamlpp_jax.errors import WorkdirError
+from mamlpp_jax.errors import ConfigError, WorkdirError
 from mamlpp_jax.inference.classifier import FewShotClassifier
 from mamlpp_jax.inference.trained_run import load_run
 from mamlpp_jax.training import learner as learner_lib, reading
@@ -256,19 +256,24 @@ def test_a_state_of_another_configuration_is_refused(workdir, first):
         load_run(workdir.path)
 
 
-def test_convolutions_are_computed_in_this_machines_way(tmp_path):
+def test_convolutions_are_computed_in_this_machines_way_or_as_asked(tmp_path):
     """What a GPU was trained with may take minutes on a CPU."""
-    computations = []
-    for conv in ("auto", "grouped"):
-        folder = Workdir(tmp_path / conv)
-        save_run(folder, ACCURACIES, **{"model.conv": conv})
-        run = load_run(folder.path)
-        assert run.config.model.conv == conv
+
+    def computation(trained, **asked):
+        folder = Workdir(tmp_path / trained)
+        if not folder.path.exists():
+            save_run(folder, ACCURACIES, **{"model.conv": trained})
+        run = load_run(folder.path, **asked)
+        assert run.config.model.conv == trained
         norm = jax.tree.map(lambda rows: rows[0], run.meta.norm)
         images = np.zeros((2, *run.image_shape), np.float32)
-        computations.append(str(jax.make_jaxpr(run.learner.forward)(run.meta.params, norm, images)))
-    assert "conv_general_dilated" in computations[0]
-    assert computations[0] == computations[1]
+        return str(jax.make_jaxpr(run.learner.forward)(run.meta.params, norm, images))
+
+    assert computation("grouped") == computation("auto")
+    assert computation("auto", conv="grouped") == computation("grouped", conv="grouped")
+    assert computation("auto", conv="grouped") != computation("auto")
+    with pytest.raises(ConfigError, match=r"^conv is 'fft'"):
+        computation("auto", conv="fft")
 
 
 def test_a_loaded_run_scores_what_its_test_did(tmp_path, monkeypatch):
