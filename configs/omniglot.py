@@ -21,8 +21,8 @@ Measured: the paper's whole protocol not yet. By protocol=released, in full (50,
 method=maml++, seed 0, trained with `batch` statistics: test accuracy of the ensemble on 6,000 tasks 99.52 ± 0.08 %
 with `batch`, 98.34 ± 0.14 % with `support` statistics, on 2 CPU cores (AMD EPYC, JAX 0.10.2), at commit
 29b9d30. By protocol=short (5,000 outer steps), way=5, shot=1, method=maml++, seed 0,
-trained with `batch` statistics: test accuracy of the ensemble on 6,000 tasks 99.02 ± 0.12 % with `batch`,
-96.40 ± 0.21 % with `support` statistics, on 2 CPU cores (Intel Xeon, JAX 0.10.2), at commit 4cc54af. The same with
+trained with `batch` statistics: test accuracy of the ensemble on 6,000 tasks 98.94 ± 0.12 % with `batch`,
+96.51 ± 0.21 % with `support` statistics, on 2 CPU cores (AMD EPYC, JAX 0.10.2), at commit d5d355d. The same with
 way=20: 95.08 ± 0.12 % and 94.29 ± 0.13 %, on one NVIDIA H200 (JAX 0.11.2), at commit 02e27bc. Published for whole runs,
 1-shot: 99.47 % 5-way, 97.65 % 20-way. README has the other methods.
 """
