@@ -140,11 +140,11 @@ class Sweep:
 
     def train_command(self, run: Run) -> list[str]:
         """The command that makes a run, or continues it."""
-        command = [*_main_command(self.workdirs / run.name), *run.flags, *self.further]
+        command = [*_main_command(self.workdirs / run.name), *run.flags]
         images = pathlib.Path(os.environ.get("MAMLPP_DATA_DIR", "")) / run.data
         if os.environ.get("MAMLPP_DATA_DIR") and images.is_dir():
             command.append(f"--config.data.manual_dir={images}")
-        return command
+        return [*command, *self.further]
 
     def __call__(self, runs: Sequence[Run]) -> int:
         """Makes what is missing; returns the exit code."""
