@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import pathlib
+from collections.abc import Callable, Sequence
 
 from experiments.paper import cells, runs as runs_lib
 from experiments.paper.cells import NO_RUN, Group, Legend
 from experiments.paper.kept_runs import KeptRun, load_kept
+from experiments.paper.runs import Run
 from mamlpp_jax.artifacts.results import TestResult
 
 _NOTE = (
@@ -55,25 +57,15 @@ def running_table(results: pathlib.Path) -> str:
     Raises:
         WorkdirError: as there.
     """
-    legend, rows = Legend(), []
-    for run in runs_lib.running_statistics():
-        names = {"trained with": f"`{run.fields['norm.train_statistics']}`"}
+
+    def named(run: Run) -> dict[str, str]:
+        trained_with = f"`{run.fields['norm.train_statistics']}`"
         if run.fields["norm.train_statistics"] == "renorm":
             at_once = run.fields.get("norm.hand_over") == 0.0
-            names["trained with"] += ", from the start" if at_once else ", handed over"
-        kept = load_kept(results, run)
-        if kept is None or not kept.results:
-            rows.append({**names, "outer steps": NO_RUN if kept is None else "diverged"})
-            continue
-        rows.append(
-            {
-                **names,
-                "outer steps": Group([kept], 1).length,
-                **_tests(kept),
-                "made": legend.signs([kept]),
-            }
-        )
-    return cells.table(rows, legend, _RUNNING_NOTE)
+            trained_with += ", from the start" if at_once else ", handed over"
+        return {"trained with": trained_with}
+
+    return _row_per_run(results, runs_lib.running_statistics(), named, _tests, _RUNNING_NOTE)
 
 
 _RATES_NOTE = (
@@ -93,24 +85,38 @@ def rates_table(results: pathlib.Path) -> str:
     Raises:
         WorkdirError: as there.
     """
+
+    def named(run: Run) -> dict[str, str]:
+        return {"first inner rate": f"{run.fields['inner.learning_rate']}"}
+
+    def filled(kept: KeptRun) -> dict[str, str]:
+        validations = zip(*kept.series("val_accuracy"), strict=True)
+        return {
+            "loss": _first_and_last_loss(kept),
+            **{f"{step:,} steps": f"{100 * value:.1f}" for step, value in validations},
+            **{f"test, {mode}": value for mode, value in _tests(kept).items()},
+        }
+
+    return _row_per_run(results, runs_lib.inner_rates(), named, filled, _RATES_NOTE)
+
+
+def _row_per_run(
+    results: pathlib.Path,
+    planned: Sequence[Run],
+    named: Callable[[Run], dict[str, str]],
+    filled: Callable[[KeptRun], dict[str, str]],
+    note: str,
+) -> str:
     legend, rows = Legend(), []
-    for run in runs_lib.inner_rates():
-        names = {"first inner rate": f"{run.fields['inner.learning_rate']}"}
+    for run in planned:
         kept = load_kept(results, run)
         if kept is None or not kept.results:
-            rows.append({**names, "loss": NO_RUN if kept is None else "diverged"})
+            rows.append({**named(run), "outer steps": NO_RUN if kept is None else "diverged"})
             continue
-        validations = zip(*kept.series("val_accuracy"), strict=True)
-        rows.append(
-            {
-                **names,
-                "loss": _first_and_last_loss(kept),
-                **{f"{step:,} steps": f"{100 * value:.1f}" for step, value in validations},
-                **{f"test, {mode}": value for mode, value in _tests(kept).items()},
-                "made": legend.signs([kept]),
-            }
-        )
-    return cells.table(rows, legend, _RATES_NOTE)
+        length = Group([kept], 1).length
+        made = legend.signs([kept])
+        rows.append({**named(run), "outer steps": length, **filled(kept), "made": made})
+    return cells.table(rows, legend, note)
 
 
 def _tests(kept: KeptRun) -> dict[str, str]:

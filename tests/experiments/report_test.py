@@ -384,11 +384,11 @@ def test_an_inner_rate_has_its_validations_and_tests(tmp_path):
     write_run(tmp_path, high, failure="loss is nan at outer step 7 (epoch 0)")
     table = all_tables(tmp_path)
     (row,) = found(table, "rates", **{"first inner rate": "0.01"})
-    validated = [value for key, value in row.items() if key.endswith("steps")]
+    validated = [value for key, value in row.items() if key.endswith("0 steps")]
     assert validated == ["80.0", "90.0", "90.0", "90.0", "90.0"]
     assert row["test, `batch`"] == "89.00 ± 0.50"
     (row,) = found(table, "rates", **{"first inner rate": "0.1"})
-    assert row["loss"] == "diverged"
+    assert row["outer steps"] == "diverged"
     assert "No other runs" in table["other"]
 
 
