@@ -11,6 +11,7 @@ maml+msl+lslr), steps (inner steps, 1 to 5 in the paper), protocol and seed. The
               a constant outer rate in every method (the component ca has no effect), outer gradients clamped to
               +-10, inner rates from 0.1
     short     the paper's with 10 epochs of 2 tasks, its annealing shortened alike
+    compact   the paper's with 60 epochs of 2 tasks, its annealing shortened alike: about ten hours of 2 CPU cores
 
 and mamlpp_jax/config/protocols.py has the rest of their settings.
 

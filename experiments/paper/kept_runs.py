@@ -40,7 +40,7 @@ class KeptRun:
         name: of its folder.
         config: its fields by name, such as "train.epochs".
         changed: fields that differ from the planned run's, as "train.epochs=3".
-        full_steps: outer steps of the same run in full; of the paper's protocol where its own is "short" or "none".
+        full_steps: outer steps of the same run in full; of the paper's protocol, unless its own is "released".
         epochs: a record per epoch, see `keep.epoch_records`.
         results: the content of `results.json` with `TestResult`s; {} for a run that diverged.
         failure: why it has no results; "" for a run that has.
@@ -142,7 +142,7 @@ def load_kept(results: pathlib.Path, run: Run) -> KeptRun | None:
             f"{results / run.name} holds another run than its name says: it has {here}. Give the folder the name "
             "of its run, or remove it."
         )
-    protocol = "paper" if run.protocol in ("short", "none") else run.protocol
+    protocol = "released" if run.protocol == "released" else "paper"
     in_full = planned_config(run._replace(protocol=protocol, fields={}))
     steps = config_lib.total_steps(in_full)
     return dataclasses.replace(kept, changed=_changed(planned, kept.config), full_steps=steps)

@@ -15,7 +15,7 @@ from experiments.paper.paired import methods_table, options_table
 from experiments.paper.published import published_text
 from experiments.paper.runs import Run
 
-PROTOCOLS = ("paper", "released", "short")
+PROTOCOLS = ("paper", "released", "compact", "short")
 _ACCURACY_NOTE = (
     "Test accuracy in percent: mean ± sample standard deviation over seeds (none for one seed) [± half the 95 % "
     "interval over test tasks, mean over seeds]. `batch` and `support`: what normalises in the test, training uses "

@@ -68,6 +68,14 @@ def test_short_scales_the_papers_annealing_to_ten_epochs(name, tasks):
     assert fields(short, *ANNEALING[2:]) == fields(paper, *ANNEALING[2:])
 
 
+def test_compact_is_the_papers_with_60_epochs_of_2_tasks():
+    paper, compact = (
+        get_config("mini_imagenet", f"protocol={name}") for name in ("paper", "compact")
+    )
+    assert fields(compact, *LENGTH, *ANNEALING) == (60, 500, 2, 20, 5, True, "step")
+    assert fields(compact, *OUTER, *REST) == fields(paper, *OUTER, *REST)
+
+
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 @pytest.mark.parametrize("name", ["omniglot", "mini_imagenet"])
