@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
@@ -56,15 +57,15 @@ def test_episodes(config: ConfigDict, way: int, shot: int, tasks: int) -> Iterat
     experiment = build_experiment(changed, load_dataset(changed.data), splits=("test",))
     episodes = experiment.tasks["test"].episodes(tasks)
     for task in range(tasks):
-        yield Episode(*(leaf[task] for leaf in episodes[:4]))
+        yield jax.tree.map(lambda leaf, task=task: leaf[task], episodes)
 
 
 def accuracies(clf: FewShotClassifier, episodes: Iterator[Episode]) -> np.ndarray:
     """The accuracy on each task."""
     return np.array(
         [
-            clf.fit(e.support_images, e.support_labels.tolist()).score(
-                e.query_images, e.query_labels.tolist()
+            clf.fit(e.support.inputs, e.support.targets.tolist()).score(
+                e.query.inputs, e.query.targets.tolist()
             )
             for e in episodes
         ]
@@ -83,14 +84,14 @@ def order_effect(clf: FewShotClassifier, episodes: Iterator[Episode]) -> dict[st
     for episode in episodes:
         found = []
         for _ in range(_ORDERS):
-            order = rng.permutation(len(episode.support_labels))
-            labels = episode.support_labels[order].tolist()
+            order = rng.permutation(len(episode.support.targets))
+            labels = episode.support.targets[order].tolist()
             found.append(
-                clf.fit(episode.support_images[order], labels).predict(episode.query_images)
+                clf.fit(episode.support.inputs[order], labels).predict(episode.query.inputs)
             )
         predicted = np.array(found, int)
         changed.append((predicted[1:] != predicted[0]).mean())
-        right.append((predicted == episode.query_labels).mean(axis=1))
+        right.append((predicted == episode.query.targets).mean(axis=1))
     spread = float(np.mean(right, axis=0).std(ddof=1))
     return {"changed": float(np.mean(changed)), "spread": spread}
 

@@ -51,7 +51,7 @@ def sample_tasks(key: jax.Array, step: jax.Array | int, task_indices: jax.Array)
         phase = jax.random.uniform(keys[1], maxval=jnp.pi)
         x = jax.random.uniform(keys[2], (2, POINTS, 1), minval=-5.0, maxval=5.0)
         y = amplitude * jnp.sin(x - phase)
-        return maml.Episode(x[0], y[0], x[1], y[1])
+        return maml.Episode(maml.Batch(x[0], y[0]), maml.Batch(x[1], y[1]))
 
     return jax.vmap(one)(task_indices)
 
@@ -72,7 +72,7 @@ def make_learner(rate: float, inner_steps: int) -> maml.Learner:
 def train(rate: float, outer_steps: int) -> maml.MetaParams:
     """MAML with one inner step; with rate 0 the query loss is that of one model for all tasks."""
     learner, optimizer = make_learner(rate, inner_steps=1), optax.adam(1e-3)
-    variables = maml.init_model(Regressor(), jax.random.key(0), (1,))
+    variables = maml.init_model(Regressor(), jax.random.key(0), jnp.zeros((1, 1)))
     state = maml.init_state(learner, variables, optimizer)
     step = maml.make_train_step(learner, optimizer, sample_tasks, tasks_per_step=TASKS)
     run = jax.jit(maml.scan_steps(step, outer_steps))
@@ -83,12 +83,9 @@ def train(rate: float, outer_steps: int) -> maml.MetaParams:
 def predict(rate: float, meta: maml.MetaParams, episode: maml.Episode, x: jax.Array) -> jax.Array:
     """Predictions at x [P, 1] after 0 to 10 steps on the support points, [11, P, 1]."""
     learner = make_learner(rate, ADAPT_STEPS)
-    per_step = maml.lay_out(learner, meta, {})
-    _, trace = maml.adapt(
+    _, trace = maml.adapt_to(
         learner,
-        meta.params,
-        per_step,
-        episode,
+        maml.make_task(learner, meta, {}, episode),
         order=1,
         after_step=lambda theta, _: learner.forward(theta, {}, x)[0],
     )
@@ -97,8 +94,8 @@ def predict(rate: float, meta: maml.MetaParams, episode: maml.Episode, x: jax.Ar
 
 def errors(rate: float, meta: maml.MetaParams, tests: maml.Episode) -> jax.Array:
     """Mean squared error of the query points over all tasks after 0 to 10 steps, [11]."""
-    found = jax.vmap(lambda task: predict(rate, meta, task, task.query_images))(tests)
-    return jnp.mean(jnp.square(found - tests.query_labels[:, None]), (0, 2, 3))
+    found = jax.vmap(lambda task: predict(rate, meta, task, task.query.inputs))(tests)
+    return jnp.mean(jnp.square(found - tests.query.targets[:, None]), (0, 2, 3))
 
 
 def draw(
@@ -113,7 +110,7 @@ def draw(
         first, *_, last = predict(rate, meta, episode, x)
         right.plot(x, first, ":", color=color, label=f"{name}, before")
         right.plot(x, last, color=color, label=f"{name}, after {ADAPT_STEPS} steps")
-    right.plot(episode.support_images, episode.support_labels, "k^", label="the 10 points")
+    right.plot(*episode.support, "k^", label="the 10 points")
     left.set(xlabel="gradient steps on 10 points", ylabel="mean squared error", ylim=(0, None))
     right.set(xlabel="x", ylabel="y")
     left.legend()

@@ -2,8 +2,8 @@
 
     B   tasks of a meta-batch (or of a chunk of it)
     S   inner steps
-    N   support images of a task, way x shot
-    M   query images of a task, way x query
+    N   support examples of a task, way x shot
+    M   query examples of a task, way x query
     H W C   image height, width, channels
     K   ways (classes of a task)
     F   filters (channels) of a convolution
@@ -26,21 +26,29 @@ Moments = Any  # pytree {layer: {"mean": [F], "var": [F], "count": []}}
 RunningStats = Any  # pytree {layer: {"mean": [S, F], "var": [S, F]}}, [F] when shared
 
 
+class Batch(NamedTuple):
+    """Inputs and their targets: any pytrees, such as images, tokens, or a series with its mask.
+
+    Attributes:
+        inputs: leaves with a leading N (support) or M (query); images are float [N, H, W, C].
+        targets: leaves with the same leading axis; labels are int32 [N], 0..K-1.
+    """
+
+    inputs: Any
+    targets: Any
+
+
 class Episode(NamedTuple):
     """One task: what the inner loop learns from and what it is judged on.
 
     Attributes:
-        support_images: float [N, H, W, C].
-        support_labels: int32 [N], 0..K-1; any targets with a leading N for another loss.
-        query_images: float [M, H, W, C] (the paper's "target set").
-        query_labels: int32 [M], 0..K-1, or targets with a leading M.
-        key: random key of the task, for a backbone that drops units; None to drop nothing.
+        support: N examples.
+        query: M examples (the paper's "target set").
+        key: random key of the task, for a backbone that draws random numbers in training; None to draw none.
     """
 
-    support_images: Array
-    support_labels: Array
-    query_images: Array
-    query_labels: Array
+    support: Batch
+    query: Batch
     key: Array | None = None
 
 
@@ -53,11 +61,13 @@ class MetaParams(NamedTuple):
             never adapted.
         inner: what the inner optimizer learns, leaves [S, ...], or [1, ...] where all steps share an entry; empty for
             plain SGD.
+        inner_loss: what an `InnerLoss` learns, leaves as of `inner`; empty for a fixed loss.
     """
 
     params: Params
     norm: NormParams
     inner: Any
+    inner_loss: Any = {}  # noqa: RUF012 (never changed)
 
 
 class MetaState(NamedTuple):
@@ -86,48 +96,76 @@ class StepPlan:
         order: 2 differentiates through the inner updates; 1 stops gradients at the support gradient
             (first-order MAML; rates and normalisation still learn from the query loss).
         multi_step: whether the query loss after every inner step counts, or only the last one.
-        hand_over: float [], 0..1, traced: how far the statistics mode `renorm` has gone from the batch's own moments
-            to the running statistics; read in that mode only.
+        anneal: float [], 0..1, traced: how far annealed statistics (`renorm`) have gone from the batch's own moments
+            to the running ones; read in such modes only.
+
+    Raises:
+        ValueError: the order is neither 1 nor 2, or `multi_step` comes without weights.
     """
 
     weights: Array | None = None
     order: int = dataclasses.field(default=2, metadata={"static": True})
     multi_step: bool = dataclasses.field(default=False, metadata={"static": True})
-    hand_over: Array | float = 1.0
+    anneal: Array | float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.order not in (1, 2):
+            raise ValueError(f"StepPlan.order is {self.order!r}; it must be 1 or 2.")
+        if self.multi_step and self.weights is None:
+            raise ValueError(
+                "StepPlan.multi_step is True, but weights is None; give a weight for the query loss after each inner "
+                "step, such as schedules.multi_step_weights(epoch, inner_steps, multi_step_epochs)."
+            )
+
+
+class ModelVariables(NamedTuple):
+    """A fresh backbone, for one inner step.
+
+    Attributes:
+        params: weights.
+        norm: batch-norm scale (1) and bias (0), leaves [F]; empty without batch norm.
+        batch_stats: running mean (0) and variance (1), leaves [F]; empty without batch norm.
+    """
+
+    params: Params
+    norm: NormParams = {}  # noqa: RUF012 (never changed)
+    batch_stats: RunningStats = {}  # noqa: RUF012
 
 
 class Forward(Protocol):
-    """A backbone as a pure function; `mamlpp_jax.models.make_forward` makes one."""
+    """A backbone as a pure function; `mamlpp_jax.models.make_forward` makes one of a Flax module."""
 
     def __call__(
         self,
         params: Params,
         norm: NormParams,
-        images: Array,
+        inputs: Any,
         bn_stats: Moments | None = None,
         key: Array | None = None,
-    ) -> tuple[Array, Moments]:
-        """Returns outputs (logits [N, K]) and the moments of this batch, per normalised layer.
+    ) -> tuple[Any, Moments]:
+        """Returns outputs (logits [N, K], or any pytree) and the moments of this batch, per normalised layer.
 
         Args:
             params: weights of one task.
             norm: batch-norm scale and bias of one inner step, leaves [F].
-            images: [N, H, W, C].
+            inputs: leaves with a leading N.
             bn_stats: mean and variance to normalise with, leaves [F]; None for this batch's own.
-            key: of what is dropped; None for nothing. Given only where an episode has a key.
+            key: random key of the pass; None where nothing is drawn, as in every evaluation.
         """
 
 
-class Split(NamedTuple):
-    """A backbone as two functions; `mamlpp_jax.models.make_split` makes one.
+class BodyAndHead(NamedTuple):
+    """A backbone as two functions; `mamlpp_jax.models.make_body_and_head` makes one.
 
     Attributes:
         body: a `Forward` whose outputs are features, [N, D].
         head: (params, features [N, D]) -> outputs, [N, K].
+        in_head: path of a tensor, such as "linear/kernel" -> whether it belongs to the head.
     """
 
     body: Forward
-    head: Callable[[Params, Array], Array]
+    head: Callable[[Params, Any], Any]
+    in_head: Callable[[str], bool]
 
 
 # Samples the tasks with the given global indices (int32 [B]) of one outer step from a source.

@@ -19,7 +19,7 @@ from mamlpp_jax.algorithms.meta_loss import meta_loss
 from mamlpp_jax.algorithms.outer_loop import fixed_tasks, make_train_step
 from mamlpp_jax.models import Conv4, make_forward
 from mamlpp_jax.ops.conv import KINDS as CONV_KINDS
-from mamlpp_jax.types import Episode, MetaParams, MetaState, StepPlan
+from mamlpp_jax.types import Batch, Episode, MetaParams, MetaState, StepPlan
 
 DEFAULT = pathlib.Path(__file__).parent / "reference"
 DIRECTORY = pathlib.Path(os.environ.get("MAMLPP_REFERENCE_DIR", DEFAULT))
@@ -45,19 +45,12 @@ def meta_params(arrays, prefix):
     return MetaParams(tree(arrays, f"{prefix}/params"), norm, tree(arrays, f"{prefix}/inner_lr"))
 
 
-FIELDS = ("support_images", "support_labels", "query_images", "query_labels")
-
-
 def episodes(arrays, batch):
-    return Episode(
-        *(
-            jnp.asarray(
-                arrays[f"batch{batch}/{field}"],
-                jnp.float64 if field.endswith("images") else jnp.int32,
-            )
-            for field in FIELDS
-        )
-    )
+    def read(part):
+        images, labels = (arrays[f"batch{batch}/{part}_{name}"] for name in ("images", "labels"))
+        return Batch(jnp.asarray(images, jnp.float64), jnp.asarray(labels, jnp.int32))
+
+    return Episode(read("support"), read("query"))
 
 
 def learner_of(arrays, conv="auto"):

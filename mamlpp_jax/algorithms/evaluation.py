@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
 from collections.abc import Callable, Generator, Sequence
 from functools import partial
@@ -14,13 +15,12 @@ import numpy as np
 from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 
-from mamlpp_jax.algorithms.fixed_body import on_features
-from mamlpp_jax.algorithms.inner_loop import adapt, query_pass
 from mamlpp_jax.algorithms.learner import Learner
 from mamlpp_jax.algorithms.meta_loss import map_tasks
 from mamlpp_jax.algorithms.metrics import Predictions
-from mamlpp_jax.algorithms.per_step import PerStep, at_step, lay_out
+from mamlpp_jax.algorithms.task import PerStep, adapt_to, at_step, make_task
 from mamlpp_jax.distributed.mesh import AXIS, gather_to_host, mark_varying, shard_tasks
+from mamlpp_jax.statistics import Statistics, find_statistics
 from mamlpp_jax.types import Array, Episode, MetaParams, Params, RunningStats, SampleTasks
 
 
@@ -38,42 +38,39 @@ class TaskBlocks(Protocol):
         """
 
 
-# Modes that differ in what normalises the query set alone, so that one inner loop serves them.
-_SAME_INNER_LOOP = frozenset({"batch", "support"})
-
-
 def task_logits(
-    learner: Learner, params: Params, per_step: PerStep, episode: Episode, *, every_step: bool
-) -> Array:
-    """Query logits of one task after 0..S inner steps, [S + 1, M, K]; [1, M, K] after the last one.
-
-    "After 0 steps" is theta_0 with entry 0; theta_{i+1} goes with entry i, as in training.
-    """
-    return _logits_of_modes([learner], params, per_step, episode, every_step=every_step)[0]
-
-
-def _logits_of_modes(
-    learners: Sequence[Learner],
-    params: Params,
-    per_step: PerStep,
+    learner: Learner,
+    meta: MetaParams,
+    batch_stats: RunningStats,
     episode: Episode,
+    modes: Sequence[Statistics | str] = (),
     *,
     every_step: bool,
 ) -> Array:
-    """As `task_logits`, of learners whose inner loops are the same, with a leading axis of learners."""
-    prepared = [on_features(learner, params, per_step, episode) for learner in learners]
+    """Query logits of one task after 0..S inner steps under statistics modes, [modes, S + 1, M, K].
+
+    "After 0 steps" is theta_0 with entry 0; theta_{i+1} goes with entry i, as in training.
+
+    Args:
+        learner: the static part.
+        meta: what the outer loop learned.
+        batch_stats: running statistics.
+        episode: the task.
+        modes: modes with the same inner loop; they differ only in how queries are normalised. () for the learner's.
+        every_step: False for the logits after the last step alone, [modes, 1, M, K].
+    """
+    learners = [dataclasses.replace(learner, statistics=m) for m in modes or (learner.mode,)]
+    tasks = [make_task(one, meta, batch_stats, episode) for one in learners]
 
     def query(theta: Params, step: PerStep) -> Array:
-        return jnp.stack([query_pass(learner, theta, step, task)[0] for learner, task in prepared])
+        return jnp.stack([task.query(theta, step)[0] for task in tasks])
 
-    learner, task = prepared[0]
     after_step = query if every_step else None
-    theta, trace = adapt(
-        learner, params, per_step, task, order=1, after_step=after_step, differentiated=False
-    )
+    task = tasks[0]
+    theta, trace = adapt_to(learners[0], task, order=1, after_step=after_step, unroll=1)
     if not every_step:
-        return query(theta, at_step(per_step, -1))[:, None]
-    first = query(params, at_step(per_step, 0))
+        return query(theta, at_step(task.per_step, -1))[:, None]
+    first = query(task.theta, at_step(task.per_step, 0))
     return jnp.concatenate([first[:, None], jnp.moveaxis(trace.after, 0, 1)], axis=1)
 
 
@@ -93,9 +90,10 @@ def make_evaluator(
     """Builds a function that predicts the same `tasks` tasks with any model, under one statistics mode or several.
 
     Args:
-        learner: the static part; its `inner_steps` may differ from training (`per_step.lay_out`).
+        learner: the static part; its `inner_steps` may differ from training (`task.per_step_values`).
         sample_tasks: samples tasks from a source; the tasks 0..tasks-1 of step 0 are used.
-        modes: of `learner.BN_MODES`, the keys of the result. A task is adapted to once for `batch` and `support`.
+        modes: names in `mamlpp_jax.statistics`, the keys of the result. Modes that share an inner loop (`batch` and
+            `support`) adapt to a task once.
         tasks: T.
         tasks_per_chunk: tasks computed together on a device.
         mesh: tasks are sharded over it.
@@ -104,7 +102,7 @@ def make_evaluator(
     share = tasks_per_chunk * mesh.size
     padded = math.ceil(tasks / share) * share
     task_indices = np.arange(padded, dtype=np.int32).reshape(-1, tasks_per_chunk)
-    predict = _compiled(_group(learner, modes), sample_tasks, mesh, every_step)
+    predict = _jitted(learner, _grouped(modes), sample_tasks, mesh, every_step)
 
     def evaluate(
         meta: MetaParams, batch_stats: RunningStats, stream: TaskBlocks
@@ -120,16 +118,24 @@ def make_evaluator(
     return evaluate
 
 
-def _group(learner: Learner, modes: Sequence[str]) -> list[list[Learner]]:
-    """A learner per mode; those whose inner loops are the same stand together."""
-    learners = [learner._replace(bn_mode=mode) for mode in modes]
-    shared = [one for one in learners if one.bn_mode in _SAME_INNER_LOOP]
-    alone = [[one] for one in learners if one.bn_mode not in _SAME_INNER_LOOP]
-    return [shared, *alone] if shared else alone
+def _grouped(modes: Sequence[str]) -> list[list[Statistics]]:
+    """The records of the modes; those that share an inner loop stand together."""
+    groups: list[list[Statistics]] = []
+    for mode in map(find_statistics, modes):
+        group = next((group for group in groups if group[0].shares_inner_loop(mode)), None)
+        if group is None:
+            groups.append([mode])
+        else:
+            group.append(mode)
+    return groups
 
 
-def _compiled(
-    groups: list[list[Learner]], sample_tasks: SampleTasks, mesh: Mesh, every_step: bool
+def _jitted(
+    learner: Learner,
+    groups: list[list[Statistics]],
+    sample_tasks: SampleTasks,
+    mesh: Mesh,
+    every_step: bool,
 ) -> Callable[..., tuple[dict[str, Array], Array]]:
     """Logits by mode, and labels, of chunks of tasks: leading axis [chunks * tasks per chunk]."""
     everywhere, sharded = PartitionSpec(), PartitionSpec(AXIS)
@@ -147,21 +153,19 @@ def _compiled(
         meta, batch_stats = mark_varying((meta, batch_stats))
 
         def one_task(episode: Episode) -> dict[str, Array]:
-            found: dict[str, Array] = {}
-            for learners in groups:
-                per_step = lay_out(learners[0], meta, batch_stats)
-                start = learners[0].start(meta.params)
-                logits = _logits_of_modes(
-                    learners, start, per_step, episode, every_step=every_step
+            by_mode: dict[str, Array] = {}
+            for modes in groups:
+                logits = task_logits(
+                    learner, meta, batch_stats, episode, modes, every_step=every_step
                 ).astype(jnp.float32)
-                found |= {one.bn_mode: of for one, of in zip(learners, logits, strict=True)}
-            return found
+                by_mode |= {mode.name: of for mode, of in zip(modes, logits, strict=True)}
+            return by_mode
 
         def chunk(indices: Array) -> tuple[dict[str, Array], Array]:
             episodes = sample_tasks(source, jnp.zeros((), jnp.int32), indices)
-            return map_tasks(one_task, episodes), episodes.query_labels
+            return map_tasks(one_task, episodes), episodes.query.targets
 
-        found = lax.map(chunk, task_indices)
-        return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), found)
+        chunks = lax.map(chunk, task_indices)
+        return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), chunks)
 
     return predict

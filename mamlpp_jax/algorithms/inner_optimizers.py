@@ -9,7 +9,7 @@ gets the task's weights beside their gradients. Compose others by wrapping ``tra
         base.init, lambda learned: optax.chain(optax.clip(1.0), base.transform(learned))
     )
 
-`restricted` adapts some parameters only.
+`masked` adapts some parameters only.
 
 Any optax transformation can be used; its state is carried over the inner steps. Second order differentiates through it,
 and one that divides by a root or a norm has no derivative where the gradient is zero, as it is behind a dead unit. The
@@ -183,18 +183,28 @@ def decay_rates(initial: float, strength: float) -> optax.GradientTransformation
     return optax.stateless(update)
 
 
-def restricted(base: InnerOptimizer, adapts: Callable[[str], bool]) -> InnerOptimizer:
+def masked(base: InnerOptimizer, adapts: Callable[[str], bool]) -> InnerOptimizer:
     """Adapts only some parameter tensors in the inner loop; the others stay at theta_0.
 
     Args:
         base: what adapts them; it learns nothing for the others.
-        adapts: from a tensor's path, such as "conv0/kernel", to whether the inner loop changes it.
+        adapts: path of a tensor, such as "conv0/kernel" -> whether the inner loop changes it.
+
+    Raises:
+        ValueError: when `init` or the inner loop starts, where `adapts` chooses no tensor at all.
     """
 
     def chosen(params: Params) -> Any:
-        return jax.tree_util.tree_map_with_path(
-            lambda path, _: adapts(jax.tree_util.keystr(path, simple=True, separator="/")), params
-        )
+        paths = [
+            jax.tree_util.keystr(path, simple=True, separator="/")
+            for path, _ in jax.tree_util.tree_leaves_with_path(params)
+        ]
+        choices = [bool(adapts(path)) for path in paths]
+        if not any(choices):
+            raise ValueError(
+                f"masked: `adapts` chooses none of the tensors, so nothing would adapt; there are {', '.join(paths)}."
+            )
+        return jax.tree.unflatten(jax.tree.structure(params), choices)
 
     def init(params: Params, num_steps: int) -> Any:
         kept = jax.tree.map(

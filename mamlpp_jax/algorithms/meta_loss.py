@@ -8,13 +8,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
-from mamlpp_jax.algorithms.fixed_body import on_features
-from mamlpp_jax.algorithms.inner_loop import adapt, query_pass
 from mamlpp_jax.algorithms.learner import Learner
-from mamlpp_jax.algorithms.noise import with_step_keys
-from mamlpp_jax.algorithms.per_step import PerStep, at_step, lay_out
+from mamlpp_jax.algorithms.task import PerStep, adapt_to, at_step, make_task
 from mamlpp_jax.types import Array, Episode, MetaParams, Moments, Params, RunningStats, StepPlan
 
 
@@ -23,46 +21,41 @@ class LossAux(NamedTuple):
 
     Attributes:
         metric: [], of the query set after the last inner step, mean over tasks.
-        outputs: of the query set after the last inner step; logits [B, M, K].
+        outputs: of the query set after the last inner step; logits [B, M, K], or leaves [B, M, ...].
         support_moments: mean over tasks, leaves [S, F].
         query_moments: mean over tasks, leaves [S, F]; [1, F] when only the last step's query loss counts.
     """
 
     metric: Array
-    outputs: Array
+    outputs: Any
     support_moments: Moments
     query_moments: Moments
 
 
 def task_loss(
-    learner: Learner, params: Params, per_step: PerStep, plan: StepPlan, episode: Episode
+    learner: Learner, meta: MetaParams, batch_stats: RunningStats, plan: StepPlan, episode: Episode
 ) -> tuple[Array, LossAux]:
     """Loss of one task; see `meta_loss`, whose terms have a leading B."""
-    per_step = with_step_keys(per_step, episode, learner.inner_steps)
-    learner, episode = on_features(learner, params, per_step, episode)
+    task = make_task(learner, meta, batch_stats, episode, plan.anneal)
 
-    def query(theta: Params, step: PerStep) -> tuple[Array, Array, Moments]:
-        outputs, moments = query_pass(learner, theta, step, episode)
-        loss = learner.query_loss(outputs, episode.query_labels)
-        return loss, outputs, lax.stop_gradient(moments)
+    def query(theta: Params, step: PerStep) -> tuple[Array, Any, Moments]:
+        outputs, moments = task.query(theta, step)
+        return (
+            learner.query_loss(outputs, episode.query.targets),
+            outputs,
+            lax.stop_gradient(moments),
+        )
 
-    theta, trace = adapt(
-        learner,
-        params,
-        per_step,
-        episode,
-        order=plan.order,
-        after_step=query if plan.multi_step else None,
-        differentiated=True,
-    )
+    after_step = query if plan.multi_step else None
+    theta, trace = adapt_to(learner, task, order=plan.order, after_step=after_step)
     if plan.multi_step:
-        losses, all_outputs, query_moments = trace.after
-        loss, outputs = jnp.sum(plan.weights * losses), all_outputs[-1]
+        losses, outputs, query_moments = trace.after
+        loss, outputs = jnp.sum(plan.weights * losses), _at(outputs, -1)
     else:
-        loss, outputs, moments = query(theta, at_step(per_step, -1))
+        loss, outputs, moments = query(theta, at_step(task.per_step, -1))
         query_moments = jax.tree.map(lambda leaf: leaf[None], moments)
-    metric = learner.metric(outputs, episode.query_labels)
-    return loss, LossAux(metric, outputs, trace.support_moments, query_moments)
+    metric = learner.metric(outputs, episode.query.targets)
+    return loss, LossAux(metric, outputs, trace.aux, query_moments)
 
 
 def meta_loss(
@@ -80,16 +73,20 @@ def meta_loss(
     Args:
         learner: the static part.
         meta: what is learned; norm leaves [S, F] or [F].
-        batch_stats: running statistics; read by the modes `running` and `renorm` alone.
+        batch_stats: running statistics; read by modes with `reads_running` alone.
         episodes: leaves with a leading B.
         plan: derivative order, multi-step or not, and its weights.
 
     Returns:
         The loss, a scalar, and its by-products.
+
+    Raises:
+        ValueError: leading axes differ, the weights are not one per inner step, or labels that are known when this is
+            called are no classes of the backbone.
     """
-    per_step = lay_out(learner, meta, batch_stats, plan.hand_over)
-    start = learner.start(meta.params)
-    losses, aux = map_tasks(partial(task_loss, learner, start, per_step, plan), episodes)
+    check_plan(plan, learner.inner_steps)
+    check_targets(learner, meta, batch_stats, episodes)
+    losses, aux = map_tasks(partial(task_loss, learner, meta, batch_stats, plan), episodes)
     mean = partial(jax.tree.map, lambda leaf: leaf.mean(0))
     return losses.mean(), aux._replace(
         metric=aux.metric.mean(),
@@ -98,9 +95,66 @@ def meta_loss(
     )
 
 
+def check_plan(plan: StepPlan, inner_steps: int) -> None:
+    """Checks that a multi-step plan has a weight for each inner step.
+
+    Raises:
+        ValueError: says how many there are and how many there must be.
+    """
+    shape = np.shape(plan.weights)  # type: ignore[arg-type]
+    if plan.multi_step and shape != (inner_steps,):
+        raise ValueError(
+            f"StepPlan.weights has the shape {shape}; it must be ({inner_steps},), a weight for each of the learner's "
+            f"{inner_steps} inner steps."
+        )
+
+
+def check_targets(
+    learner: Learner, meta: MetaParams, batch_stats: RunningStats, episodes: Episode
+) -> None:
+    """Checks targets where they are known: outside `jit`, by losses that have a `check(outputs, targets)`.
+
+    Raises:
+        ValueError: the loss says what is wrong.
+    """
+    sets = ((episodes.support, learner.inner_loss), (episodes.query, learner.query_loss))
+    known = [
+        (check, batch.targets)
+        for batch, loss in sets
+        if (check := getattr(loss, "check", None)) and not _is_traced(batch.targets)
+    ]
+    if not known:
+        return
+
+    def outputs(meta: MetaParams) -> Any:
+        task = make_task(learner, meta, batch_stats, _at(episodes, 0))
+        return task.query(task.theta, at_step(task.per_step, 0))[0]
+
+    shape = jax.eval_shape(outputs, meta)
+    for check, targets in known:
+        check(shape, targets)
+
+
+def _is_traced(tree: Any) -> bool:
+    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))
+
+
 def map_tasks(function: Callable[[Episode], Any], episodes: Episode) -> Any:
-    """`vmap` over tasks; a single task runs unbatched, which compiles to plain matrix products."""
-    if episodes.query_images.shape[0] > 1:
+    """`vmap` over tasks; a single task runs unbatched, which compiles to plain matrix products.
+
+    Raises:
+        ValueError: the leaves have different numbers of tasks.
+    """
+    tasks = {leaf.shape[0] for leaf in jax.tree.leaves(episodes)}
+    if len(tasks) != 1:
+        raise ValueError(
+            f"episodes have leaves of {' and '.join(map(str, sorted(tasks)))} tasks; every leaf needs the same "
+            "leading axis."
+        )
+    if tasks != {1}:
         return jax.vmap(function)(episodes)
-    result = function(jax.tree.map(lambda leaf: leaf[0], episodes))
-    return jax.tree.map(lambda leaf: leaf[None], result)
+    return jax.tree.map(lambda leaf: leaf[None], function(_at(episodes, 0)))
+
+
+def _at(tree: Any, index: int) -> Any:
+    return jax.tree.map(lambda leaf: leaf[index], tree)

@@ -1,42 +1,13 @@
-"""Losses and accuracies of one task, and scores over many."""
+"""Predictions on many tasks and their scores."""
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
-
-from mamlpp_jax.types import Array
-
-
-def cross_entropy(logits: Array, labels: Array) -> Array:
-    """Mean softmax cross-entropy of logits [N, K] and integer labels [N]."""
-    return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
-
-
-def smoothed_cross_entropy(smoothing: float) -> Callable[[Array, Array], Array]:
-    """Cross-entropy with labels that give the share `smoothing` to all classes alike.
-
-    References:
-        Szegedy et al., Rethinking the Inception architecture, 2016, section 7.
-    """
-
-    def loss(logits: Array, labels: Array) -> Array:
-        targets = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[-1]), smoothing)
-        return optax.softmax_cross_entropy(logits, targets).mean()
-
-    return loss
-
-
-def accuracy(logits: Array, labels: Array) -> Array:
-    """Fraction of logits [N, K] whose largest element is that of the label, [N]."""
-    return jnp.mean(jnp.argmax(logits, -1) == labels)
 
 
 class Predictions(NamedTuple):

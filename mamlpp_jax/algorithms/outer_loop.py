@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -12,17 +13,18 @@ from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 
 from mamlpp_jax.algorithms.learner import Learner
+from mamlpp_jax.algorithms.losses import init_inner_loss
 from mamlpp_jax.algorithms.meta_loss import meta_loss
-from mamlpp_jax.algorithms.per_step import fold_moments
 from mamlpp_jax.distributed.mesh import AXIS, mark_varying
-from mamlpp_jax.models.forward import ModelVariables
-from mamlpp_jax.models.task_norm import add_blend
+from mamlpp_jax.models.moments import fold_moments, map_layers
 from mamlpp_jax.types import (
     Array,
     Episode,
     MetaParams,
     MetaState,
+    ModelVariables,
     Moments,
+    NormParams,
     RunningStats,
     SampleTasks,
     StepPlan,
@@ -36,7 +38,7 @@ class StepMetrics(NamedTuple):
         loss: the meta-loss before the update.
         metric: of the query set after the last inner step, before the update; by default the accuracy.
         grad_norm: global L2 norm of the meta-gradient, before any clipping.
-        finite: bool, whether every meta-parameter and running statistic is, after the update.
+        finite: bool, whether the loss and, after the update, every meta-parameter and running statistic is.
     """
 
     loss: Array
@@ -73,24 +75,50 @@ def init_state(
     """The state before the first outer step.
 
     Args:
-        learner: gives the number of inner steps, the inner optimizer, what is per step, and whether TaskNorm's
-            blend is learned.
+        learner: gives the number of inner steps, what inner optimizer, inner loss and statistics learn, and what is
+            per step.
         variables: a fresh backbone (`models.init_model`).
         optimizer: the outer optimizer.
+
+    Raises:
+        ValueError: a leaf that an inner optimizer or loss learns has no axis of inner steps.
     """
 
     def repeat(tree: Any, per_step: bool) -> Any:
         copies = (learner.inner_steps, 1) if per_step else (1,)
         return jax.tree.map(lambda leaf: jnp.tile(leaf, copies), tree)
 
-    norm = add_blend(variables.norm) if learner.bn_mode == "tasknorm" else variables.norm
+    params, steps = variables.params, learner.inner_steps
     meta = MetaParams(
-        params=variables.params,
-        norm=repeat(norm, learner.per_step_affine),
-        inner=learner.inner_optimizer.init(variables.params, learner.inner_steps),
+        params=params,
+        norm=repeat(_with_learned(variables.norm, learner), learner.per_step_affine),
+        inner=learner.inner_optimizer.init(params, steps),
+        inner_loss=init_inner_loss(learner.inner_loss, params, steps),
     )
+    _check_steps("InnerOptimizer.init", meta.inner, steps)
+    _check_steps("InnerLoss.init", meta.inner_loss, steps)
     batch_stats = repeat(variables.batch_stats, learner.per_step_statistics)
     return MetaState(jnp.zeros((), jnp.int32), meta, batch_stats, optimizer.init(meta))
+
+
+def _with_learned(norm: NormParams, learner: Learner) -> NormParams:
+    """Gives every normalised layer the entries that the statistics mode learns."""
+
+    def add(layer: dict[str, Array]) -> dict[str, Array]:
+        dtype = layer["scale"].dtype
+        entries = {name: jnp.asarray(start, dtype) for name, start in learner.mode.learned}
+        return {**layer, **entries}
+
+    return map_layers(add, norm)
+
+
+def _check_steps(made_by: str, learned: Any, steps: int) -> None:
+    for path, leaf in jax.tree_util.tree_leaves_with_path(learned):
+        if not leaf.shape or leaf.shape[0] not in (1, steps):
+            raise ValueError(
+                f"{made_by} made the leaf {jax.tree_util.keystr(path)!r} of shape {leaf.shape}; its first axis must "
+                f"have an entry for each of the {steps} inner steps, or 1 that all share."
+            )
 
 
 def meta_gradient(
@@ -146,25 +174,33 @@ def make_train_step(
     tasks_per_chunk: int | None = None,
     mesh: Mesh | None = None,
     gradient_function: GradientFunction = meta_gradient,
+    key: Array | None = None,
 ) -> TrainStep:
     """Builds the outer step, a pure function to be jitted.
 
     Args:
         learner: the static part.
-        optimizer: over `MetaParams`; its learning rate may be an optax schedule.
+        optimizer: over `MetaParams`; its learning rate may be an optax schedule. It is given the loss as `value`.
         sample_tasks: ``sample_tasks(source, step, task_indices) -> Episode``; a task depends on its
-            global index alone, so that results do not depend on devices or chunks.
+            global index alone, so that results do not depend on devices or chunks. Where it has a method
+            ``check(source, tasks_per_step)``, this is called first.
         tasks_per_step: B, the meta-batch.
         tasks_per_chunk: tasks computed together, a divisor of the tasks per device; all by default.
         mesh: a one-axis mesh (`distributed.mesh.make_mesh`) over which tasks are sharded; None for one device.
         gradient_function: what a chunk of tasks contributes; another one makes another outer loop.
+        key: of the random numbers that a backbone draws in training (`nn.Dropout`), which differ between outer steps
+            and tasks; None to draw none.
 
     Returns:
         ``train_step(state, source, plan) -> (state, StepMetrics)``; compiles once per order and kind of loss.
 
     Raises:
-        ValueError: B does not divide over the devices, or a device's tasks over chunks.
+        ValueError: B does not divide over the devices, or a device's tasks over chunks. The train step raises it
+            where the source does not have B tasks or the optimizer needs more than gradient and loss.
     """
+    check_source = getattr(sample_tasks, "check", lambda source, tasks: None)
+    if key is not None:
+        sample_tasks = _with_keys(sample_tasks, key)
     indices = _task_indices(tasks_per_step, tasks_per_chunk, mesh.size if mesh is not None else 1)
 
     def device_mean(state: MetaState, source: Any, indices: Array, plan: StepPlan) -> OuterGradient:
@@ -175,10 +211,22 @@ def make_train_step(
         return mean_over_chunks(gradient_of, indices)
 
     def train_step(state: MetaState, source: Any, plan: StepPlan) -> tuple[MetaState, StepMetrics]:
+        check_source(source, tasks_per_step)
         mean = _over_devices(device_mean, mesh)(state, source, indices, plan)
         return _update(learner, optimizer, state, mean)
 
     return train_step
+
+
+def _with_keys(sample_tasks: SampleTasks, key: Array) -> SampleTasks:
+    """Gives every task a key of its own, which depends on `key`, the outer step and its global index alone."""
+
+    def sample(source: Any, step: Array, task_indices: Array) -> Episode:
+        of_step = jax.random.fold_in(key, step)
+        keys = jax.vmap(lambda index: jax.random.fold_in(of_step, index))(task_indices)
+        return sample_tasks(source, step, task_indices)._replace(key=keys)
+
+    return sample
 
 
 def _task_indices(tasks: int, tasks_per_chunk: int | None, devices: int) -> Array:
@@ -198,7 +246,7 @@ def _update(
     state: MetaState,
     mean: OuterGradient,
 ) -> tuple[MetaState, StepMetrics]:
-    updates, opt_state = optimizer.update(mean.gradient, state.opt_state, state.meta)
+    updates, opt_state = _descend(optimizer, state, mean)
     meta = optax.apply_updates(state.meta, updates)
     batch_stats = fold_moments(
         state.batch_stats,
@@ -206,9 +254,27 @@ def _update(
         mean.query_moments,
         per_step=learner.per_step_statistics,
     )
-    finite = jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves((meta, batch_stats))])
+    checked = jax.tree.leaves((mean.loss, meta, batch_stats))
+    finite = jnp.stack([jnp.isfinite(leaf).all() for leaf in checked])
     metrics = StepMetrics(mean.loss, mean.metric, optax.tree.norm(mean.gradient), finite.all())
     return MetaState(state.step + 1, meta, batch_stats, opt_state), metrics
+
+
+def _descend(
+    optimizer: optax.GradientTransformation, state: MetaState, mean: OuterGradient
+) -> tuple[MetaParams, Any]:
+    """The optimizer's updates and state, with the loss for those that want it."""
+    update = optax.with_extra_args_support(optimizer).update
+    try:
+        return update(mean.gradient, state.opt_state, state.meta, value=mean.loss)
+    except TypeError as error:
+        if "required keyword-only argument" not in str(error):
+            raise
+        needed = str(error).partition("argument")[2].strip("s: ")
+        raise ValueError(
+            f"the outer optimizer needs {needed}, which an outer step does not have: it gives the gradient, the "
+            "meta-parameters and the loss (`value`). Use an optimizer without a line search."
+        ) from error
 
 
 def _over_devices(
@@ -242,7 +308,26 @@ def scan_steps(train_step: TrainStep, num_steps: int) -> TrainStep:
     return steps
 
 
-def fixed_tasks(episodes: Episode, step: Array, task_indices: Array) -> Episode:
+@dataclasses.dataclass(frozen=True)
+class FixedTasks:
     """A `SampleTasks` whose source is a ready meta-batch: the same tasks in every step."""
-    del step
-    return jax.tree.map(lambda leaf: leaf[task_indices], episodes)
+
+    def __call__(self, episodes: Episode, step: Array, task_indices: Array) -> Episode:
+        """Returns the tasks with these indices; `step` is not read."""
+        return jax.tree.map(lambda leaf: leaf[task_indices], episodes)
+
+    def check(self, episodes: Episode, tasks: int) -> None:
+        """Checks that the source is one meta-batch.
+
+        Raises:
+            ValueError: a leaf has more or fewer tasks than an outer step takes.
+        """
+        for path, leaf in jax.tree_util.tree_leaves_with_path(episodes):
+            if leaf.shape[:1] != (tasks,):
+                raise ValueError(
+                    f"episodes{jax.tree_util.keystr(path)} has the shape {leaf.shape}, but tasks_per_step is {tasks}; "
+                    f"its first axis must have {tasks} tasks."
+                )
+
+
+fixed_tasks = FixedTasks()

@@ -8,14 +8,13 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from mamlpp_jax.algorithms.inner_loop import adapt, query_pass
 from mamlpp_jax.algorithms.learner import Learner
 from mamlpp_jax.algorithms.meta_loss import map_tasks
-from mamlpp_jax.algorithms.noise import with_step_keys
 from mamlpp_jax.algorithms.outer_loop import OuterGradient
-from mamlpp_jax.algorithms.per_step import PerStep, at_step, lay_out
+from mamlpp_jax.algorithms.task import adapt_to, at_step, make_task
 from mamlpp_jax.types import (
     Array,
+    Batch,
     Episode,
     MetaParams,
     Moments,
@@ -37,14 +36,14 @@ def reptile_gradient(
 
     The inner loop takes its `minibatches` from the support and the query set. Scale and bias of batch norm, which it
     does not change, descend its mean loss in first order. What an inner optimizer learns is left as it is: there is
-    no loss after adaptation to learn it from.
+    no loss after adaptation to learn it from; so is an inner loss.
 
     Args:
         learner: the static part.
         meta: what is learned.
-        batch_stats: running statistics; read by the modes `running` and `renorm` alone.
+        batch_stats: running statistics; read by modes with `reads_running` alone.
         episodes: leaves with a leading B.
-        plan: its hand-over alone is read.
+        plan: its `anneal` alone is read.
 
     Returns:
         The direction, with the mean loss of the inner steps, and the metric of the query set after the last of them,
@@ -54,19 +53,17 @@ def reptile_gradient(
         Nichol, Achiam, Schulman, "On First-Order Meta-Learning Algorithms", 2018, batched version; the direction goes
         through the outer optimizer, as the paper proposes for Adam.
     """
-    start, to_meta = jax.vjp(learner.start, meta.params)
 
     def mean_loss(norm: NormParams) -> tuple[Array, tuple[Params, _Reported]]:
-        per_step = lay_out(learner, meta._replace(norm=norm), batch_stats, plan.hand_over)
-        theta, of_tasks = map_tasks(partial(_one_task, learner, start, per_step), episodes)
-        mean = jax.tree.map(lambda leaf: leaf.mean(0), of_tasks)
-        moved = jax.tree.map(lambda first, last: first - last.mean(0), start, theta)
-        return mean.loss, (moved, mean)
+        one_task = partial(_one_task, learner, meta._replace(norm=norm), batch_stats, plan)
+        direction, reported = jax.tree.map(lambda leaf: leaf.mean(0), map_tasks(one_task, episodes))
+        return reported.loss, (direction, reported)
 
-    (_, (moved, mean)), norm_gradient = jax.value_and_grad(mean_loss, has_aux=True)(meta.norm)
-    (direction,) = to_meta(moved)
-    gradient = MetaParams(direction, norm_gradient, jax.tree.map(jnp.zeros_like, meta.inner))
-    return OuterGradient(gradient, *mean)
+    (_, (direction, reported)), norm_gradient = jax.value_and_grad(mean_loss, has_aux=True)(
+        meta.norm
+    )
+    zeros = jax.tree.map(jnp.zeros_like, meta)
+    return OuterGradient(zeros._replace(params=direction, norm=norm_gradient), *reported)
 
 
 class _Reported(NamedTuple):
@@ -79,39 +76,64 @@ class _Reported(NamedTuple):
 
 
 def _one_task(
-    learner: Learner, start: Params, per_step: PerStep, episode: Episode
+    learner: Learner, meta: MetaParams, batch_stats: RunningStats, plan: StepPlan, episode: Episode
 ) -> tuple[Params, _Reported]:
-    """theta_S of a task, and what it reports."""
-    per_step = with_step_keys(per_step, episode, learner.inner_steps)
+    """The direction of a task, and what it reports."""
     batches = minibatches(episode, learner.inner_steps)
-    theta, trace = adapt(learner, start, per_step, episode, order=1, minibatches=batches)
-    outputs, moments = query_pass(learner, theta, at_step(per_step, -1), episode)
-    return theta, _Reported(
-        loss=trace.support_loss.mean(),
-        metric=learner.metric(outputs, episode.query_labels),
-        support_moments=trace.support_moments,
+    task = make_task(learner, meta, batch_stats, episode, plan.anneal, batches)
+    last, trace = adapt_to(learner, task, order=1)
+    outputs, moments = task.query(last, at_step(task.per_step, -1))
+    moved = jax.tree.map(jnp.subtract, task.theta, last)
+    return _to_meta(learner, meta, batch_stats, episode, moved), _Reported(
+        loss=trace.loss.mean(),
+        metric=learner.metric(outputs, episode.query.targets),
+        support_moments=trace.aux,
         query_moments=jax.tree.map(lambda leaf: leaf[None], moments),
     )
 
 
-def minibatches(episode: Episode, num_steps: int) -> tuple[Array, Array]:
-    """The images and labels of each inner step, [S, N, ...]: different ones for steps that follow each other.
+def _to_meta(
+    learner: Learner,
+    meta: MetaParams,
+    batch_stats: RunningStats,
+    episode: Episode,
+    direction: Params,
+) -> Params:
+    """Takes a direction of theta_0 back to the parameters that it is made of."""
 
-    Support and query set are one set of N + M images here, of which each step takes the next N, starting over at the
-    end. They are ordered by their number within their class, so that N images have as many of one class as of another.
+    def theta(params: Params) -> Params:
+        return make_task(learner, meta._replace(params=params), batch_stats, episode).theta
+
+    return jax.vjp(theta, meta.params)[1](direction)[0]
+
+
+def minibatches(episode: Episode, num_steps: int) -> Batch:
+    """The examples of each inner step, leaves [S, N, ...]: different ones for steps that follow each other.
+
+    Support and query set are one set of N + M examples here, of which each step takes the next N, starting over at
+    the end. Labels, [N] and [M], order them by their number within their class, so that N examples have as many of one
+    class as of another; with other targets the support set comes first.
     """
-    images, labels = (
-        jnp.concatenate(pair)
-        for pair in (
-            (episode.support_images, episode.query_images),
-            (episode.support_labels, episode.query_labels),
-        )
+    both = jax.tree.map(lambda *pair: jnp.concatenate(pair), episode.support, episode.query)
+    taken = jax.tree.leaves(episode.support)[0].shape[0]
+    total = jax.tree.leaves(both)[0].shape[0]
+    order = _by_number_in_class(both.targets) if _are_labels(both.targets) else jnp.arange(total)
+    chosen = order[(jnp.arange(num_steps)[:, None] * taken + jnp.arange(taken)) % total]
+    return jax.tree.map(lambda leaf: leaf[chosen], both)
+
+
+def _are_labels(targets: object) -> bool:
+    return (
+        isinstance(targets, jax.Array)
+        and targets.ndim == 1
+        and jnp.issubdtype(targets.dtype, jnp.integer)
     )
-    total, taken = len(images), len(episode.support_images)
-    places = jnp.arange(total)
+
+
+def _by_number_in_class(labels: Array) -> Array:
+    """Indices that put the first example of every class before the second ones, and so on."""
+    places = jnp.arange(len(labels))
     earlier = places < places[:, None]
     number = jnp.sum((labels == labels[:, None]) & earlier, axis=1)
     before = (number < number[:, None]) | ((number == number[:, None]) & earlier)
-    order = jnp.argmax(before.sum(1) == places[:, None], axis=1)
-    chosen = order[(jnp.arange(num_steps)[:, None] * taken + jnp.arange(taken)) % total]
-    return images[chosen], labels[chosen]
+    return jnp.argmax(before.sum(1) == places[:, None], axis=1)

@@ -36,8 +36,8 @@ def is_multi_step(epoch: int, multi_step_epochs: int) -> bool:
     return epoch < multi_step_epochs
 
 
-def hand_over(epoch: int, epochs: float) -> float:
-    """How far `renorm` has gone to the running statistics: from 0 to 1 along the first epochs (`models.renorm`)."""
+def anneal(epoch: int, epochs: float) -> float:
+    """The share of the way to running statistics: from 0 to 1 along the first epochs (`models.renorm`)."""
     return min(1.0, epoch / epochs) if epochs else 1.0
 
 

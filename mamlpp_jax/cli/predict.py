@@ -35,7 +35,8 @@ from mamlpp_jax.inference.classifier import FewShotClassifier
 from mamlpp_jax.reports import episode_figure
 from mamlpp_jax.reports.canvas import FORMATS, save_figure
 from mamlpp_jax.reports.tables import text_table
-from mamlpp_jax.types import Episode
+from mamlpp_jax.statistics import STATISTICS
+from mamlpp_jax.types import Batch, Episode
 from mamlpp_jax.utils.files import write_atomically
 
 _MODEL = flags.DEFINE_string("model", None, "A shipped model's name, or a folder.")
@@ -46,9 +47,7 @@ _FIGURE = flags.DEFINE_string(
     "figure", None, "PNG, PDF or SVG file to draw images and predictions into."
 )
 _ENSEMBLE = flags.DEFINE_integer("ensemble", None, "How many best epochs to average.")
-_STATISTICS = flags.DEFINE_string(
-    "statistics", None, "support, tasknorm, batch, running or renorm."
-)
+_STATISTICS = flags.DEFINE_string("statistics", None, f"One of {', '.join(STATISTICS)}.")
 _INNER_STEPS = flags.DEFINE_integer("inner_steps", None, "Inner steps; default: as trained.")
 _POLARITY = flags.DEFINE_string(
     "polarity", None, "Models of writing: auto, dark_on_light or light_on_dark."
@@ -101,13 +100,12 @@ def draw_figure(
 ) -> None:
     """Draws support images and, beside the class predicted for them, queries, as the model sees them."""
     classes = list(clf.classes_)
-    parts: list[Any] = [
-        clf.preprocess(support) / 255.0,
-        np.array([classes.index(label) for label in labels]),
-        clf.preprocess(queries) / 255.0,
-        probabilities.argmax(axis=1),
-    ]
-    save_figure(episode_figure.draw(Episode(*parts), probabilities, classes, judged=False), path)
+    numbers = np.array([classes.index(label) for label in labels])
+    episode = Episode(
+        Batch(clf.preprocess(support) / 255.0, numbers),
+        Batch(clf.preprocess(queries) / 255.0, probabilities.argmax(axis=1)),
+    )
+    save_figure(episode_figure.draw(episode, probabilities, classes, judged=False), path)
 
 
 def predict(

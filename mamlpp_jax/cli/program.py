@@ -35,6 +35,7 @@ from mamlpp_jax.cli.overrides import EVALUATION_FLAGS, naming_flags
 from mamlpp_jax.distributed import processes
 from mamlpp_jax.distributed.mesh import available_devices, cpu_devices
 from mamlpp_jax.errors import ConfigError, MamlppError
+from mamlpp_jax.statistics import STATISTICS
 from mamlpp_jax.training.preemption import (
     STOPPED_EXIT_CODE,
     PreemptionHandler,
@@ -54,9 +55,7 @@ flags.DEFINE_integer("shot", None, "Evaluate: support images per class.", lower_
 flags.DEFINE_integer("query", None, "Evaluate: query images per class.", lower_bound=1)
 flags.DEFINE_integer("tasks", None, "Evaluate: test tasks.", lower_bound=2)
 flags.DEFINE_integer("inner_steps", None, "Evaluate: inner steps.", lower_bound=1)
-flags.DEFINE_string(
-    "statistics", None, "Evaluate: batch, running, support, tasknorm, renorm, or several."
-)
+flags.DEFINE_string("statistics", None, f"Evaluate: one or several of {', '.join(STATISTICS)}.")
 _DISTRIBUTED = flags.DEFINE_bool(
     "distributed", False, "Join the processes that SLURM, Open MPI or a TPU pod started."
 )

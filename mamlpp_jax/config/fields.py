@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from mamlpp_jax.config import rules
 from mamlpp_jax.config.protocols import PROTOCOLS
 from mamlpp_jax.config.rules import Rule, one_of, some_of, whole
+from mamlpp_jax.statistics import STATISTICS
 
 
 class Field(NamedTuple):
@@ -30,21 +31,19 @@ class Field(NamedTuple):
     resumable: bool = False
 
 
-STATISTICS = ("batch", "running", "support", "tasknorm", "renorm")
-
 # A line per field. Upper limits far above any use keep a typo from filling the memory.
 # fmt: off
 FIELDS: dict[str, Field] = {
     "experiment": Field("omniglot", rules.FOLDER_NAME),  # what results are filed under
     "method": Field("maml++"),  # the label of the run; `apply_method` sets the components' fields to it
-    "protocol": Field("none", one_of(*PROTOCOLS)),  # the label of what `apply_protocol` sets
+    "protocol": Field("none", one_of(PROTOCOLS)),  # the label of what `apply_protocol` sets
     "seed": Field(0, rules.SEED),  # initial weights and training tasks
 
     "data.name": Field("omniglot"),  # a data source, see mamlpp_jax.data.sources.registry
     "data.seed": Field(0, rules.SEED),  # class split and evaluation tasks; the same for every `seed`
     "data.image_size": Field(28, whole(1, 1024)),  # height and width in pixels
     "data.channels": Field(0, rules.CHANNELS),  # 1 grey, 3 colour; 0 = as the images are (own images, TFDS data sets)
-    "data.normalize": Field("none", one_of("none", "imagenet")),  # pixels in 0..1, or ImageNet's mean and deviation
+    "data.normalize": Field("none", one_of(("none", "imagenet"))),  # pixels in 0..1, or ImageNet's mean and deviation
     "data.rotations": Field(True),  # every 90-degree rotation of a class is a class
     "data.rotate_evaluation": Field(True),  # in validation and test too (released code: in training only)
     # Classes before rotation. 0 takes all of a published split; three zeros divide the others by fractions.
@@ -62,31 +61,31 @@ FIELDS: dict[str, Field] = {
     "task.shot": Field(1, whole(1)),  # support images per class
     "task.query": Field(1, whole(1)),  # query images per class
 
-    "model.name": Field("conv4", one_of("conv4", "resnet12")),  # four convolutional blocks, or residual ones
+    "model.name": Field("conv4", one_of(("conv4", "resnet12"))),  # four convolutional blocks, or residual ones
     "model.filters": Field(64, whole(1)),  # of each block (resnet12: 64 for 64-160-320-640, 16 for 16-32-64-128)
     "model.max_pool": Field(True),  # False (conv4): stride-2 convolutions and global average pooling
     "model.shared_head": Field(False),  # one head vector for all classes, for any number of ways
     "model.drop_block": Field(0.0, rules.DECAY),  # resnet12: rate of DropBlock in training
     # How convolutions are computed, see mamlpp_jax.ops.conv: speed and memory, not results.
     "model.conv": Field(
-        "auto", one_of("auto", "xla", "patches", "shifted", "direct", "grouped", "pallas"), resumable=True
+        "auto", one_of(("auto", "xla", "patches", "shifted", "direct", "grouped", "pallas")), resumable=True
     ),
-    "model.dtype": Field("float32", one_of("float32", "bfloat16")),  # of factors in convolutions; the rest is float32
+    "model.dtype": Field("float32", one_of(("float32", "bfloat16"))),  # of factors in convolutions; the rest is float32
 
     "norm.per_step_statistics": Field(True),  # BNRS: running statistics per inner step
     "norm.per_step_affine": Field(True),  # BNWB: scale and bias per inner step
-    "norm.train_statistics": Field("batch", one_of(*STATISTICS)),  # what normalises in training
-    "norm.eval_statistics": Field("batch", some_of(*STATISTICS)),  # the first selects epochs
+    "norm.train_statistics": Field("batch", one_of(STATISTICS)),  # what normalises in training
+    "norm.eval_statistics": Field("batch", some_of(STATISTICS)),  # the first selects epochs
 
-    # renorm: share of the epochs that lead from the batch's statistics to the running ones; 0 = these from the start
-    "norm.hand_over": Field(0.5, rules.SHARE),
+    # Annealed statistics (renorm): share of the epochs that lead to the running ones; 0 = these from the start
+    "norm.hand_over": Field(0.0, rules.SHARE),
 
     # One fixed rate, or learned ones: per tensor and step, per weight, generated in every step.
-    "inner.optimizer": Field("lslr", one_of("lslr", "sgd", "metasgd", "alfa")),
+    "inner.optimizer": Field("lslr", one_of(("lslr", "sgd", "metasgd", "alfa"))),
     "inner.learning_rate": Field(0.1, rules.POSITIVE),  # fixed, or where learned rates start
     "inner.rate_decay": Field(0.0, rules.STRENGTH),  # how strongly learned rates are drawn back to there; 0 = not
     "inner.per_step": Field(False),  # metasgd: rates per weight and step
-    "inner.adapts": Field("all", one_of("all", "head", "body")),  # what the inner loop changes: ANIL head, BOIL body
+    "inner.adapts": Field("all", one_of(("all", "head", "body"))),  # what the inner loop changes: ANIL head, BOIL body
 
     "train.epochs": Field(150, whole(1)),  # released code: 100
     "train.steps_per_epoch": Field(500, whole(1)),  # outer steps
@@ -95,8 +94,8 @@ FIELDS: dict[str, Field] = {
     "train.first_order_epochs": Field(50, whole(0)),  # DA: first order before this epoch; 0 = off (released code: off)
     "train.multi_step_epochs": Field(10, whole(0)),  # MSL: annealed over these epochs, then the last loss; 0 = off
     "train.cosine_annealing": Field(True),  # CA: the outer rate falls along a cosine
-    "train.cosine_per": Field("step", one_of("step", "epoch")),  # how long a rate is held (released code: epoch)
-    "train.outer_gradient": Field("maml", one_of("maml", "reptile")),  # of the query loss, or theta_0 - theta_S
+    "train.cosine_per": Field("step", one_of(("step", "epoch"))),  # how long a rate is held (released code: epoch)
+    "train.outer_gradient": Field("maml", one_of(("maml", "reptile"))),  # of the query loss, or theta_0 - theta_S
     "train.learning_rate": Field(1e-3, rules.POSITIVE),  # outer Adam
     "train.final_learning_rate": Field(1e-5, rules.POSITIVE),  # where CA ends
     "train.adam_b1": Field(0.9, rules.DECAY),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import pathlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
 MAX_INT = 2**31 - 1  # JAX converts Python ints to int32
@@ -16,13 +16,18 @@ class Rule(NamedTuple):
 
     Attributes:
         allows: a value of the field's type -> whether the field may have it.
-        text: what the value must be, as the end of an error message.
-        choices: the names to choose from; empty where there is no such list.
+        describe: what the value must be, as the end of an error message.
+        choices: the names to choose from, perhaps a table that grows; empty where there is no such list.
     """
 
     allows: Callable[[Any], bool]
-    text: str
-    choices: tuple[str, ...] = ()
+    describe: str
+    choices: Collection[str] = ()
+
+    @property
+    def text(self) -> str:
+        """What the value must be, with the choices there are now."""
+        return self.describe.replace("{choices}", ", ".join(self.choices))
 
 
 def whole(low: int, high: int = MAX_INT, reason: str = "") -> Rule:
@@ -30,19 +35,19 @@ def whole(low: int, high: int = MAX_INT, reason: str = "") -> Rule:
     return Rule(lambda value: low <= value <= high, f"it must be from {low} to {high}{reason}")
 
 
-def one_of(*choices: str) -> Rule:
+def one_of(choices: Collection[str]) -> Rule:
     """One of the choices."""
-    return Rule(lambda value: value in choices, f"choose one of {', '.join(choices)}", choices)
+    return Rule(lambda value: value in choices, "choose one of {choices}", choices)
 
 
-def some_of(*choices: str) -> Rule:
+def some_of(choices: Collection[str]) -> Rule:
     """One or several of the choices, joined by commas."""
 
     def allows(text: str) -> bool:
         parts = parse_list(text)
-        return set(parts) <= set(choices) and len(set(parts)) == len(parts)
+        return set(parts) <= {*choices} and len(set(parts)) == len(parts)
 
-    text = f"choose one or several of {', '.join(choices)}, joined by commas, none of them twice"
+    text = "choose one or several of {choices}, joined by commas, none of them twice"
     return Rule(allows, text, choices)
 
 

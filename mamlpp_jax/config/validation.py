@@ -14,6 +14,7 @@ from mamlpp_jax.config.identity import flatten
 from mamlpp_jax.config.methods import check_method
 from mamlpp_jax.config.rules import parse_list
 from mamlpp_jax.errors import ConfigError
+from mamlpp_jax.statistics import check_usable
 
 _FOR_COLOUR = ("imagenet",)  # values of data.normalize for three channels
 _SMALLEST_POOLED = 2**4  # pixels; four 2x2 poolings leave one
@@ -178,21 +179,12 @@ def _check_smoothing(config: ConfigDict) -> None:
 
 
 def _check_statistics(config: ConfigDict) -> None:
-    norm = config.norm
-    modes = parse_list(norm.eval_statistics)
-    used = [mode for mode in ("running", "renorm") if mode in (*modes, norm.train_statistics)]
-    if config.train.average_decay and used:
-        raise ConfigError(
-            f"config.train.average_decay is {config.train.average_decay}, but running statistics are those of the last "
-            f"meta-parameters and not of their average, and config.norm uses {used[0]}; use 0, or batch and support "
-            "statistics."
-        )
-    if "tasknorm" in modes and norm.train_statistics != "tasknorm":
-        raise ConfigError(
-            f"config.norm.eval_statistics is {norm.eval_statistics!r}, but tasknorm needs the blend that training with "
-            f"config.norm.train_statistics=tasknorm learns, and that field is {norm.train_statistics!r}; leave "
-            "tasknorm out, or train with it (method=tasknorm)."
-        )
+    norm, averaged = config.norm, bool(config.train.average_decay)
+    check_usable(
+        norm.train_statistics, norm.train_statistics, averaged, "config.norm.train_statistics"
+    )
+    for mode in parse_list(norm.eval_statistics):
+        check_usable(mode, norm.train_statistics, averaged, "config.norm.eval_statistics")
 
 
 def _check_model(config: ConfigDict) -> None:

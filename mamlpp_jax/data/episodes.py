@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mamlpp_jax.data.dataset import Dataset
-from mamlpp_jax.types import Array, Episode, SampleTasks
+from mamlpp_jax.types import Array, Batch, Episode, SampleTasks
 
 _LAST = np.uint32(0xFFFFFFFF)
 # Mean and deviation of each channel, of pixels in 0..1.
@@ -141,10 +141,8 @@ def assemble(images: Array, rotations: Array, shape: TaskShape) -> Episode:
     support, query = pixels[:, : shape.shot], pixels[:, shape.shot :]
     labels = jnp.arange(shape.way, dtype=jnp.int32)
     return Episode(
-        support.reshape(-1, *support.shape[2:]),
-        jnp.repeat(labels, shape.shot),
-        query.reshape(-1, *query.shape[2:]),
-        jnp.repeat(labels, shape.query),
+        Batch(support.reshape(-1, *support.shape[2:]), jnp.repeat(labels, shape.shot)),
+        Batch(query.reshape(-1, *query.shape[2:]), jnp.repeat(labels, shape.query)),
     )
 
 

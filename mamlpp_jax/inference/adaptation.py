@@ -8,13 +8,12 @@ from typing import Any, NamedTuple
 import jax
 from jax import lax, numpy as jnp
 
-from mamlpp_jax.algorithms.inner_loop import adapt, query_statistics
 from mamlpp_jax.algorithms.learner import Learner
-from mamlpp_jax.algorithms.per_step import at_step, lay_out
+from mamlpp_jax.algorithms.task import adapt_to, at_step, make_task
 from mamlpp_jax.data.episodes import normalize
 from mamlpp_jax.inference.preprocessing import ImageFormat
 from mamlpp_jax.models.head import with_ways
-from mamlpp_jax.types import Array, Episode, MetaParams, NormParams, Params, RunningStats
+from mamlpp_jax.types import Array, Batch, Episode, MetaParams, NormParams, Params, RunningStats
 
 
 class Adapted(NamedTuple):
@@ -32,7 +31,7 @@ class Adapted(NamedTuple):
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
-def learn_classes(
+def adapt_members(
     learner: Learner,
     image_format: ImageFormat,
     way: int,
@@ -53,14 +52,15 @@ def learn_classes(
         labels: int32 [N], 0..K-1; classes may have different numbers of images.
     """
     pixels = normalize(images, image_format.mean, image_format.std)
-    episode = Episode(pixels, labels, pixels[:0], labels[:0])
+    support = Batch(pixels, labels)
+    episode = Episode(support, support)  # no query pass is made
 
     def one(member: tuple[MetaParams, RunningStats]) -> Adapted:
         fitted, stats = with_ways(member[0], way), member[1]
-        per_step = lay_out(learner, fitted, stats)
-        params, _ = adapt(learner, fitted.params, per_step, episode, order=1, differentiated=False)
-        last = at_step(per_step, -1)
-        return Adapted(params, last.norm, query_statistics(learner, params, last, pixels))
+        task = make_task(learner, fitted, stats, episode)
+        theta, _ = adapt_to(learner, task, order=1, unroll=1)
+        last = at_step(task.per_step, -1)
+        return Adapted(theta, last.norm, task.query_moments(theta, last))
 
     return lax.map(one, (meta, batch_stats))
 

@@ -13,14 +13,14 @@ import jax
 import numpy as np
 
 from mamlpp_jax import config as config_lib
-from mamlpp_jax.algorithms.learner import BN_MODES
 from mamlpp_jax.errors import ConfigError, DataError, NotFittedError
-from mamlpp_jax.inference.adaptation import Adapted, class_probabilities, learn_classes
+from mamlpp_jax.inference.adaptation import Adapted, adapt_members, class_probabilities
 from mamlpp_jax.inference.model import FewShotModel
 from mamlpp_jax.inference.preprocessing import POLARITIES, load_images
 from mamlpp_jax.inference.pretrained import find_model
 from mamlpp_jax.inference.saved_model import save_model
 from mamlpp_jax.inference.stablehlo import write_stablehlo
+from mamlpp_jax.statistics import check_usable, find_statistics
 
 # Queries are padded to one of these numbers, so that other numbers compile nothing new.
 _QUERY_SIZES = (8, 64)
@@ -66,7 +66,7 @@ class FewShotClassifier:
             ConfigError: a setting is not allowed.
         """
         self.model = _with_settings(model, statistics, inner_steps, polarity)
-        if self.model.statistics == "batch":
+        if not find_statistics(self.model.statistics).alone:
             warnings.warn(
                 "With `batch` statistics a prediction depends on the images that are predicted together with it; "
                 "`support` predicts each alone.",
@@ -126,7 +126,7 @@ class FewShotClassifier:
         targets = np.array([classes[label] for label in labels], np.int32)
         way = len(classes)
         learner, image_format = self.model.learner(way), self.model.image_format
-        adapted = learn_classes(learner, image_format, way, *self._weights, squares, targets)
+        adapted = adapt_members(learner, image_format, way, *self._weights, squares, targets)
         self._fitted = _object_array(list(classes)), adapted
         return self
 
@@ -219,18 +219,9 @@ class FewShotClassifier:
 def _with_settings(
     model: FewShotModel, statistics: str | None, inner_steps: int | None, polarity: str | None
 ) -> FewShotModel:
-    if statistics not in (None, *BN_MODES):
-        raise ConfigError(f"statistics is {statistics!r}; choose one of {', '.join(BN_MODES)}.")
-    if statistics == "tasknorm" and model.fields["norm.train_statistics"] != "tasknorm":
-        raise ConfigError(
-            "statistics is 'tasknorm', but this model was trained with "
-            f"{model.fields['norm.train_statistics']} statistics; only training with tasknorm learns its blend."
-        )
-    if statistics in ("running", "renorm") and model.fields["train.average_decay"]:
-        raise ConfigError(
-            f"statistics is {statistics!r}, but this model is an average of weights (train.average_decay), and running "
-            "statistics are those of the last ones; choose another one."
-        )
+    if statistics is not None:
+        trained = str(model.fields["norm.train_statistics"])
+        check_usable(statistics, trained, averaged=bool(model.fields["train.average_decay"]))
     if inner_steps is not None:
         config_lib.check_value("train.inner_steps", inner_steps, called="inner_steps")
     image_format = model.image_format

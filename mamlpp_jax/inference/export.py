@@ -8,7 +8,7 @@ import pathlib
 from jax import numpy as jnp
 
 from mamlpp_jax import config as config_lib
-from mamlpp_jax.inference.adaptation import class_probabilities, learn_classes
+from mamlpp_jax.inference.adaptation import adapt_members, class_probabilities
 from mamlpp_jax.inference.classifier import FewShotClassifier
 from mamlpp_jax.inference.stablehlo import write_stablehlo
 from mamlpp_jax.types import Array
@@ -48,7 +48,7 @@ def export_adaptation(
 
     def adapt_and_predict(support: Array, query: Array) -> Array:
         labels = jnp.repeat(jnp.arange(way, dtype=jnp.int32), shot)
-        adapted = learn_classes(
+        adapted = adapt_members(
             learner, image_format, way, trained.meta, trained.batch_stats, support, labels
         )
         return class_probabilities(learner, image_format, adapted, query)

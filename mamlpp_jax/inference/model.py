@@ -16,6 +16,7 @@ from mamlpp_jax.algorithms.learner import Learner
 from mamlpp_jax.data.episodes import NORMALIZATIONS
 from mamlpp_jax.data.sources.registry import is_inverted
 from mamlpp_jax.inference.preprocessing import ImageFormat
+from mamlpp_jax.statistics import SUPPORT, find_statistics
 from mamlpp_jax.training.learner import make_learner
 from mamlpp_jax.types import MetaParams, RunningStats
 
@@ -68,7 +69,7 @@ class FewShotModel:
         meta: what the outer loop learned, NumPy leaves [E, ...] for E members, best first.
         batch_stats: running statistics, NumPy leaves [E, ...].
         steps: outer steps that each member was trained for.
-        statistics: which batch-norm statistics are used, one of `BN_MODES`.
+        statistics: which batch-norm statistics are used, one of `mamlpp_jax.statistics.STATISTICS`.
         inner_steps: how many are used.
         card: its model card, Markdown; "" for one made of the other attributes.
     """
@@ -130,7 +131,7 @@ def _make_learner(
 ) -> Learner:
     """One object for equal arguments, so that what is compiled for a model serves equal ones too."""
     learner = make_learner(learner_config(dict(fields)))
-    return learner._replace(bn_mode=statistics, inner_steps=inner_steps)
+    return dataclasses.replace(learner, statistics=statistics, inner_steps=inner_steps)
 
 
 def learner_config(fields: Mapping[str, bool | int | float | str]) -> ConfigDict:
@@ -143,7 +144,7 @@ def learner_config(fields: Mapping[str, bool | int | float | str]) -> ConfigDict
 def from_runs(runs: Sequence[TrainedRun]) -> FewShotModel:
     """The model of a run's epochs, to be used with as many inner steps as it was trained with.
 
-    Its statistics classify each image alone: `tasknorm` where it was trained with that, else `support`.
+    Its statistics classify each image alone: those of its training where these need it, else `support`.
 
     Args:
         runs: epochs of one run, best first.
@@ -170,7 +171,8 @@ def without_weights(
     """
     mean, std = NORMALIZATIONS[fields["data.normalize"]]
     polarity = "auto" if is_inverted(fields["data.name"]) else None
-    statistics = "tasknorm" if fields["norm.train_statistics"] == "tasknorm" else "support"
+    trained = find_statistics(fields["norm.train_statistics"])
+    statistics = (trained if trained.needs_training else SUPPORT).name
     return FewShotModel(
         fields={name: fields[name] for name in LEARNER_FIELDS},
         image_format=ImageFormat(fields["data.image_size"], channels, mean, std, polarity),

@@ -21,7 +21,6 @@ from jax.sharding import SingleDeviceSharding
 
 from mamlpp_jax import config as config_lib
 from mamlpp_jax._version import __version__
-from mamlpp_jax.algorithms.learner import BN_MODES
 from mamlpp_jax.errors import ModelError
 from mamlpp_jax.inference.model import (
     LATER_FIELDS,
@@ -32,6 +31,7 @@ from mamlpp_jax.inference.model import (
 )
 from mamlpp_jax.inference.model_card import model_card
 from mamlpp_jax.inference.preprocessing import POLARITIES, ImageFormat
+from mamlpp_jax.statistics import check_usable
 from mamlpp_jax.training.learner import state_shapes
 from mamlpp_jax.types import MetaParams, RunningStats
 from mamlpp_jax.utils.files import exists, read_json, wrap_os_errors, write_atomically, write_json
@@ -165,10 +165,7 @@ def _from_json(content: dict[str, Any]) -> FewShotModel:
     for name, value in fields.items():
         config_lib.check_value(name, value)
     config_lib.check_value("train.inner_steps", content["inner_steps"])
-    if content["statistics"] not in BN_MODES:
-        raise ValueError(f'"statistics" must be one of {", ".join(BN_MODES)}.')
-    if content["statistics"] == "tasknorm" != fields["norm.train_statistics"]:
-        raise ValueError('"statistics" is tasknorm, which the model was not trained with.')
+    check_usable(content["statistics"], str(fields["norm.train_statistics"]), averaged=False)
     steps = tuple(content["steps"])
     if not steps or not all(type(step) is int and step >= 0 for step in steps):
         raise ValueError('"steps" must be a list of whole numbers, one per member.')

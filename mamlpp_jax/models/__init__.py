@@ -1,7 +1,7 @@
 """Backbones, their layers, and the pure function made of one."""
 
 from mamlpp_jax.models.conv4 import Conv4
-from mamlpp_jax.models.forward import init_model, make_forward, make_split
+from mamlpp_jax.models.forward import init_model, make_body_and_head, make_forward
 from mamlpp_jax.models.head import with_ways
 from mamlpp_jax.models.registry import BACKBONES, make_backbone
 from mamlpp_jax.models.resnet12 import ResNet12
@@ -12,7 +12,7 @@ __all__ = [
     "ResNet12",
     "init_model",
     "make_backbone",
+    "make_body_and_head",
     "make_forward",
-    "make_split",
     "with_ways",
 ]

@@ -7,8 +7,8 @@ from jax import lax, numpy as jnp
 
 from mamlpp_jax.models.moments import moments
 from mamlpp_jax.models.pending_conv import PendingConv
-from mamlpp_jax.models.renorm import HAND_OVER, renormalise
-from mamlpp_jax.models.task_norm import BLEND, blended_moments
+from mamlpp_jax.models.renorm import renormalise
+from mamlpp_jax.models.task_norm import blended_moments
 from mamlpp_jax.ops.conv import conv2d
 from mamlpp_jax.ops.pool import max_pool_2x2
 from mamlpp_jax.types import Array
@@ -70,7 +70,7 @@ class PerStepBatchNorm(nn.Module):
     The module sees the scale and bias of the inner step it runs in (collection `norm`). Given the collection
     `batch_stats` (mean, var), it normalises with that; without it, with the batch's own moments. Where `norm` has a
     `blend`, each image's own moments are pooled with them (`models.task_norm`; given statistics then need a count).
-    Given statistics with a `hand_over` renormalise (`models.renorm`).
+    Given statistics with `anneal` renormalise (`models.renorm`).
     The caller keeps the entries of all steps, in collections of their own, so that none is mistaken for an adapted
     parameter. The batch's own moments are always left in the collection `moments` (mean, biased var, count); nothing
     is updated here.
@@ -86,21 +86,24 @@ class PerStepBatchNorm(nn.Module):
     max_pool: bool = False
 
     @nn.compact
-    def __call__(self, x: Array | PendingConv, offset: Array) -> Array:
+    def __call__(self, x: Array | PendingConv, offset: Array | None = None) -> Array:
         """Normalises ``x + offset`` over all axes but the last.
 
         Args:
             x: [N, H, W, F]. One that is pending is only computed whole if it is not pooled, or normalised by each
                 image's moments.
-            offset: [F], the bias of the convolution before this layer.
+            offset: [F], the bias of the convolution before this layer; None for no bias.
 
         Returns:
             [N, H, W, F], or [N, H // 2, W // 2, F] with `max_pool`.
         """
+        if offset is None:
+            assert not isinstance(x, PendingConv)
+            offset = jnp.zeros(x.shape[-1], x.dtype)
         shape = offset.shape
         scale = self.variable("norm", "scale", jnp.ones, shape, offset.dtype).value
         bias = self.variable("norm", "bias", jnp.zeros, shape, offset.dtype).value
-        blend = self.get_variable("norm", BLEND)
+        blend = self.get_variable("norm", "blend")
         if isinstance(x, PendingConv) and (blend is not None or not self.max_pool):
             x = x.compute()
         if isinstance(x, PendingConv):
@@ -125,9 +128,9 @@ class PerStepBatchNorm(nn.Module):
         if self.max_pool:
             sign = jnp.where(scale < 0, -1, 1)
             x = x.max_pool(sign) if isinstance(x, PendingConv) else max_pool_2x2(x, sign)
-        if self.has_variable("batch_stats", HAND_OVER):
-            hand_over = self.get_variable("batch_stats", HAND_OVER)
-            factor, shift = renormalise(own, (mean, var), hand_over, self.epsilon)
+        if self.has_variable("batch_stats", "anneal"):
+            anneal = self.get_variable("batch_stats", "anneal")
+            factor, shift = renormalise(own, (mean, var), anneal, self.epsilon)
             return x * (scale * factor) + (bias + scale * shift)
         factor = scale * lax.rsqrt(var + self.epsilon)
         return x * factor + (bias - mean * factor)

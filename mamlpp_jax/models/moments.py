@@ -39,6 +39,38 @@ def update_running(running: RunningStats, batch: Moments, momentum: float = 0.9)
     return map_layers(one, running, batch)
 
 
+def fold_moments(
+    running: RunningStats, support: Moments, query: Moments, *, per_step: bool
+) -> RunningStats:
+    """Updates the running statistics by one outer step's passes, in the order they happened.
+
+    Entry i takes the support pass and then the query pass of inner step i. Shared statistics take the
+    passes of all steps one after another. Without the multi-step loss only the last step has a query pass.
+
+    Args:
+        running: leaves [S, F], or [F] when shared; empty for a backbone without batch norm.
+        support: leaves [S, F].
+        query: leaves [S, F] or [1, F].
+        per_step: whether `running` has an entry per inner step.
+    """
+    if not jax.tree.leaves(running):
+        return running
+    steps, queries = (jax.tree.leaves(moments)[0].shape[0] for moments in (support, query))
+    entries = []
+    for i in range(steps):
+        entry = _at(running, i) if per_step else running
+        entry = update_running(entry, _at(support, i))
+        if i >= steps - queries:
+            entry = update_running(entry, _at(query, i - steps))
+        entries.append(entry)
+        running = running if per_step else entry
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *entries) if per_step else running
+
+
+def _at(tree: Any, index: int) -> Any:
+    return jax.tree.map(lambda leaf: leaf[index], tree)
+
+
 def map_layers(function: Callable[..., Any], *trees: Any) -> Any:
     """Applies a function to the entries, such as {"mean", "var"}, of every normalised layer."""
 

@@ -20,28 +20,8 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from mamlpp_jax.models.moments import map_layers, moments
-from mamlpp_jax.types import Array, NormParams
-
-# The learned (scale, offset) beside a layer's batch-norm scale and bias.
-BLEND = "blend"
-
-
-def add_blend(norm: NormParams) -> NormParams:
-    """Gives every normalised layer a blend of equal parts: scale and offset 0, as in the authors' code."""
-    return map_layers(lambda layer: {**layer, BLEND: jnp.zeros(2, layer["scale"].dtype)}, norm)
-
-
-def remove_blend(norm: NormParams) -> NormParams:
-    """Leaves plain batch norm."""
-    return map_layers(lambda layer: {k: v for k, v in layer.items() if k != BLEND}, norm)
-
-
-def has_blend(norm: NormParams) -> bool:
-    """Whether every normalised layer has a blend; true without any layer."""
-    found: list[bool] = []
-    map_layers(lambda layer: found.append(BLEND in layer), norm)
-    return all(found)
+from mamlpp_jax.models.moments import moments
+from mamlpp_jax.types import Array
 
 
 def blended_moments(

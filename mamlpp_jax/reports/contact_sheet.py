@@ -84,7 +84,7 @@ def _classes_width(splits: Sequence[SplitSample]) -> float:
 
 
 def _episode_width(split: SplitSample) -> float:
-    sets = split.episodes.support_images, split.episodes.query_images
+    sets = split.episodes.support.inputs, split.episodes.query.inputs
     shots, queries = (split.by_class(images).shape[2] for images in sets)
     return _BLOCK_GAP + _NAME + min(shots, _SHOTS) + _GAP + min(queries, _QUERIES)
 
@@ -169,8 +169,8 @@ def _draw_episode(
     std: Sequence[float],
 ) -> None:
     names = split.episode_classes[index]
-    support = split.by_class(split.episodes.support_images)[index]
-    query = split.by_class(split.episodes.query_images)[index]
+    support = split.by_class(split.episodes.support.inputs)[index]
+    query = split.by_class(split.episodes.query.inputs)[index]
     title = f"{split.name} episode {index}, {len(names)}-way {support.shape[1]}-shot"
     _draw_title(canvas, left, top, title)
     if len(names) > _CLASSES:

@@ -52,7 +52,7 @@ def draw(
         episode: NumPy arrays; the images in any range, C = 1 (grey) or 3 (colour).
         probabilities: float [M, K], the predicted distribution of each query image.
         class_names: [K]; default the labels. Long ones stand beside the rows only.
-        judged: False where `query_labels` are the predictions, since the truth is not known: then each query image
+        judged: False where `query.targets` are the predictions, since the truth is not known: then each query image
             stands in the row of its prediction, with the probability below it.
 
     Raises:
@@ -61,7 +61,7 @@ def draw(
     episode = jax.tree.map(np.asarray, episode)
     _check(episode, probabilities, class_names)
     beside, below = _names(class_names, probabilities.shape[1])
-    support, query, reverse = _displayable(episode.support_images, episode.query_images)
+    support, query, reverse = _displayable(episode.support.inputs, episode.query.inputs)
     layout = _Layout.of(episode, way=probabilities.shape[1], judged=judged)
     cmap = "gray_r" if reverse else "gray"
     canvas = Canvas(max(layout.width, _MIN_WIDTH), layout.height, _INCHES, cmap)
@@ -70,10 +70,10 @@ def draw(
     for label in range(layout.classes):
         left, top = layout.corner(label)
         canvas.row_name(left + _NAME, top, beside[label])
-        for column, index in enumerate(_first(episode.support_labels, label, layout.shots)):
+        for column, index in enumerate(_first(episode.support.targets, label, layout.shots)):
             canvas.image(left + _NAME + column, top, support[index], **_PLAIN)
         left += _NAME + layout.shots + _GAP
-        for column, index in enumerate(_first(episode.query_labels, label, layout.queries)):
+        for column, index in enumerate(_first(episode.query.targets, label, layout.queries)):
             predicted = predictions[index]
             percent = f"{100 * probabilities[index, predicted]:.0f} %"
             frame, caption = _PLAIN, percent
@@ -106,8 +106,8 @@ def _draw_query(
 
 
 def _check(episode: Episode, probabilities: np.ndarray, class_names: Sequence[str] | None) -> None:
-    support, query = len(episode.support_images), len(episode.query_images)
-    support_labels, query_labels = len(episode.support_labels), len(episode.query_labels)
+    support, query = len(episode.support.inputs), len(episode.query.inputs)
+    support_labels, query_labels = len(episode.support.targets), len(episode.query.targets)
     if support != support_labels or not support:
         raise ValueError(f"{support} support images have {support_labels} labels")
     if not query == query_labels == len(probabilities) or not query:
@@ -168,7 +168,7 @@ class _Layout:
     def of(cls, episode: Episode, way: int, judged: bool) -> _Layout:
         shot, query = (
             int(np.bincount(labels).max())
-            for labels in (episode.support_labels, episode.query_labels)
+            for labels in (episode.support.targets, episode.query.targets)
         )
         classes = min(way, _MAX_CLASSES)
         fair = min(max(_MAX_QUERIES // classes, 1), _MAX_QUERIES_OF_A_CLASS)
@@ -204,7 +204,7 @@ class _Layout:
 
 def _title(episode: Episode, predictions: np.ndarray, layout: _Layout, judged: bool) -> list[str]:
     """Lines short enough for a narrow figure."""
-    labels = episode.query_labels
+    labels = episode.query.targets
     total, correct = len(labels), int((predictions == labels).sum())
     queries = sum(len(_first(labels, n, layout.queries)) for n in range(layout.classes))
     shown = {
@@ -213,7 +213,7 @@ def _title(episode: Episode, predictions: np.ndarray, layout: _Layout, judged: b
         f"{queries} of {total} query images": queries < total,
     }
     cut = ", ".join(text for text, is_cut in shown.items() if is_cut)
-    fewest = int(np.bincount(episode.support_labels).min())
+    fewest = int(np.bincount(episode.support.targets).min())
     few = str(fewest) if fewest == layout.shot else f"{fewest} to {layout.shot}"
     head = [
         f"{layout.way}-way {few.replace(' to ', '- to ')}-shot episode",

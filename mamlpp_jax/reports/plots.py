@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mamlpp_jax.reports.canvas import new_figure
+from mamlpp_jax.statistics import STATISTICS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,14 +20,14 @@ Rows = Sequence[Mapping[str, Any]]
 # Okabe and Ito's colours, which colour-blind readers can tell apart.
 _BLUE, _ORANGE, _GREEN, _RED, _PURPLE = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7"
 _GREY = "#666666"
-_MODES = {
-    "batch": (_ORANGE, "o"),
-    "support": (_GREEN, "s"),
-    "running": (_PURPLE, "^"),
-    "tasknorm": (_RED, "D"),
-    "renorm": (_BLUE, "P"),
-}
-_OTHER_MODE = (_GREY, "X")
+_STYLES = (
+    (_ORANGE, "o"),
+    (_PURPLE, "^"),
+    (_GREEN, "s"),
+    (_RED, "D"),
+    (_BLUE, "P"),
+)  # of statistics
+_OTHER_STYLE = (_GREY, "X")
 
 _MAX_POINTS = 1000  # of a raw curve; more are drawn as a band
 
@@ -128,6 +129,12 @@ def _bands(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarra
     return np.array(centres), np.array(low), np.array(high)
 
 
+def _style(mode: str) -> tuple[str, str]:
+    """Colour and marker of a statistics mode."""
+    place = [*STATISTICS].index(mode) if mode in STATISTICS else len(_STYLES)
+    return (*_STYLES, _OTHER_STYLE)[min(place, len(_STYLES))]
+
+
 def _validation_modes(rows: Rows) -> list[str]:
     """The statistics modes with an accuracy of their own; [""] when there is just one accuracy."""
     prefix = "val_accuracy_"
@@ -143,7 +150,7 @@ def _validation_curve(axes: Axes, rows: Rows, name: str, mode: str, scale: float
     if not rows:
         return values
     steps = [row["step"] for row in rows]
-    color, marker = _MODES.get(mode, _OTHER_MODE)
+    color, marker = _style(mode)
     # A marker at every epoch of a long run would hide the curve.
     every = max(1, len(rows) // 25)
     axes.plot(
@@ -195,7 +202,7 @@ def accuracy_per_inner_step(test: Rows) -> Figure:
 def _inner_step_line(axes: Axes, row: Mapping[str, Any], label: str, end: float) -> None:
     values = 100.0 * np.asarray(row["accuracy_per_step"], dtype=float)
     last = len(values) - 1
-    color, marker = _MODES.get(row["eval_statistics"], _OTHER_MODE)
+    color, marker = _style(row["eval_statistics"])
     axes.plot(values, color=color, marker=marker, markersize=5, linewidth=1.6, label=label)
     axes.errorbar([last], values[-1:], yerr=[100.0 * row["ci95"]], color=color, capsize=3)
     axes.text(last + 0.18, end, f"{values[-1]:.1f}", color=color, fontsize=9, va="center")

@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from mamlpp_jax import config as config_lib
 from mamlpp_jax.reports.tables import Rows, markdown_table, text_table
+from mamlpp_jax.statistics import STATISTICS
 
 # Figures the results page shows when they lie in the working directory: name pattern, caption.
 FIGURES = (
@@ -18,18 +19,6 @@ FIGURES = (
     ("inner_rates*.png", "Learned inner rates"),
     ("episode*.png", "A test episode and its predictions"),
 )
-
-_STATISTICS = {
-    "batch": "`batch`: a query image is normalised together with the other query images of its "
-    "task, so its prediction depends on them (transductive).",
-    "running": "`running`: query images are normalised by statistics accumulated in training.",
-    "renorm": "`renorm`: as `running`, with the derivatives of the batch's own statistics in the inner loop, so each "
-    "prediction is made alone (inductive).",
-    "support": "`support`: query images are normalised by the statistics of the support set, so each "
-    "prediction is made alone (inductive).",
-    "tasknorm": "`tasknorm`: each query image is normalised by the statistics of the support set blended with its "
-    "own, so each prediction is made alone (inductive).",
-}
 
 
 def results_table(results: Mapping[str, Any]) -> str:
@@ -71,7 +60,9 @@ def results_page(results: Mapping[str, Any], workdir: pathlib.Path | None = None
             "## Test accuracy",
             "In percent, ± half the width of the 95 % confidence interval over tasks.",
             markdown_table(_summary(test)),
-            "\n".join(f"- {_STATISTICS[mode]}" for mode in modes if mode in _STATISTICS),
+            "\n".join(
+                f"- `{mode}`: {STATISTICS[mode].text}." for mode in modes if mode in STATISTICS
+            ),
             "## Accuracy after each number of inner steps",
             markdown_table(_per_inner_step(test)),
             *_extrapolations(results),

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 import jax
 
 from mamlpp_jax.algorithms.evaluation import Evaluator, make_evaluator
-from mamlpp_jax.algorithms.noise import with_keys
 from mamlpp_jax.algorithms.outer_loop import (
     GradientFunction,
     TrainStep,
@@ -29,17 +28,16 @@ _DEFAULT_STEPS_PER_DISPATCH = 50
 
 def compiled_train_steps(experiment: Experiment, steps: int) -> TrainStep:
     """The jitted outer steps, `steps` of them per call; compiles once per (order, multi_step)."""
-    config, sample_tasks = experiment.config, experiment.tasks["train"].sample_tasks
-    if config.model.drop_block:
-        sample_tasks = with_keys(sample_tasks, stream_key(config.seed, "drop"))
+    config = experiment.config
     one_step = make_train_step(
         experiment.learner,
         experiment.optimizer,
-        sample_tasks,
+        experiment.tasks["train"].sample_tasks,
         tasks_per_step=config.train.tasks_per_step,
         tasks_per_chunk=experiment.tasks_per_chunk,
         mesh=experiment.mesh,
         gradient_function=OUTER_GRADIENTS[config.train.outer_gradient],
+        key=stream_key(config.seed, "drop") if config.model.drop_block else None,
     )
     return jax.jit(scan_steps(one_step, steps), donate_argnums=0)
 

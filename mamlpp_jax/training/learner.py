@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -21,14 +20,14 @@ from mamlpp_jax.algorithms.inner_optimizers import (
     InnerOptimizer,
     decay_rates,
     make_inner_optimizer,
-    restricted,
+    masked,
 )
-from mamlpp_jax.algorithms.learner import Learner
-from mamlpp_jax.algorithms.metrics import cross_entropy, smoothed_cross_entropy
+from mamlpp_jax.algorithms.learner import InitTheta, Learner, same_for_every_task
+from mamlpp_jax.algorithms.losses import CrossEntropy
 from mamlpp_jax.algorithms.outer_loop import init_state
-from mamlpp_jax.models import init_model, make_backbone, make_forward, make_split
+from mamlpp_jax.models import init_model, make_backbone, make_body_and_head, make_forward
 from mamlpp_jax.models.head import HEAD, head_with_ways
-from mamlpp_jax.types import Array, MetaState, Params, StepPlan
+from mamlpp_jax.types import Array, MetaState, StepPlan
 
 _STREAMS = {"init": 0, "train": 1, "val": 2, "test": 3, "drop": 4}
 
@@ -40,18 +39,18 @@ def stream_key(seed: int, stream: str) -> Array:
 
 def make_learner(config: ConfigDict) -> Learner:
     """The backbone and inner loop of a configuration."""
-    module, smoothing = _module(config, config.task.way), config.train.label_smoothing
+    module = _module(config, config.task.way)
     return Learner(
         forward=make_forward(module),
         inner_optimizer=_inner_optimizer(config),
         inner_steps=config.train.inner_steps,
-        bn_mode=config.norm.train_statistics,
+        statistics=config.norm.train_statistics,
         per_step_affine=config.norm.per_step_affine,
         per_step_statistics=config.norm.per_step_statistics,
         remat=config.compute.remat,
-        start=_start(config),
-        query_loss=smoothed_cross_entropy(smoothing) if smoothing else cross_entropy,
-        split=make_split(module),
+        query_loss=CrossEntropy(config.train.label_smoothing),
+        body_and_head=make_body_and_head(module),
+        init_theta=_init_theta(config),
     )
 
 
@@ -62,13 +61,14 @@ def _inner_optimizer(config: ConfigDict) -> InnerOptimizer:
     if inner.adapts == "all":
         return optimizer
     of_head = inner.adapts == "head"
-    return restricted(optimizer, lambda path: path.startswith(f"{HEAD}/") == of_head)
+    return masked(optimizer, lambda path: path.startswith(f"{HEAD}/") == of_head)
 
 
-def _start(config: ConfigDict) -> Callable[[Params], Params]:
+def _init_theta(config: ConfigDict) -> InitTheta:
     if not config.model.shared_head:
-        return lambda params: params
-    return lambda params: head_with_ways(params, config.task.way)
+        return same_for_every_task
+    ways = config.task.way
+    return lambda params, support, features: head_with_ways(params, ways)
 
 
 def _module(config: ConfigDict, ways: int) -> nn.Module:
@@ -127,7 +127,7 @@ def first_state(config: ConfigDict, image_shape: tuple[int, int, int]) -> MetaSt
     """
     columns = 1 if config.model.shared_head else config.task.way
     module, key = _module(config, columns), stream_key(config.seed, "init")
-    variables = init_model(module, key, image_shape)
+    variables = init_model(module, key, jax.ShapeDtypeStruct((1, *image_shape), jnp.float32))
     return init_state(make_learner(config), variables, make_optimizer(config))
 
 
@@ -178,7 +178,7 @@ def epoch_plan(config: ConfigDict, epoch: int) -> StepPlan:
         weights=jnp.asarray(weights, jnp.float32),
         order=schedules.derivative_order(epoch, train.first_order_epochs),
         multi_step=multi_step,
-        hand_over=jnp.asarray(
-            schedules.hand_over(epoch, config.norm.hand_over * train.epochs), jnp.float32
+        anneal=jnp.asarray(
+            schedules.anneal(epoch, config.norm.hand_over * train.epochs), jnp.float32
         ),
     )

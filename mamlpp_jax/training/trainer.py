@@ -113,8 +113,8 @@ class _Loop:
         self.per_dispatch = steps_per_dispatch(experiment, start)
         self.train_steps = compiled_train_steps(experiment, self.per_dispatch)
         self.compiled: set[str] = set()
-        self.bn_mode = config_lib.eval_statistics(self.config)[0]
-        self.evaluate = compiled_evaluator(experiment, "val", [self.bn_mode], every_step=False)
+        self.statistics = config_lib.eval_statistics(self.config)[0]
+        self.evaluate = compiled_evaluator(experiment, "val", [self.statistics], every_step=False)
         # All at once: the last bit of a cosine depends on how many are computed together.
         every_step = np.arange(config_lib.total_steps(self.config))
         self.rates = np.broadcast_to(experiment.learning_rate(every_step), every_step.shape)
@@ -246,8 +246,8 @@ class _Loop:
             f"{'compiling the evaluation, ' * first}validating epoch {epoch + 1} on {tasks} tasks"
         ):
             meta, stream = evaluated_meta(state), self.experiment.tasks["val"]
-            scores = score(self.evaluate(meta, state.batch_stats, stream)[self.bn_mode])
-        step, mode = int(state.step), self.bn_mode
+            scores = score(self.evaluate(meta, state.batch_stats, stream)[self.statistics])
+        step, mode = int(state.step), self.statistics
         self.writer.validation(
             {
                 "step": step,

@@ -1,13 +1,14 @@
 """Scores, ensembles, other numbers of classes, and independence of devices and chunks."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
 
 from mamlpp_jax.algorithms.evaluation import make_evaluator
-from mamlpp_jax.algorithms.inner_loop import adapt
 from mamlpp_jax.algorithms.outer_loop import fixed_tasks
-from mamlpp_jax.algorithms.per_step import lay_out
+from mamlpp_jax.algorithms.task import adapt_to, make_task
 from mamlpp_jax.distributed.mesh import make_mesh, replicate
 from tests.helpers.small_learner import STEPS, WAY, make_episodes, make_learner, make_state
 
@@ -31,8 +32,8 @@ class FixedBlocks:
         yield self.episodes, task_indices
 
 
-def evaluate(model, bn_mode="batch", **options):
-    return evaluate_modes(model, [bn_mode], **options)[bn_mode]
+def evaluate(model, statistics="batch", **options):
+    return evaluate_modes(model, [statistics], **options)[statistics]
 
 
 def evaluate_modes(model, modes, inner_steps=STEPS, **options):
@@ -43,7 +44,7 @@ def evaluate_modes(model, modes, inner_steps=STEPS, **options):
         "mesh": make_mesh(8, devices=1),
         **options,
     }
-    learner = learner._replace(inner_steps=inner_steps)
+    learner = dataclasses.replace(learner, inner_steps=inner_steps)
     run = make_evaluator(learner, fixed_tasks, modes, **settings)
     return run(state.meta, state.batch_stats, FixedBlocks(replicate(episodes, settings["mesh"])))
 
@@ -52,13 +53,13 @@ def test_logits_before_and_after_every_inner_step(model):
     learner, state, episodes = model
     predictions = evaluate(model)
     assert predictions.logits.shape == (TASKS, STEPS + 1, WAY, WAY)
-    np.testing.assert_array_equal(predictions.labels, episodes.query_labels[:TASKS])
+    np.testing.assert_array_equal(predictions.labels, episodes.query.targets[:TASKS])
     task = jax.tree.map(lambda leaf: leaf[2], episodes)
-    params, per_step = state.meta.params, lay_out(learner, state.meta, state.batch_stats)
     row = lambda i: jax.tree.map(lambda leaf: leaf[i], state.meta.norm)  # noqa: E731
-    before, _ = learner.forward(params, row(0), task.query_images)
-    theta, _ = adapt(learner, params, per_step, task)
-    after, _ = learner.forward(theta, row(STEPS - 1), task.query_images)
+    before, _ = learner.forward(state.meta.params, row(0), task.query.inputs)
+    made = make_task(learner, state.meta, state.batch_stats, task)
+    theta, _ = adapt_to(learner, made, order=2)
+    after, _ = learner.forward(theta, row(STEPS - 1), task.query.inputs)
     np.testing.assert_allclose(predictions.logits[2, 0], before, atol=1e-5)
     np.testing.assert_allclose(predictions.logits[2, -1], after, rtol=1e-3, atol=1e-4)
 
@@ -72,7 +73,7 @@ def test_devices_and_chunks_change_nothing(model, devices, chunk):
 
 
 def test_the_three_statistics_differ(model):
-    predictions = [evaluate(model, bn_mode=s).logits for s in ("batch", "support", "running")]
+    predictions = [evaluate(model, statistics=s).logits for s in ("batch", "support", "running")]
     assert np.abs(predictions[0] - predictions[1]).max() > 1e-3
     assert np.abs(predictions[0] - predictions[2]).max() > 1e-3
 
@@ -83,7 +84,7 @@ def test_modes_together_are_those_alone(model, every_step):
     together = evaluate_modes(model, modes, every_step=every_step)
     assert tuple(together) == modes
     for mode, found in together.items():
-        alone = evaluate(model, bn_mode=mode, every_step=every_step)
+        alone = evaluate(model, statistics=mode, every_step=every_step)
         np.testing.assert_allclose(found.logits, alone.logits, rtol=1e-3, atol=1e-4)
         np.testing.assert_array_equal(found.labels, alone.labels)
 

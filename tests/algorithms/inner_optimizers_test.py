@@ -14,17 +14,18 @@ from mamlpp_jax.algorithms.inner_optimizers import (
     away_from_zero,
     lslr,
     make_inner_optimizer,
+    masked,
     metasgd,
-    restricted,
     sgd,
 )
-from mamlpp_jax.algorithms.learner import BN_MODES, Learner
+from mamlpp_jax.algorithms.learner import Learner
+from mamlpp_jax.algorithms.losses import cross_entropy
 from mamlpp_jax.algorithms.meta_loss import meta_loss
-from mamlpp_jax.algorithms.metrics import cross_entropy
-from mamlpp_jax.types import Episode, MetaParams, StepPlan
+from mamlpp_jax.statistics import STATISTICS
+from mamlpp_jax.types import Batch, Episode, MetaParams, StepPlan
 
 TASKS, STEPS, D, F, K = 2, 3, 6, 5, 4
-EPSILON, HAND_OVER = 1e-3, 0.3
+EPSILON, ANNEAL = 1e-3, 0.3
 
 
 def fixed(*links):
@@ -49,8 +50,8 @@ OPTIMIZERS = {
     "metasgd": metasgd(0.3),
     "metasgd per step": metasgd(0.3, per_step=True),
     "alfa": alfa(0.3),
-    "lslr of the head": restricted(lslr(0.3), lambda path: path.startswith("linear/")),
-    "alfa of the body": restricted(alfa(0.3), lambda path: path.startswith("body/")),
+    "lslr of the head": masked(lslr(0.3), lambda path: path.startswith("linear/")),
+    "alfa of the body": masked(alfa(0.3), lambda path: path.startswith("body/")),
     "momentum": fixed(optax.sgd(0.2, momentum=0.9)),
     "nesterov": fixed(optax.sgd(0.2, momentum=0.9, nesterov=True)),
     "learned rates behind a trace": learned_rates_behind(optax.trace(0.9)),
@@ -77,7 +78,7 @@ SAMPLE = [
     ("lslr", 2, "tasknorm", False),
     ("sgd", 2, "renorm", False),
 ]
-GRID = list(itertools.product(OPTIMIZERS, (1, 2), BN_MODES, (False, True)))
+GRID = list(itertools.product(OPTIMIZERS, (1, 2), STATISTICS, (False, True)))
 CASES = [*SAMPLE, *(pytest.param(*case, marks=pytest.mark.slow) for case in GRID)]
 
 
@@ -96,7 +97,7 @@ def forward(params, norm, images, bn_stats=None):
         var = weight * (var + (mean - pooled) ** 2) + (1 - weight) * (x - pooled) ** 2
         mean = pooled
     x = (x - mean) / jnp.sqrt(var + EPSILON)
-    if "hand_over" in (bn_stats or moments)["norm"]:
+    if "anneal" in (bn_stats or moments)["norm"]:
         x = renormalised(moments["norm"], bn_stats["norm"], x)
     x = x * norm["norm"]["scale"] + norm["norm"]["bias"]
     return jnp.tanh(x) @ params["linear"]["kernel"] + params["linear"]["bias"], moments
@@ -106,8 +107,8 @@ def renormalised(own, given, x):
     """Batch renormalisation of what is normalised with given statistics already."""
     deviations = [jnp.sqrt(of["var"] + EPSILON) for of in (own, given)]
     before = x * deviations[1] + given["mean"]
-    r = (deviations[0] / deviations[1]) ** given["hand_over"]
-    d = given["hand_over"] * (own["mean"] - given["mean"]) / deviations[1]
+    r = (deviations[0] / deviations[1]) ** given["anneal"]
+    d = given["anneal"] * (own["mean"] - given["mean"]) / deviations[1]
     r, d = jax.lax.stop_gradient((r, d))
     return (before - own["mean"]) / deviations[0] * r + d
 
@@ -131,9 +132,8 @@ def problem(optimizer, mode):
         lambda leaf: leaf + 0.02 * normal(*leaf.shape), optimizer.init(params, STEPS)
     )
     labels = jnp.tile(jnp.arange(K), (TASKS, 1))
-    episodes = Episode(
-        *(normal(TASKS, K, D), labels), *(normal(TASKS, 2 * K, D), jnp.tile(labels, 2))
-    )
+    support = Batch(normal(TASKS, K, D), labels)
+    episodes = Episode(support, Batch(normal(TASKS, 2 * K, D), jnp.tile(labels, 2)))
     return MetaParams(params, norm, learned), stats, episodes
 
 
@@ -144,10 +144,10 @@ def plain_loss(optimizer, order, mode, meta, stats, episodes, weights):
         return jax.tree.map(lambda leaf: leaf[min(i, len(leaf) - 1)], tree)
 
     if mode == "renorm":
-        stats = {"norm": {**stats["norm"], "hand_over": jnp.full(STEPS, HAND_OVER)}}
+        stats = {"norm": {**stats["norm"], "anneal": jnp.full(STEPS, ANNEAL)}}
     total = 0.0
     for task in range(TASKS):
-        support, labels, query, query_labels = (leaf[task] for leaf in episodes[:4])
+        (support, labels), (query, query_labels), _ = jax.tree.map(lambda x, t=task: x[t], episodes)
         theta, state = meta.params, None
         for i in range(STEPS):
             norm, running = entry(meta.norm, i), entry(stats, i)
@@ -175,9 +175,9 @@ def test_the_meta_gradient_is_that_of_a_plain_loop(name, order, mode, remat):
     optimizer = OPTIMIZERS[name]
     with jax.enable_x64(True):
         meta, stats, episodes = problem(optimizer, mode)
-        learner = Learner(forward, optimizer, STEPS, bn_mode=mode, remat=remat)
+        learner = Learner(forward, optimizer, STEPS, statistics=mode, remat=remat)
         weights = jnp.asarray([0.2, 0.3, 0.5])
-        plan = StepPlan(weights, order, multi_step=True, hand_over=HAND_OVER)
+        plan = StepPlan(weights, order, multi_step=True, anneal=ANNEAL)
 
         def ours(meta):
             return meta_loss(learner, meta, stats, episodes, plan)[0]

@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
+from mamlpp_jax.algorithms.losses import CrossEntropy
 from mamlpp_jax.algorithms.metrics import (
     Predictions,
     correct_per_task,
     ensemble,
     score,
-    smoothed_cross_entropy,
     student_t95,
 )
 
@@ -19,7 +19,7 @@ def test_smoothed_labels_share_their_weight_among_all_classes():
     targets = 0.9 * np.eye(4)[labels] + 0.1 / 4
     log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
     expected = -(targets * log_p).sum(-1).mean()
-    assert float(smoothed_cross_entropy(0.1)(logits, labels)) == pytest.approx(expected, rel=1e-6)
+    assert float(CrossEntropy(0.1)(logits, labels)) == pytest.approx(expected, rel=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from tests.helpers.small_learner import (
 @pytest.mark.parametrize("statistics", ["batch", "support"])
 def test_meta_gradient_by_finite_differences(statistics):
     with jax.enable_x64(True):
-        module, learner = make_learner(bn_mode=statistics)
+        module, learner = make_learner(statistics=statistics)
         state = make_state(module, learner)
         episodes = make_episodes(tasks=1)
 

@@ -5,11 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mamlpp_jax.algorithms import inner_loop
 from mamlpp_jax.algorithms.inner_optimizers import sgd
-from mamlpp_jax.algorithms.metrics import cross_entropy
+from mamlpp_jax.algorithms.losses import cross_entropy
 from mamlpp_jax.algorithms.reptile import minibatches, reptile_gradient
-from mamlpp_jax.types import Episode
+from mamlpp_jax.types import Batch, Episode
 from tests.helpers.small_learner import STEPS, make_episodes, make_learner, make_state, plan
 
 RATE = 0.1
@@ -23,7 +22,7 @@ def test_the_direction_is_where_a_plain_loop_went():
         found = jax.jit(lambda: reptile_gradient(learner, *state[1:3], episodes, plan()))()
 
         def loss(theta, norm, task, i):
-            sets = (episodes.support_images, episodes.support_labels), episodes[2:4]
+            sets = episodes.support, episodes.query
             images, labels = (leaf[task] for leaf in sets[i % 2])
             row = jax.tree.map(lambda leaf: leaf[i], norm)
             return cross_entropy(learner.forward(theta, row, images)[0], labels)
@@ -49,9 +48,8 @@ def test_the_direction_is_where_a_plain_loop_went():
 
 
 @pytest.mark.parametrize("unrolled", [1, STEPS])
-def test_inner_steps_are_unrolled_since_scale_and_bias_learn_through_them(monkeypatch, unrolled):
-    monkeypatch.setattr(inner_loop, "_UNROLLED", unrolled)
-    module, learner = make_learner(inner_optimizer=sgd(RATE))
+def test_inner_steps_are_unrolled_since_scale_and_bias_learn_through_them(unrolled):
+    module, learner = make_learner(inner_optimizer=sgd(RATE), unroll=unrolled)
     state, episodes = make_state(module, learner), make_episodes(tasks=2)
     traced = jax.make_jaxpr(lambda: reptile_gradient(learner, *state[1:3], episodes, plan()))()
     assert f"unroll={unrolled}\n" in str(traced)
@@ -63,7 +61,11 @@ def test_minibatches_are_balanced_and_use_every_image_before_any_twice():
         jnp.repeat(jnp.arange(way), number) for number in (shot, query)
     )  # in blocks of a class
     numbers = jnp.arange(way * (shot + query), dtype=jnp.float32)
-    episode = Episode(numbers[: way * shot], labels, numbers[way * shot :], query_labels)
+    support, query_set = (
+        Batch(numbers[: way * shot], labels),
+        Batch(numbers[way * shot :], query_labels),
+    )
+    episode = Episode(support, query_set)
     images, of_images = minibatches(episode, 4)
     assert images.shape == of_images.shape == (4, way * shot)
     assert sorted(np.ravel(images[:3])) == sorted(np.asarray(numbers))

@@ -33,8 +33,8 @@ def test_multi_step_loss_ends_with_its_epochs_and_zero_turns_it_off():
 
 
 def test_the_hand_over_takes_its_epochs_and_zero_begins_at_the_end():
-    assert [schedules.hand_over(e, 2.5) for e in range(5)] == pytest.approx([0, 0.4, 0.8, 1, 1])
-    assert schedules.hand_over(0, 0) == 1.0
+    assert [schedules.anneal(e, 2.5) for e in range(5)] == pytest.approx([0, 0.4, 0.8, 1, 1])
+    assert schedules.anneal(0, 0) == 1.0
 
 
 def test_cosine_goes_from_the_first_rate_to_the_last_per_outer_step():

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.xdist_group("bad_input")
 @pytest.fixture(scope="module")
 def files(tmp_path_factory, finished_and_compiled):
     root = tmp_path_factory.mktemp("bad")
-    bad_inputs.lay_out(root, finished_and_compiled[0].path)
+    bad_inputs.per_step_values(root, finished_and_compiled[0].path)
     return root
 
 

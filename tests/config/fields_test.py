@@ -4,11 +4,12 @@ import pytest
 
 from mamlpp_jax import config as config_lib
 from mamlpp_jax.algorithms.inner_optimizers import INNER_OPTIMIZERS
-from mamlpp_jax.algorithms.learner import BN_MODES
 from mamlpp_jax.config.fields import FIELDS
 from mamlpp_jax.data.episodes import NORMALIZATIONS
+from mamlpp_jax.errors import ConfigError
 from mamlpp_jax.models import BACKBONES
 from mamlpp_jax.ops import conv
+from mamlpp_jax.statistics import STATISTICS, Statistics
 from mamlpp_jax.training.compiled import OUTER_GRADIENTS
 
 
@@ -33,10 +34,22 @@ def test_a_default_configuration_is_its_callers_own():
         ("inner.optimizer", INNER_OPTIMIZERS),
         ("model.conv", conv.KINDS),
         ("model.name", BACKBONES),
-        ("norm.eval_statistics", BN_MODES),
-        ("norm.train_statistics", BN_MODES),
+        ("norm.eval_statistics", STATISTICS),
+        ("norm.train_statistics", STATISTICS),
         ("train.outer_gradient", OUTER_GRADIENTS),
     ],
 )
 def test_choices_are_those_of_the_registry(field, registry):
     assert sorted(FIELDS[field].rule.choices) == sorted(registry)
+
+
+def test_a_statistics_mode_added_to_the_registry_can_be_configured(monkeypatch):
+    config = config_lib.default_config()
+    config.norm.train_statistics = config.norm.eval_statistics = "mine"
+    with pytest.raises(ConfigError, match="train_statistics is 'mine'; choose one of batch, run"):
+        config_lib.validate(config)
+    monkeypatch.setitem(STATISTICS, "mine", Statistics("mine", "a mode of one's own"))
+    config_lib.validate(config)
+    config.norm.train_statistics = "mina"
+    with pytest.raises(ConfigError, match="renorm, mine"):
+        config_lib.validate(config)

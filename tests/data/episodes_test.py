@@ -42,13 +42,13 @@ def classes_of(indices):
 def test_support_and_query_are_disjoint_and_of_the_labelled_class(dataset):
     shape = TaskShape(way=3, shot=2, query=1)
     episodes = sample_many(dataset, shape)
-    assert episodes.support_images.shape == (200, 6, 4, 4, 1)
-    assert episodes.query_images.shape == (200, 3, 4, 4, 1)
-    np.testing.assert_array_equal(episodes.support_labels[0], [0, 0, 1, 1, 2, 2])
-    np.testing.assert_array_equal(episodes.query_labels[0], [0, 1, 2])
-    assert episodes.support_images.dtype == np.float32
-    assert episodes.support_labels.dtype == np.int32
-    support, query = values(episodes.support_images), values(episodes.query_images)
+    assert episodes.support.inputs.shape == (200, 6, 4, 4, 1)
+    assert episodes.query.inputs.shape == (200, 3, 4, 4, 1)
+    np.testing.assert_array_equal(episodes.support.targets[0], [0, 0, 1, 1, 2, 2])
+    np.testing.assert_array_equal(episodes.query.targets[0], [0, 1, 2])
+    assert episodes.support.inputs.dtype == np.float32
+    assert episodes.support.targets.dtype == np.int32
+    support, query = values(episodes.support.inputs), values(episodes.query.inputs)
     for s, q in zip(support, query, strict=True):
         assert len({*s, *q}) == 9
         by_label = classes_of(np.concatenate([s.reshape(3, 2), q.reshape(3, 1)], axis=1))
@@ -58,7 +58,7 @@ def test_support_and_query_are_disjoint_and_of_the_labelled_class(dataset):
 
 def test_every_image_and_class_is_sampled_about_equally_often(dataset):
     episodes = sample_many(dataset, TaskShape(way=2, shot=1, query=1), tasks=4000)
-    sampled = values(episodes.support_images).ravel()
+    sampled = values(episodes.support.inputs).ravel()
     class_counts = np.bincount(classes_of(sampled), minlength=5)
     np.testing.assert_allclose(class_counts / len(sampled), 0.2, atol=0.03)
     largest = np.bincount(sampled, minlength=SIZES.sum())[8:16]
@@ -67,18 +67,18 @@ def test_every_image_and_class_is_sampled_about_equally_often(dataset):
 
 def test_only_classes_of_the_split_are_sampled(dataset):
     episodes = sample_many(dataset, TaskShape(way=2, shot=1, query=2), classes=(1, 4))
-    assert set(classes_of(values(episodes.query_images).ravel())) == {1, 4}
+    assert set(classes_of(values(episodes.query.inputs).ravel())) == {1, 4}
 
 
 def test_a_task_depends_on_key_step_and_index_alone(dataset):
     shape = TaskShape(way=3, shot=1, query=1)
     whole = sample_many(dataset, shape, tasks=8)
     again = sample_many(dataset, shape, tasks=5)
-    np.testing.assert_array_equal(whole.support_images[:5], again.support_images)
+    np.testing.assert_array_equal(whole.support.inputs[:5], again.support.inputs)
     for change in ({"step": 4}, {"seed": 1}):
         other = sample_many(dataset, shape, tasks=8, **change)
-        assert not np.array_equal(whole.support_images, other.support_images)
-    assert not np.array_equal(whole.support_images[0], whole.support_images[1])
+        assert not np.array_equal(whole.support.inputs, other.support.inputs)
+    assert not np.array_equal(whole.support.inputs[0], whole.support.inputs[1])
 
 
 def test_rotations_are_classes_of_their_own():
@@ -87,7 +87,7 @@ def test_rotations_are_classes_of_their_own():
     dataset = Dataset("marks", images, ("a",), np.array([4], np.int32))
     shape = TaskShape(way=4, shot=1, query=1, rotations=4)
     episodes = sample_many(dataset, shape, tasks=6, classes=(0,))
-    for support, query in zip(episodes.support_images, episodes.query_images, strict=True):
+    for support, query in zip(episodes.support.inputs, episodes.query.inputs, strict=True):
         corners = [tuple(np.argwhere(image[..., 0] == 1)[0]) for image in support]
         assert len(set(corners)) == 4
         np.testing.assert_array_equal(support, query)
@@ -101,14 +101,14 @@ def test_rotations_are_those_of_numpy():
     )
     for k in range(4):
         expected = np.rot90(images[k, 0], k) / np.float32(255)
-        np.testing.assert_allclose(episode.support_images[k], expected, atol=1e-6)
+        np.testing.assert_allclose(episode.support.inputs[k], expected, atol=1e-6)
 
 
 def test_pixels_are_normalised_per_channel():
     images = np.full((2, 2, 3, 3, 3), 51, np.uint8)
     shape = TaskShape(2, 1, 1, mean=(0.1, 0.2, 0.3), std=(1.0, 0.5, 0.25))
     episode = assemble(jnp.asarray(images), jnp.zeros(2, jnp.int32), shape)
-    np.testing.assert_allclose(episode.query_images[0, 0, 0], [0.1, 0.0, -0.4], atol=1e-6)
+    np.testing.assert_allclose(episode.query.inputs[0, 0, 0], [0.1, 0.0, -0.4], atol=1e-6)
 
 
 def test_sampling_is_the_sorting_of_random_bits(dataset):

@@ -77,7 +77,7 @@ def test_the_same_episodes_come_from_host_and_device(fields):
             indices = jnp.arange(2, dtype=jnp.int32)
             episodes.append(sample(a, jnp.int32(step), indices))
             equal(episodes[-1], sample(b, jnp.int32(step), indices))
-    images = np.stack([e.support_images for e in episodes])
+    images = np.stack([e.support.inputs for e in episodes])
     assert len(np.unique(images[:, :, 0, 0, 0], axis=0)) == 4  # other tasks in every step
 
 
@@ -86,7 +86,7 @@ def test_fixed_episodes_are_those_of_the_windows_and_carry_their_class_names():
     for split in ("val", "test"):
         stream = device.tasks[split]
         episodes = stream.episodes(3)
-        assert episodes.query_images.shape == (3, 6, 16, 16, 3)
+        assert episodes.query.inputs.shape == (3, 6, 16, 16, 3)
         equal(episodes, host.tasks[split].episodes(3))
         source = stream.window(range(1), range(3))
         equal(episodes, stream.sample_tasks(source, jnp.int32(0), jnp.arange(3)))
@@ -103,7 +103,7 @@ def test_class_names_are_those_of_the_images_and_tell_their_rotation():
     assert stream.num_classes == 4 * len(stream.class_names)
     ends = np.cumsum(dataset.class_sizes)
     for task, classes in enumerate(names):
-        support = stream.episodes(6).support_images[task]
+        support = stream.episodes(6).support.inputs[task]
         for label, name in enumerate(classes):
             base, _, rotation = name.partition(", rotated ")
             quarters = int(rotation.rstrip("°") or 0) // 90

@@ -119,7 +119,7 @@ def of_command(command):
 LINES = st.sampled_from(["main"] * 6 + ["data", "predict"]).flatmap(of_command)
 
 
-def lay_out(folder):
+def per_step_values(folder):
     """What the command lines name."""
     stored = json.dumps(small_config().to_dict())
     for name, text in {**CONFIG_FILES, "small.json": stored, "file": "a file"}.items():
@@ -141,12 +141,12 @@ def restore(folder):
             shutil.rmtree(path)
         else:
             path.unlink()
-    lay_out(folder)
+    per_step_values(folder)
 
 
 @cases(few=60)
 def test_command_lines(count, sandbox):
-    lay_out(sandbox.inside)
+    per_step_values(sandbox.inside)
     dataset = patterns()
 
     def check(case):

@@ -24,13 +24,13 @@ def test_maml_is_below_the_joint_model_and_both_are_drawn():
 
 def test_a_task_is_a_sinusoid_of_the_papers_ranges():
     tasks = sinusoid.sample_tasks(jax.random.key(0), 3, jnp.arange(200))
-    assert tasks.support_images.shape == tasks.query_labels.shape == (200, sinusoid.POINTS, 1)
-    assert float(jnp.abs(tasks.support_labels).max()) <= 5.0
-    assert float(jnp.abs(tasks.query_images).max()) <= 5.0
+    assert tasks.support.inputs.shape == tasks.query.targets.shape == (200, sinusoid.POINTS, 1)
+    assert float(jnp.abs(tasks.support.targets).max()) <= 5.0
+    assert float(jnp.abs(tasks.query.inputs).max()) <= 5.0
     again = sinusoid.sample_tasks(jax.random.key(0), 3, jnp.array([7]))
-    np.testing.assert_allclose(again.query_labels[0], tasks.query_labels[7], rtol=1e-5)
-    x = np.concatenate([tasks.support_images, tasks.query_images], 1)[..., 0]
-    y = np.concatenate([tasks.support_labels, tasks.query_labels], 1)[..., 0]
+    np.testing.assert_allclose(again.query.targets[0], tasks.query.targets[7], rtol=1e-5)
+    x = np.concatenate([tasks.support.inputs, tasks.query.inputs], 1)[..., 0]
+    y = np.concatenate([tasks.support.targets, tasks.query.targets], 1)[..., 0]
     # Sinusoids of frequency 1 are the span of sin and cos.
     for one_x, one_y in zip(x, y, strict=True):
         basis = np.stack([np.sin(one_x), np.cos(one_x)], 1)

@@ -18,7 +18,7 @@ class Bad(NamedTuple):
 
     Attributes:
         command: "main", "data" or "predict".
-        line: its arguments; they name files of `lay_out`.
+        line: its arguments; they name files of `per_step_values`.
         words: what must be said, in any order: the field, flag or file, and what is allowed.
         real: whether a real command meets it too, which knows nothing of data sets made smaller for tests.
     """
@@ -474,7 +474,7 @@ EVERY = [
 # --- What the command lines name -----------------------------------------------------------------
 
 
-def lay_out(root, run):
+def per_step_values(root, run):
     """Makes the files in a folder.
 
     Args:

@@ -15,7 +15,7 @@ from mamlpp_jax.algorithms.outer_loop import fixed_tasks, init_state, make_train
 from mamlpp_jax.distributed.mesh import make_mesh, replicate
 from mamlpp_jax.models import init_model, make_forward
 from mamlpp_jax.models.layers import Conv, PerStepBatchNorm
-from mamlpp_jax.types import Episode, StepPlan
+from mamlpp_jax.types import Batch, Episode, StepPlan
 
 B, WAY, STEPS, SIZE = 4, 3, 2, 8
 OPTIMIZER = optax.adam(1e-2)
@@ -40,7 +40,7 @@ def make_learner(**options):
 
 
 def make_state(module, learner):
-    variables = init_model(module, jax.random.key(1), (SIZE, SIZE, 1))
+    variables = init_model(module, jax.random.key(1), jnp.zeros((1, SIZE, SIZE, 1)))
     # float64 inside `jax.enable_x64`, float32 outside.
     variables = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.zeros(()).dtype), variables)
     return init_state(learner, variables, OPTIMIZER)
@@ -54,7 +54,7 @@ def make_episodes(tasks=B, seed=0):
     labels = jnp.tile(jnp.arange(WAY, dtype=jnp.int32), (tasks, 1))
     dtype = jnp.zeros(()).dtype
     support, query = (jnp.asarray(image, dtype) for image in images)
-    return Episode(support, labels, query, labels)
+    return Episode(Batch(support, labels), Batch(query, labels))
 
 
 def plan(weights=None, order=2, multi_step=True):
@@ -63,7 +63,7 @@ def plan(weights=None, order=2, multi_step=True):
 
 
 def one_step(learner, state, episodes, *, chunk=None, devices=None, order=2, multi_step=True):
-    tasks = len(episodes.query_labels)
+    tasks = len(episodes.query.targets)
     mesh = make_mesh(tasks, devices) if devices else None
     step = make_train_step(
         learner, OPTIMIZER, fixed_tasks, tasks_per_step=tasks, tasks_per_chunk=chunk, mesh=mesh

@@ -9,11 +9,10 @@ import pytest
 
 from mamlpp_jax import FewShotClassifier
 from mamlpp_jax.algorithms.evaluation import task_logits
-from mamlpp_jax.algorithms.per_step import lay_out
 from mamlpp_jax.data.episodes import normalize
 from mamlpp_jax.errors import ConfigError, DataError, MamlppError, NotFittedError
 from mamlpp_jax.models.head import with_ways
-from mamlpp_jax.types import Episode
+from mamlpp_jax.types import Batch, Episode
 from tests.helpers.refusals import compilations
 from tests.helpers.small_models import WAY, colour_config, drawings, small_model
 from tests.helpers.small_runs import small_config
@@ -73,11 +72,11 @@ def evaluated(clf, model):
     )
     labels = np.array([list(clf.classes_).index(label) for label in LABELS])
     logits = jax.jit(partial(task_logits, learner, every_step=False))(
-        with_ways(meta, 3).params,
-        lay_out(learner, meta, stats),
-        Episode(support, labels, query, np.zeros(10, int)),
+        with_ways(meta, 3),
+        stats,
+        Episode(Batch(support, labels), Batch(query, np.zeros(10, int))),
     )
-    return jax.nn.softmax(logits[0])
+    return jax.nn.softmax(logits[0, 0])
 
 
 @pytest.mark.parametrize("statistics", ["support", "running"])
@@ -92,7 +91,7 @@ def test_one_query_at_a_time_equals_the_batch(statistics):
 def test_averaged_weights_have_no_running_statistics(statistics):
     model = small_model(small_config(**{"train.average_decay": 0.9}))
     with pytest.raises(
-        ConfigError, match=rf"statistics is '{statistics}', but .* an average of weights"
+        ConfigError, match=rf"statistics is '{statistics}', but .* a moving average of weights"
     ):
         FewShotClassifier(model, statistics=statistics)
     FewShotClassifier(small_model(), statistics=statistics)

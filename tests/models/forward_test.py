@@ -19,7 +19,7 @@ from mamlpp_jax.algorithms.outer_loop import (
 from mamlpp_jax.models import init_model, make_backbone, make_forward
 from mamlpp_jax.models.layers import Conv, PerStepBatchNorm
 from mamlpp_jax.models.pending_conv import PendingConv
-from mamlpp_jax.types import Episode, StepPlan
+from mamlpp_jax.types import Batch, Episode, StepPlan
 
 OPTIMIZER = optax.sgd(0.1)
 
@@ -52,7 +52,7 @@ class Regressor(nn.Module):
 
 
 def one_step(learner, module, shape, episodes, **options):
-    variables = init_model(module, jax.random.key(0), shape)
+    variables = init_model(module, jax.random.key(0), jnp.zeros((1, *shape)))
     state = init_state(learner, variables, OPTIMIZER)
     step = make_train_step(learner, OPTIMIZER, fixed_tasks, tasks_per_step=2, **options)
     weights = jnp.full(learner.inner_steps, 1 / learner.inner_steps)
@@ -61,22 +61,22 @@ def one_step(learner, module, shape, episodes, **options):
 
 @pytest.mark.parametrize("per_step", [True, False])
 @pytest.mark.parametrize(
-    "bn_mode", ["batch", pytest.param("support", marks=pytest.mark.slow), "running"]
+    "statistics", ["batch", pytest.param("support", marks=pytest.mark.slow), "running"]
 )
-def test_nested_blocks_keep_statistics_and_affine_terms_per_step(bn_mode, per_step):
+def test_nested_blocks_keep_statistics_and_affine_terms_per_step(statistics, per_step):
     module = Nested()
     learner = Learner(
         make_forward(module),
         sgd(0.1),
         inner_steps=3,
-        bn_mode=bn_mode,
+        statistics=statistics,
         per_step_affine=per_step,
         per_step_statistics=per_step,
     )
     images = jnp.asarray(np.random.default_rng(0).normal(size=(2, 4, 6, 6, 1)), jnp.float32)
     labels = jnp.tile(jnp.array([0, 0, 1, 1]), (2, 1))
     old, new, metrics = one_step(
-        learner, module, (6, 6, 1), Episode(images, labels, images + 0.1, labels)
+        learner, module, (6, 6, 1), Episode(Batch(images, labels), Batch(images + 0.1, labels))
     )
     mean = new.batch_stats["block1"]["norm_second"]["mean"]
     assert mean.shape == ((3, 3) if per_step else (3,))
@@ -90,7 +90,7 @@ def test_nested_blocks_keep_statistics_and_affine_terms_per_step(bn_mode, per_st
 def regression():
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.uniform(-3, 3, size=(2, 2, 5, 1)), jnp.float32)
-    return Episode(x[0], jnp.sin(x[0]), x[1], jnp.sin(x[1]))
+    return Episode(Batch(x[0], jnp.sin(x[0])), Batch(x[1], jnp.sin(x[1])))
 
 
 def squared_error(predictions, targets):

@@ -51,7 +51,7 @@ def random_tree(tree, seed):
 def test_forward_is_the_papers_layer_order(max_pool, given):
     with jax.enable_x64(True):
         module = Conv4(ways=3, filters=4, max_pool=max_pool)
-        variables = init_model(module, jax.random.key(0), (20, 18, 2))
+        variables = init_model(module, jax.random.key(0), jnp.zeros((1, 20, 18, 2)))
         params, norm, stats = (random_tree(tree, i) for i, tree in enumerate(variables))
         stats = jax.tree.map(np.abs, stats)
         for row in norm.values():  # a negative scale turns the largest into the smallest
@@ -64,7 +64,7 @@ def test_forward_is_the_papers_layer_order(max_pool, given):
 
 
 def test_initialisation_is_xavier_uniform_with_zero_biases():
-    variables = init_model(Conv4(ways=5, filters=64), jax.random.key(0), (28, 28, 1))
+    variables = init_model(Conv4(ways=5, filters=64), jax.random.key(0), jnp.zeros((1, 28, 28, 1)))
     kernel = np.asarray(variables.params["conv1"]["kernel"])
     bound = np.sqrt(6 / (9 * 64 + 9 * 64))
     assert np.abs(kernel).max() <= bound
@@ -118,7 +118,7 @@ def test_running_update_is_the_unbiased_exponential_average():
 
 
 def test_scale_and_bias_are_not_parameters():
-    variables = init_model(Conv4(ways=5, filters=4), jax.random.key(0), (28, 28, 1))
+    variables = init_model(Conv4(ways=5, filters=4), jax.random.key(0), jnp.zeros((1, 28, 28, 1)))
     assert set(variables.params["conv0"]) == {"kernel", "bias"}
     assert set(variables.params) == {*(f"conv{i}" for i in range(4)), "linear"}
     assert isinstance(Conv4(ways=5), nn.Module)
@@ -126,7 +126,7 @@ def test_scale_and_bias_are_not_parameters():
 
 def test_bfloat16_compute_dtype_change_logits_a_little():
     module = Conv4(ways=3, filters=4, compute_dtype="bfloat16")
-    variables = init_model(module, jax.random.key(0), (16, 16, 1))
+    variables = init_model(module, jax.random.key(0), jnp.zeros((1, 16, 16, 1)))
     images = jnp.asarray(np.random.default_rng(0).normal(size=(6, 16, 16, 1)), jnp.float32)
     logits, moments = make_forward(module)(variables.params, variables.norm, images)
     assert {leaf.dtype for leaf in jax.tree.leaves((logits, moments))} == {jnp.dtype("float32")}

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from mamlpp_jax.algorithms.metrics import cross_entropy
+from mamlpp_jax.algorithms.losses import cross_entropy
 from mamlpp_jax.models import ResNet12, init_model, make_forward
 from mamlpp_jax.models.resnet12 import widths
 from tests.helpers.small_runs import small_experiment
@@ -62,7 +62,9 @@ def theirs(params, norm, images):
 @pytest.fixture
 def problem():
     with jax.enable_x64(True):
-        variables = init_model(ResNet12(WAYS, FILTERS), jax.random.key(0), (SIZE, SIZE, 3))
+        variables = init_model(
+            ResNet12(WAYS, FILTERS), jax.random.key(0), jnp.zeros((1, SIZE, SIZE, 3))
+        )
         rng = np.random.default_rng(0)
         params, norm = jax.tree.map(
             lambda leaf: jnp.asarray(leaf) + 0.1 * rng.normal(size=leaf.shape),
@@ -102,7 +104,9 @@ def test_gradients_through_an_inner_step_are_the_plain_networks(problem):
 def test_widths_and_the_number_of_weights():
     assert widths(64) == (64, 160, 320, 640)
     assert widths(16) == (16, 32, 64, 128)
-    shapes = jax.eval_shape(lambda: init_model(ResNet12(5), jax.random.key(0), (84, 84, 3)))
+    shapes = jax.eval_shape(
+        lambda: init_model(ResNet12(5), jax.random.key(0), jnp.zeros((1, 84, 84, 3)))
+    )
     body = {name: tree for name, tree in shapes.params.items() if name != "linear"}
     # The usual count of the network without its head, batch norm included.
     leaves = jax.tree.leaves((body, shapes.norm))

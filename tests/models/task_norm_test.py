@@ -1,5 +1,6 @@
 """TaskNorm against a brute-force NumPy program: its formula, the whole inner loop, and both orders' gradients."""
 
+import dataclasses
 from functools import partial
 
 import jax
@@ -14,11 +15,9 @@ from mamlpp_jax.algorithms.inner_optimizers import sgd
 from mamlpp_jax.algorithms.learner import Learner
 from mamlpp_jax.algorithms.meta_loss import meta_loss
 from mamlpp_jax.algorithms.outer_loop import init_state
-from mamlpp_jax.algorithms.per_step import lay_out
 from mamlpp_jax.models import Conv4, init_model, make_forward
 from mamlpp_jax.models.layers import Conv, PerStepBatchNorm
-from mamlpp_jax.models.task_norm import BLEND
-from mamlpp_jax.types import Episode, StepPlan
+from mamlpp_jax.types import Batch, Episode, StepPlan
 
 WAY, STEPS, SIZE, RATE = 2, 2, 4, 0.4
 LAYERS = ("0", "1")
@@ -82,8 +81,8 @@ def support_gradient_numpy(params, norm, episode, epsilon=1e-5):
 
     def loss(at):
         tree = jax.tree.map(np.asarray, unravel(jnp.asarray(at)))
-        logits, _ = forward_numpy(tree, norm, episode.support_images)
-        return cross_entropy_numpy(logits, episode.support_labels)
+        logits, _ = forward_numpy(tree, norm, episode.support.inputs)
+        return cross_entropy_numpy(logits, episode.support.targets)
 
     steps = epsilon * np.eye(len(flat))
     gradient = [(loss(flat + step) - loss(flat - step)) / (2 * epsilon) for step in steps]
@@ -98,9 +97,9 @@ def loss_numpy(params, norm, episode, gradients=None):
         gradient = gradients[i] if gradients else support_gradient_numpy(params, row, episode)
         found.append(gradient)
         params = jax.tree.map(lambda p, g: p - RATE * g, params, gradient)
-        _, support = forward_numpy(params, row, episode.support_images)
-        logits, _ = forward_numpy(params, row, episode.query_images, support)
-        losses.append(cross_entropy_numpy(logits, episode.query_labels))
+        _, support = forward_numpy(params, row, episode.support.inputs)
+        logits, _ = forward_numpy(params, row, episode.query.inputs, support)
+        losses.append(cross_entropy_numpy(logits, episode.query.targets))
     return np.mean(losses), found
 
 
@@ -113,9 +112,11 @@ def _double_precision():
 @pytest.fixture(scope="module")
 def problem():
     """A learner, its meta-parameters away from their start, and one task whose sets differ in size."""
-    learner = Learner(make_forward(TwoBlocks()), sgd(RATE), STEPS, bn_mode="tasknorm")
+    learner = Learner(make_forward(TwoBlocks()), sgd(RATE), STEPS, statistics="tasknorm")
     state = init_state(
-        learner, init_model(TwoBlocks(), jax.random.key(0), (SIZE, SIZE, 1)), optax.sgd(0.1)
+        learner,
+        init_model(TwoBlocks(), jax.random.key(0), jnp.zeros((1, SIZE, SIZE, 1))),
+        optax.sgd(0.1),
     )
     rng = np.random.default_rng(0)
     meta = jax.tree.map(
@@ -125,7 +126,7 @@ def problem():
     patterns = 2 * rng.normal(size=(WAY, SIZE, SIZE, 1))
     support = np.tile(patterns, (2, 1, 1, 1)) + rng.normal(size=(2 * WAY, SIZE, SIZE, 1))
     query = np.tile(patterns, (3, 1, 1, 1)) + rng.normal(size=(3 * WAY, SIZE, SIZE, 1))
-    episode = Episode(support, np.tile(labels, 2), query, np.tile(labels, 3))
+    episode = Episode(Batch(support, np.tile(labels, 2)), Batch(query, np.tile(labels, 3)))
     return learner, meta, episode
 
 
@@ -188,7 +189,7 @@ def test_the_second_order_gradient_is_that_of_finite_differences(problem):
         slope = (ends[0] - ends[1]) / 2e-6
         assert along(gradient, direction) == pytest.approx(slope, rel=1e-6, abs=1e-8)
     for layer in gradient.norm.values():
-        assert np.all(np.abs(layer[BLEND]) > 1e-6)
+        assert np.all(np.abs(layer["blend"]) > 1e-6)
 
 
 def test_the_first_order_gradient_holds_the_support_gradients_fixed(problem):
@@ -210,9 +211,11 @@ def test_the_first_order_gradient_holds_the_support_gradients_fixed(problem):
     [pytest.param(jnp.float32, 1e-6, marks=pytest.mark.slow), (jnp.float64, 1e-12)],
 )
 def test_a_prediction_does_not_depend_on_the_other_queries(dtype, tolerance):
-    learner = Learner(make_forward(Conv4(ways=3, filters=4)), sgd(0.1), 2, bn_mode="tasknorm")
+    learner = Learner(make_forward(Conv4(ways=3, filters=4)), sgd(0.1), 2, statistics="tasknorm")
     state = init_state(
-        learner, init_model(learner_module(), jax.random.key(0), (16, 16, 1)), optax.sgd(0.1)
+        learner,
+        init_model(learner_module(), jax.random.key(0), jnp.zeros((1, 16, 16, 1))),
+        optax.sgd(0.1),
     )
     rng = np.random.default_rng(0)
     meta, episode = jax.tree.map(
@@ -220,21 +223,17 @@ def test_a_prediction_does_not_depend_on_the_other_queries(dtype, tolerance):
         (
             state.meta,
             Episode(
-                rng.normal(size=(3, 16, 16, 1)),
-                np.arange(3),
-                rng.normal(size=(6, 16, 16, 1)),
-                np.zeros(6, np.int64),
+                Batch(rng.normal(size=(3, 16, 16, 1)), np.arange(3)),
+                Batch(rng.normal(size=(6, 16, 16, 1)), np.zeros(6, np.int64)),
             ),
         ),
     )
-    per_step = lay_out(learner, meta, {})
-    predict = jax.jit(partial(task_logits, learner, every_step=True))
-    together = predict(meta.params, per_step, episode)
-    for chosen in ([0], [5, 2]):
-        alone = episode._replace(query_images=episode.query_images[np.array(chosen)])
-        np.testing.assert_allclose(
-            predict(meta.params, per_step, alone), together[:, np.array(chosen)], atol=tolerance
-        )
+    predict = jax.jit(lambda episode: task_logits(learner, meta, {}, episode, every_step=True)[0])
+    together = predict(episode)
+    for chosen in map(np.array, ([0], [5, 2])):
+        query = jax.tree.map(lambda leaf, chosen=chosen: leaf[chosen], episode.query)
+        alone = predict(episode._replace(query=query))
+        np.testing.assert_allclose(alone, together[:, chosen], atol=tolerance)
 
 
 def learner_module():
@@ -244,7 +243,7 @@ def learner_module():
 def with_blend(meta, scale, offset):
     blend = jnp.array([scale, offset])
     norm = {
-        name: {**layer, BLEND: jnp.tile(blend, (STEPS, 1))} for name, layer in meta.norm.items()
+        name: {**layer, "blend": jnp.tile(blend, (STEPS, 1))} for name, layer in meta.norm.items()
     }
     return meta._replace(norm=norm)
 
@@ -253,32 +252,35 @@ def test_the_ends_of_the_blend_are_support_statistics_and_instance_norm(problem)
     learner, meta, episode = problem
     like_support = loss_of(learner, with_blend(meta, 0.0, 50.0), episode)
     assert float(like_support) == pytest.approx(
-        float(loss_of(learner._replace(bn_mode="support"), meta, episode)), rel=1e-10
+        float(loss_of(dataclasses.replace(learner, statistics="support"), meta, episode)), rel=1e-10
     )
     # The blend changes with the number of support images, and with nothing else.
     at_four = with_blend(meta, 0.1, 0.2), with_blend(meta, -0.1, 1.0)  # four support images
     losses = [float(loss_of(learner, blended, episode)) for blended in at_four]
     assert losses[0] == pytest.approx(losses[1], rel=1e-10)
     alone = [
-        float(loss_of(learner, with_blend(meta, 0.0, -50.0), episode._replace(**changed)))
-        for changed in ({}, {"support_images": episode.support_images[[0, 1, 0, 1]]})
+        float(loss_of(learner, with_blend(meta, 0.0, -50.0), episode._replace(support=support)))
+        for support in (
+            episode.support,
+            episode.support._replace(inputs=episode.support.inputs[[0, 1, 0, 1]]),
+        )
     ]
     assert alone[0] != alone[1]  # through the inner loop, not through the statistics
 
 
 def test_only_training_with_it_adds_meta_parameters():
-    variables = init_model(TwoBlocks(), jax.random.key(0), (SIZE, SIZE, 1))
+    variables = init_model(TwoBlocks(), jax.random.key(0), jnp.zeros((1, SIZE, SIZE, 1)))
     learner = Learner(make_forward(TwoBlocks()), sgd(RATE), STEPS)
 
     def numbers(**options):
-        state = init_state(learner._replace(**options), variables, optax.sgd(0.1))
+        state = init_state(dataclasses.replace(learner, **options), variables, optax.sgd(0.1))
         return sum(leaf.size for leaf in jax.tree.leaves(state.meta))
 
     for per_step in (True, False):
         base = numbers(per_step_affine=per_step)
         for mode in ("support", "running"):
-            assert numbers(bn_mode=mode, per_step_affine=per_step) == base
-        added = numbers(bn_mode="tasknorm", per_step_affine=per_step) - base
+            assert numbers(statistics=mode, per_step_affine=per_step) == base
+        added = numbers(statistics="tasknorm", per_step_affine=per_step) - base
         assert added == 2 * len(LAYERS) * (STEPS if per_step else 1)
 
 
@@ -286,12 +288,12 @@ def test_other_modes_ignore_the_blend_and_a_model_without_one_is_refused(problem
     learner, meta, episode = problem
     plain = meta._replace(
         norm={
-            name: {k: v for k, v in layer.items() if k != BLEND}
+            name: {k: v for k, v in layer.items() if k != "blend"}
             for name, layer in meta.norm.items()
         }
     )
     for mode in ("batch", "support"):
-        other = learner._replace(bn_mode=mode)
+        other = dataclasses.replace(learner, statistics=mode)
         assert float(loss_of(other, meta, episode)) == float(loss_of(other, plain, episode))
-    with pytest.raises(ValueError, match=r"'tasknorm'.*no blend"):
+    with pytest.raises(ValueError, match=r"'tasknorm'.*not learned blend"):
         loss_of(learner, plain, episode)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from mamlpp_jax.reports.contact_sheet import SplitSample, draw
-from mamlpp_jax.types import Episode
+from mamlpp_jax.types import Batch, Episode
 from tests.helpers.figures import boxes, check_layout, texts
 
 
@@ -21,10 +21,10 @@ def make_episodes(way, shot, query, values=(0.5, 0.5), channels=1):
         for each in (shot, query)
     ]
     labels = [np.stack([np.repeat(np.arange(way), each)] * len(values)) for each in (shot, query)]
-    return Episode(images[0], labels[0], images[1], labels[1])
+    return Episode(Batch(images[0], labels[0]), Batch(images[1], labels[1]))
 
 
-def make_split(name="train", classes=12, way=5, shot=1, query=1, images=8):
+def make_body_and_head(name="train", classes=12, way=5, shot=1, query=1, images=8):
     names = [f"way {label}" for label in range(way)]
     return SplitSample(
         name, make_classes(classes, images), make_episodes(way, shot, query), [names, names]
@@ -39,7 +39,7 @@ def drawn(splits, **options):
 
 
 def test_classes_are_spread_over_the_split_and_images_over_the_class():
-    axes, images = drawn([make_split(classes=19, images=15)])
+    axes, images = drawn([make_body_and_head(classes=19, images=15)])
     values = np.round(255 * np.array([value for value, _ in images[:80]])).reshape(10, 8)
     np.testing.assert_array_equal(values, 20 * np.arange(10)[:, None] + np.arange(0, 15, 2))
     tops = np.array([top for _, (_, top, _, _) in images[:80]]).reshape(10, 8)
@@ -54,13 +54,13 @@ def test_classes_are_spread_over_the_split_and_images_over_the_class():
 
 
 def test_counts_are_of_the_whole_split_and_say_what_is_left_out():
-    axes, _ = drawn([make_split(classes=12, way=20, shot=6, query=15, images=100)])
+    axes, _ = drawn([make_body_and_head(classes=12, way=20, shot=6, query=15, images=100)])
     found = texts(axes)
     assert "train: 12 classes, 1,200 images" in found
     assert "train episode 1, 20-way 6-shot" in found
     for text in ("10 of 12 classes", "10 of 20 classes", "support, 5 of 6", "query, 5 of 15"):
         assert text in found
-    axes, _ = drawn([make_split(classes=8, way=8)])
+    axes, _ = drawn([make_body_and_head(classes=8, way=8)])
     assert not any(" of " in text for text in texts(axes))
 
 
@@ -81,7 +81,7 @@ def test_each_colour_channel_has_its_own_normalisation():
 
 def test_an_episode_has_a_row_per_class():
     episodes = make_episodes(3, 2, 1, values=(0.0,))
-    support, query = episodes.support_images[0], episodes.query_images[0]
+    support, query = episodes.support.inputs[0], episodes.query.inputs[0]
     support += np.array([1, 2, 3, 4, 5, 6])[:, None, None, None] / 10
     query += np.array([0.7, 0.8, 0.9])[:, None, None, None]
     split = SplitSample("val", make_classes(1, 1), episodes, [["a", "b", "c"]])
@@ -111,7 +111,7 @@ def test_an_episode_has_a_row_per_class():
 )
 def test_images_fill_the_sheet_without_touching(classes, task, filled):
     splits = [
-        make_split(name, min(count, 20), *task)
+        make_body_and_head(name, min(count, 20), *task)
         for name, count in zip(("train", "val", "test"), classes, strict=True)
     ]
     axes, _ = drawn(splits)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from mamlpp_jax.reports import episode_figure
-from mamlpp_jax.types import Episode
+from mamlpp_jax.types import Batch, Episode
 from tests.helpers.figures import boxes, check_layout, pixels, texts
 
 GREEN, RED = "#1a9641", "#d7191c"
@@ -19,7 +19,7 @@ def make_episode(way=3, shot=1, query=2, size=8, channels=1):
     support = generator.uniform(0.4, 0.6, (way * shot, size, size, channels))
     queries = generator.uniform(0.4, 0.6, (way * query, size, size, channels))
     probabilities = 0.1 / way + 0.9 * np.eye(way)[query_labels]
-    return Episode(support, support_labels, queries, query_labels), probabilities
+    return Episode(Batch(support, support_labels), Batch(queries, query_labels)), probabilities
 
 
 def frames(axes, color):
@@ -47,7 +47,7 @@ def test_correct_and_wrong_predictions_are_marked_by_more_than_colour():
 
 def test_predictions_without_a_truth_are_neither_correct_nor_wrong():
     episode, probabilities = make_episode(shot=2)
-    fewer = Episode(episode.support_images[1:], episode.support_labels[1:], *episode[2:])
+    fewer = episode._replace(support=Batch(*(leaf[1:] for leaf in episode.support)))
     (axes,) = episode_figure.draw(fewer, probabilities, judged=False).axes
     assert not [*frames(axes, GREEN), *frames(axes, RED), *captions(axes, "✓")]
     assert sum(bool(re.fullmatch(r"\d+ %", text.get_text())) for text in axes.texts) == 6
@@ -61,7 +61,9 @@ def test_images_stand_in_the_row_of_their_class_support_left_of_query():
     order = np.array([4, 1, 3, 0, 5, 2])
     values = np.arange(1, 7)[:, None, None, None] / 16 * np.ones((6, 8, 8, 1))
     labels = np.repeat(np.arange(3), 2)
-    episode = Episode(values[order], labels[order], values[order] + 0.5, labels[order])
+    episode = Episode(
+        Batch(values[order], labels[order]), Batch(values[order] + 0.5, labels[order])
+    )
     (axes,) = episode_figure.draw(episode, probabilities[order]).axes
     place = {
         round(16 * float(image.get_array().mean())): box
@@ -79,7 +81,7 @@ def test_images_stand_in_the_row_of_their_class_support_left_of_query():
 
 def test_ink_is_dark_on_white_paper():
     episode, probabilities = make_episode()
-    for images in (episode.support_images, episode.query_images):
+    for images in (episode.support.inputs, episode.query.inputs):
         images[:] = 0.0
         images[:, 2:4, 2:6] = 1.0
     ink = pixels(episode_figure.draw(episode, probabilities))
@@ -90,8 +92,8 @@ def test_ink_is_dark_on_white_paper():
 def test_normalised_images_use_the_whole_range():
     episode, probabilities = make_episode(channels=3, size=16)
     episode = episode._replace(
-        support_images=(episode.support_images - 0.5) * 30,
-        query_images=(episode.query_images - 0.5) * 30,
+        support_images=(episode.support.inputs - 0.5) * 30,
+        query_images=(episode.query.inputs - 0.5) * 30,
     )
     (axes,) = episode_figure.draw(episode, probabilities).axes
     shown = np.stack([image.get_array() for image in axes.images])
@@ -143,7 +145,7 @@ def test_long_class_names_are_numbered():
 
 def test_arrays_that_do_not_fit_are_refused():
     episode, probabilities = make_episode()
-    short = episode._replace(support_labels=episode.support_labels[1:])
+    short = episode._replace(support_labels=episode.support.targets[1:])
     with pytest.raises(ValueError, match="3 support images have 2 labels"):
         episode_figure.draw(short, probabilities)
     with pytest.raises(ValueError, match="6 query images have 6 labels and 5 predictions"):

@@ -9,7 +9,7 @@ from tests.helpers.small_runs import patterns, small_config, small_experiment
 
 
 def support_images(split, **fields):
-    return small_experiment(**fields).tasks[split].episodes(2).support_images
+    return small_experiment(**fields).tasks[split].episodes(2).support.inputs
 
 
 def test_every_split_has_classes_of_its_own():

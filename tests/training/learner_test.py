@@ -122,7 +122,7 @@ def test_weights_and_kinds_of_steps_follow_the_epoch():
 def test_the_hand_over_to_running_statistics_follows_the_epoch():
     config = small_config(**{"train.epochs": 4, "norm.hand_over": 0.5})
     plans = [learner_lib.epoch_plan(config, epoch) for epoch in range(4)]
-    assert [float(plan.hand_over) for plan in plans] == [0.0, 0.5, 1.0, 1.0]
+    assert [float(plan.anneal) for plan in plans] == [0.0, 0.5, 1.0, 1.0]
 
 
 def test_the_outer_rate_can_be_held_during_an_epoch():

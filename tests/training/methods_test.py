@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from mamlpp_jax.algorithms.evaluation import task_logits
-from mamlpp_jax.algorithms.per_step import lay_out
 from mamlpp_jax.artifacts.metric_writer import read_metrics
 from mamlpp_jax.artifacts.workdir import Workdir
 from mamlpp_jax.config.methods import METHODS
@@ -15,7 +14,7 @@ from mamlpp_jax.training import trainer
 from mamlpp_jax.training.checkpoints import Checkpoints
 from mamlpp_jax.training.learner import first_state, make_learner
 from mamlpp_jax.training.preemption import PreemptionHandler, StoppedError
-from mamlpp_jax.types import Episode
+from mamlpp_jax.types import Batch, Episode
 from tests.helpers.small_learner import OneBlock
 from tests.helpers.small_runs import small_config, small_experiment
 
@@ -104,12 +103,10 @@ def test_with_a_shared_head_permuting_the_classes_permutes_the_logits(method, wa
         learner = make_learner(config)
         rng = np.random.default_rng(0)
         images = jnp.asarray(rng.normal(size=(ways, 8, 8, 1)))
-        per_step = lay_out(learner, meta, stats)
 
         def logits(labels):
-            episode = Episode(images, labels, images + 0.1, labels)
-            start = learner.start(meta.params)
-            return task_logits(learner, start, per_step, episode, every_step=True)
+            episode = Episode(Batch(images, labels), Batch(images + 0.1, labels))
+            return task_logits(learner, meta, stats, episode, every_step=True)[0]
 
         labels, permuted = jnp.arange(ways), jnp.asarray(rng.permutation(ways))
         found, expected = jax.jit(logits)(permuted), jax.jit(logits)(labels)

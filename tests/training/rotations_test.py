@@ -27,7 +27,7 @@ def test_evaluation_episodes_are_never_rotated_where_training_alone_is():
     experiment = build_experiment(small_config(**RELEASED, **{"task.way": 4}), data)
     upright = {image.tobytes() for image in data.images}
     for split, rotated in (("train", True), ("val", False), ("test", False)):
-        images = experiment.tasks[split].episodes(20).support_images
+        images = experiment.tasks[split].episodes(20).support.inputs
         pixels = np.rint(np.asarray(images) * 255).astype(np.uint8).reshape(-1, *images.shape[-3:])
         found = [image.tobytes() in upright for image in pixels]
         assert all(found) != rotated

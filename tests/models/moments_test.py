@@ -1,13 +1,10 @@
-"""How learned values and statistics are laid out over inner steps, and how statistics are updated."""
+"""How running statistics follow the passes of an outer step."""
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mamlpp_jax.algorithms.inner_optimizers import sgd
-from mamlpp_jax.algorithms.learner import Learner
-from mamlpp_jax.algorithms.per_step import fold_moments, lay_out
-from mamlpp_jax.types import MetaParams
+from mamlpp_jax.models.moments import fold_moments
 
 
 def layer(values):
@@ -20,18 +17,6 @@ def layer(values):
 def statistics(values):
     mean = jnp.asarray(values)[..., None]
     return {"block0": {"norm1": {"mean": mean, "var": jnp.ones_like(mean)}}}
-
-
-def test_shared_entries_are_copied_the_last_repeats_and_the_first_are_taken():
-    meta = MetaParams({}, {"norm0": {"scale": jnp.arange(2.0)}}, {"w": jnp.array([0.1, 0.2])})
-    running = {"norm0": {"mean": jnp.arange(4.0).reshape(2, 2)}}
-    learner = Learner(lambda *_: None, sgd(0.1), inner_steps=4, per_step_affine=False)
-    longer = lay_out(learner, meta, running)
-    assert longer.norm["norm0"]["scale"].shape == (4, 2)
-    np.testing.assert_allclose(longer.inner["w"], [0.1, 0.2, 0.2, 0.2])
-    np.testing.assert_allclose(longer.bn_stats["norm0"]["mean"][3], [2, 3])
-    shorter = lay_out(learner._replace(inner_steps=1), meta, running)
-    np.testing.assert_allclose(shorter.inner["w"], [0.1])
 
 
 def test_a_long_inner_loop_keeps_every_entry():

@@ -1,5 +1,6 @@
 """ANIL on features computed once per task: the results of the whole backbone, for the work of one pass."""
 
+import dataclasses
 import itertools
 from functools import partial
 
@@ -10,16 +11,14 @@ import pytest
 from flax import linen as nn
 
 from mamlpp_jax.algorithms.evaluation import task_logits
-from mamlpp_jax.algorithms.fixed_body import on_features
-from mamlpp_jax.algorithms.inner_optimizers import lslr, restricted, sgd
+from mamlpp_jax.algorithms.inner_optimizers import lslr, masked, sgd
+from mamlpp_jax.algorithms.learner import Learner
 from mamlpp_jax.algorithms.meta_loss import meta_loss
-from mamlpp_jax.algorithms.per_step import PerStep, lay_out
-from mamlpp_jax.models import init_model, make_forward, make_split
+from mamlpp_jax.models import make_body_and_head, make_forward
+from mamlpp_jax.models.layers import PerStepBatchNorm
 from tests.helpers.small_learner import (
-    SIZE,
     STEPS,
     WAY,
-    OneBlock,
     loss_at,
     make_episodes,
     make_learner,
@@ -35,7 +34,7 @@ def is_head(path):
 
 def anil(base=None, **options):
     """A learner that adapts its head alone, and its state away from the start."""
-    optimizer = restricted(base or lslr(0.3), is_head)
+    optimizer = masked(base or lslr(0.3), is_head)
     settings = {"inner_optimizer": optimizer, "per_step_affine": False, **options}
     module, learner = make_learner(**settings)
     rng = np.random.default_rng(2)
@@ -43,7 +42,11 @@ def anil(base=None, **options):
     meta = jax.tree.map(
         lambda leaf: leaf + jnp.asarray(0.2 * rng.normal(size=leaf.shape), leaf.dtype), state.meta
     )
-    return learner, learner._replace(split=make_split(module)), state._replace(meta=meta)
+    return (
+        learner,
+        dataclasses.replace(learner, body_and_head=make_body_and_head(module)),
+        state._replace(meta=meta),
+    )
 
 
 def assert_same(a, b):
@@ -53,7 +56,7 @@ def assert_same(a, b):
 
 
 @pytest.mark.parametrize(
-    ("bn_mode", "order", "multi_step"),
+    ("statistics", "order", "multi_step"),
     [
         ("tasknorm", 2, False),  # the other modes in quick tests: below
         *(
@@ -62,9 +65,9 @@ def assert_same(a, b):
         ),
     ],
 )
-def test_loss_gradient_and_moments_are_those_of_the_whole_backbone(bn_mode, order, multi_step):
+def test_loss_gradient_and_moments_are_those_of_the_whole_backbone(statistics, order, multi_step):
     with jax.enable_x64(True):
-        whole, split, state = anil(bn_mode=bn_mode)
+        whole, split, state = anil(statistics=statistics)
         episodes, static = make_episodes(), {"order": order, "multi_step": multi_step}
         gradients = [gradient_of(learner, state, episodes, **static) for learner in (whole, split)]
         assert_same(*gradients)
@@ -84,8 +87,8 @@ def gradient_of(learner, state, episodes, **static):
     ("base", "options", "static"),
     [
         (lslr, {}, {}),
-        (lslr, {"bn_mode": "running", "per_step_statistics": False}, {"multi_step": False}),
-        (sgd, {"bn_mode": "support"}, {"order": 1}),
+        (lslr, {"statistics": "running", "per_step_statistics": False}, {"multi_step": False}),
+        (sgd, {"statistics": "support"}, {"order": 1}),
     ],
     ids=["batch", "shared running", "support and fixed rates"],
 )
@@ -98,16 +101,10 @@ def test_an_outer_step_updates_the_same_state(base, options, static):
 
 def test_predictions_after_every_step_are_those_of_the_whole_backbone():
     with jax.enable_x64(True):
-        whole, split, state = anil(bn_mode="support")
+        whole, split, state = anil(statistics="support")
         episode = jax.tree.map(lambda leaf: leaf[0], make_episodes())
         logits = [
-            task_logits(
-                learner,
-                state.meta.params,
-                lay_out(learner, state.meta, state.batch_stats),
-                episode,
-                every_step=True,
-            )
+            task_logits(learner, state.meta, state.batch_stats, episode, every_step=True)[0]
             for learner in (whole, split)
         ]
         assert_same(*logits)
@@ -122,50 +119,46 @@ class Counted(nn.Module):
     @nn.compact
     def __call__(self, images):
         jax.debug.callback(self.ran)
-        return nn.Dense(WAY, name="linear")(images.reshape(len(images), -1))
+        x = PerStepBatchNorm(name="norm0")(images)
+        return nn.Dense(WAY, name="linear")(x.reshape(len(images), -1))
+
+
+def passes_of_the_body(**options):
+    """How often the body runs for one task."""
+    calls = []
+    module = Counted(lambda: calls.append(1))
+    settings = {
+        "forward": make_forward(module),
+        "inner_optimizer": masked(sgd(0.1), is_head),
+        "body_and_head": make_body_and_head(module),
+        "per_step_affine": False,
+    }
+    learner = Learner(inner_steps=STEPS, **(settings | options))
+    state = make_state(module, learner)
+    calls.clear()
+    loss_at(learner, state, make_episodes(tasks=1))[0].block_until_ready()
+    jax.effects_barrier()
+    return len(calls)
 
 
 def test_the_body_runs_once_for_each_set():
-    calls = []
-    module = Counted(lambda: calls.append(1))
-    _, learner = make_learner(inner_optimizer=restricted(sgd(0.1), is_head), per_step_affine=False)
-    learner = learner._replace(forward=make_forward(module))
-    state, counts = make_state(module, learner), []
-    for split in (None, make_split(module)):
-        calls.clear()
-        loss_at(learner._replace(split=split), state, make_episodes(tasks=1))[0].block_until_ready()
-        jax.effects_barrier()
-        counts.append(len(calls))
-    assert counts[1] == 2
-    assert counts[0] >= 2 * STEPS
+    assert passes_of_the_body() == 2
 
 
 @pytest.mark.parametrize(
     "changed",
     [
         {"per_step_affine": True},
-        {"bn_mode": "running"},
-        {"bn_mode": "renorm"},
+        {"statistics": "running"},
+        {"statistics": "renorm"},
         {"inner_optimizer": lslr(0.1)},
-        {"inner_optimizer": restricted(lslr(0.1), lambda path: path == "conv0/bias")},
-        {"split": None},
+        {"inner_optimizer": masked(lslr(0.1), lambda path: path != "linear/bias")},
+        {"body_and_head": None},
     ],
     ids=[
-        "per-step affine",
-        "per-step running",
-        "per-step renorm",
-        "all adapted",
-        "bias adapted",
-        "no split",
+        *("per-step affine", "per-step running", "per-step renorm", "all adapted"),
+        *("kernel adapted", "not divided"),
     ],
 )
 def test_a_body_that_may_change_is_computed_in_every_step(changed):
-    _, split, _ = anil()
-    learner = split._replace(**changed)
-    variables = init_model(OneBlock(), jax.random.key(1), (SIZE, SIZE, 1))
-    episode = jax.tree.map(lambda leaf: leaf[0], make_episodes())
-    same_learner, same_episode = on_features(
-        learner, variables.params, PerStep({}, {}, {}), episode
-    )
-    assert same_learner is learner
-    assert same_episode is episode
+    assert passes_of_the_body(**changed) >= 2 * STEPS

@@ -1,0 +1,100 @@
+"""Losses and metrics of one task, and inner losses of which the outer loop may learn a part."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from mamlpp_jax.types import Array, Batch, Params
+
+# (outputs, leaves [N, ...]; targets, leaves [N, ...]) -> scalar
+Loss = Callable[[Any, Any], Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class CrossEntropy:
+    """Mean softmax cross-entropy of logits [N, K] and integer labels [N].
+
+    A label outside 0..K-1 gives NaN.
+
+    Attributes:
+        smoothing: share of each label that goes to all classes alike; 0 for none.
+
+    References:
+        Szegedy et al., Rethinking the Inception architecture, 2016, section 7: label smoothing.
+    """
+
+    smoothing: float = 0.0
+
+    def __call__(self, logits: Array, labels: Array) -> Array:
+        """Returns the loss, a scalar."""
+        ways = logits.shape[-1]
+        if self.smoothing:
+            targets = optax.smooth_labels(jax.nn.one_hot(labels, ways), self.smoothing)
+            loss = optax.softmax_cross_entropy(logits, targets).mean()
+        else:
+            loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+        return jnp.where(jnp.all((labels >= 0) & (labels < ways)), loss, jnp.nan)
+
+    def check(self, outputs: Any, labels: Any) -> None:
+        """Checks labels that are known before anything is compiled.
+
+        Args:
+            outputs: logits, or their shape and dtype, [..., K].
+            labels: concrete integers of any shape.
+
+        Raises:
+            ValueError: one of them is outside 0..K-1, or they are no integers.
+        """
+        ways = outputs.shape[-1]
+        labels = np.asarray(labels)
+        if not np.issubdtype(labels.dtype, np.integer):
+            raise ValueError(
+                f"labels are {labels.dtype}; cross_entropy needs integers, 0..{ways - 1}."
+            )
+        low, high = int(labels.min()), int(labels.max())
+        if low < 0 or high >= ways:
+            raise ValueError(
+                f"labels are from {low} to {high}, but the backbone has {ways} outputs; number the classes of each "
+                f"task 0..{ways - 1}."
+            )
+
+
+cross_entropy = CrossEntropy()
+
+
+def accuracy(logits: Array, labels: Array) -> Array:
+    """Fraction of logits [N, K] whose largest element is that of the label, [N]."""
+    return jnp.mean(jnp.argmax(logits, -1) == labels)
+
+
+class InnerLoss(NamedTuple):
+    """A loss of the support set, of which the outer loop may learn a part; the counterpart of `InnerOptimizer`.
+
+    Attributes:
+        init: (params, num_steps) -> learned pytree, leaves [S, ...], or [1, ...] where all steps share an entry.
+        apply: (one step's entry of it, outputs, support batch, weights theta_i) -> scalar.
+    """
+
+    init: Callable[[Params, int], Any]
+    apply: Callable[[Any, Any, Batch, Params], Array]
+
+
+def init_inner_loss(loss: Loss | InnerLoss, params: Params, num_steps: int) -> Any:
+    """The learned part of an inner loss; empty for a `Loss`, which has none."""
+    return loss.init(params, num_steps) if isinstance(loss, InnerLoss) else {}
+
+
+def apply_inner_loss(
+    loss: Loss | InnerLoss, learned: Any, outputs: Any, batch: Batch, params: Params
+) -> Array:
+    """The support loss at one inner step; see `InnerLoss.apply`."""
+    if isinstance(loss, InnerLoss):
+        return loss.apply(learned, outputs, batch, params)
+    return loss(outputs, batch.targets)
