@@ -18,7 +18,7 @@ from mamlpp_jax.algorithms.learner import Learner
 from mamlpp_jax.algorithms.meta_loss import meta_loss
 from mamlpp_jax.algorithms.outer_loop import fixed_tasks, make_train_step
 from mamlpp_jax.models import Conv4, make_forward
-from mamlpp_jax.ops.conv import KINDS as CONV_KINDS
+from mamlpp_jax.ops.conv import IMPL_NAMES
 from mamlpp_jax.types import Batch, Episode, MetaParams, MetaState, StepPlan
 
 DEFAULT = pathlib.Path(__file__).parent / "reference"
@@ -182,7 +182,7 @@ def test_parity_does_not_depend_on_convolution_or_chunk(path, conv, chunk):
 @pytest.mark.slow
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 @pytest.mark.parametrize(
-    ("conv", "chunk"), [*((conv, None) for conv in CONV_KINDS if conv != "auto"), ("auto", 1)]
+    ("conv", "chunk"), [*((conv, None) for conv in IMPL_NAMES if conv != "auto"), ("auto", 1)]
 )
 def test_parity_of_every_convolution_and_chunk(path, conv, chunk):
     with jax.enable_x64(True):

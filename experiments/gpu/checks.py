@@ -109,7 +109,7 @@ def conv(kind: str, shape: Sequence[Any]) -> dict[str, Any]:
     helper: Any = importlib.import_module("tests.helpers.derivatives")
 
     def derivatives(x: Any, w: Any, kind: str) -> Any:
-        layer = partial(conv2d, kind=kind, **made[0][2])
+        layer = partial(conv2d, impl=kind, **made[0][2])
         return jax.tree.map(np.asarray, jax.vmap(partial(helper.second_derivatives, layer))(x, w))
 
     with jax.enable_x64(True), jax.default_device(jax.devices("cpu")[0]):

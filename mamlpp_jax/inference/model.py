@@ -93,7 +93,7 @@ class FewShotModel:
 
         Args:
             way: K.
-            conv: kind of convolution, one of `ops.conv.KINDS`.
+            conv: implementation of convolutions, one of `ops.conv.IMPL_NAMES`.
         """
         fields = {**self.fields, "task.way": way, "model.conv": conv}
         return _make_learner(tuple(fields.items()), self.statistics, self.inner_steps)

@@ -62,7 +62,7 @@ def load_run(
         workdir: the folder that training wrote.
         epoch: "best" by validation accuracy so far (the latest whole checkpoint where no epoch is finished),
             "latest", or the number of an epoch, from 0, whose end was kept.
-        conv: kind of convolution of the learner, one of `ops.conv.KINDS`: by default what suits this machine, not
+        conv: implementation of the convolutions, one of `ops.conv.IMPL_NAMES`: by default what suits this machine, not
             what suited that of the training. "xla" has forward-mode derivatives.
 
     Returns:
@@ -70,7 +70,7 @@ def load_run(
         is read.
 
     Raises:
-        ConfigError: there is no such kind of convolution.
+        ConfigError: there is no such implementation of convolutions.
         WorkdirError: there is no such run or checkpoint, or it is damaged or of another version.
     """
     return _load(workdir, lambda *opened: [_choose_step(epoch, *opened)], conv)[0]

@@ -20,7 +20,7 @@ class Conv4(nn.Module):
         filters: F of every block.
         max_pool: 2x2 max pooling; False for the "strided" network of the paper's Figure 1, which
             halves by stride-2 convolutions and ends in global average pooling.
-        conv: which convolution (`mamlpp_jax.ops.conv.KINDS`).
+        conv: which convolution (`mamlpp_jax.ops.conv.IMPL_NAMES`).
         compute_dtype: "bfloat16" rounds the factors of the convolutions' products; everything else
             (parameters, sums, activations, statistics) keeps the dtype of the images.
     """
@@ -37,15 +37,9 @@ class Conv4(nn.Module):
         x = images
         for block in range(BLOCKS):
             stride = 1 if self.max_pool else 2
-            x, bias = Conv(
-                self.filters,
-                stride,
-                self.conv,
-                self.compute_dtype,
-                may_wait=self.max_pool,
-                name=f"conv{block}",
-            )(x)
-            x = PerStepBatchNorm(max_pool=self.max_pool, name=f"norm{block}")(x, bias)
+            conv = Conv(self.filters, stride, self.conv, self.compute_dtype, name=f"conv{block}")
+            norm = PerStepBatchNorm(max_pool=self.max_pool, name=f"norm{block}")
+            x = norm.convolved(conv, x)
             x = nn.leaky_relu(x, NEGATIVE_SLOPE)
         x = x.reshape(x.shape[0], -1) if self.max_pool else x.mean((1, 2))
         # Dense promotes float32 parameters; the network computes in the dtype of its input.

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 from flax import linen as nn
 from jax import lax, numpy as jnp
 
 from mamlpp_jax.models.moments import moments
-from mamlpp_jax.models.pending_conv import PendingConv
 from mamlpp_jax.models.renorm import renormalise
 from mamlpp_jax.models.task_norm import blended_moments
 from mamlpp_jax.ops.conv import conv2d
+from mamlpp_jax.ops.conv_pool import conv_max_pool_2x2, conv_moments, is_faster
 from mamlpp_jax.ops.pool import max_pool_2x2
 from mamlpp_jax.types import Array
 
@@ -23,45 +26,44 @@ class Conv(nn.Module):
     Attributes:
         filters: F.
         stride: 1 or 2.
-        kind: which convolution (`mamlpp_jax.ops.conv.KINDS`).
-        compute_dtype: what the factors of its products are rounded to (`mamlpp_jax.ops.conv.conv2d`).
+        impl: implementation of the convolution (`mamlpp_jax.ops.conv.IMPL_NAMES`).
+        compute_dtype: dtype that the factors of its products are rounded to (`mamlpp_jax.ops.conv.conv2d`).
         window: height and width of the kernel, odd.
         use_bias: False for a bias of zeros that is no parameter.
         kernel_init: initializer of the kernel.
-        may_wait: hands on a convolution of few channels as a `PendingConv`.
     """
 
     filters: int
     stride: int = 1
-    kind: str = "auto"
+    impl: str = "auto"
     compute_dtype: str = ""
     window: int = 3
     use_bias: bool = True
     kernel_init: nn.initializers.Initializer = nn.initializers.xavier_uniform()
-    may_wait: bool = False
+
+    def __call__(self, x: Array) -> tuple[Array, Array]:
+        """Returns the convolution without bias, [N, H', W', F], and the bias, [F]."""
+        kernel, bias = self.weights(x)
+        y = conv2d(
+            x,
+            kernel,
+            stride=self.stride,
+            padding=self.window // 2,
+            impl=self.impl,
+            compute_dtype=self.compute_dtype,
+        )
+        return y, bias
 
     @nn.compact
-    def __call__(self, x: Array) -> tuple[Array | PendingConv, Array]:
-        """Returns the convolution without bias, [N, H', W', F] or pending, and the bias, [F]."""
+    def weights(self, x: Array) -> tuple[Array, Array]:
+        """Returns the kernel for images [N, H, W, C], [window, window, C, F] of their dtype, and the bias, [F]."""
         shape = (self.window, self.window, x.shape[-1], self.filters)
         kernel = self.param("kernel", self.kernel_init, shape)
         if self.use_bias:
             bias = self.param("bias", nn.initializers.zeros_init(), (self.filters,))
         else:
             bias = jnp.zeros(self.filters, kernel.dtype)
-        kernel = kernel.astype(x.dtype)
-        waits = self.may_wait and self.stride == 1
-        if waits and PendingConv.pays(x.shape[-1], self.kind, self.compute_dtype):
-            return PendingConv(x, kernel, self.kind), bias
-        y = conv2d(
-            x,
-            kernel,
-            stride=self.stride,
-            padding=self.window // 2,
-            kind=self.kind,
-            compute_dtype=self.compute_dtype,
-        )
-        return y, bias
+        return kernel.astype(x.dtype), bias
 
 
 class PerStepBatchNorm(nn.Module):
@@ -85,55 +87,73 @@ class PerStepBatchNorm(nn.Module):
     epsilon: float = 1e-5
     max_pool: bool = False
 
-    @nn.compact
-    def __call__(self, x: Array | PendingConv, offset: Array | None = None) -> Array:
+    def __call__(self, x: Array, offset: Array | None = None) -> Array:
         """Normalises ``x + offset`` over all axes but the last.
 
         Args:
-            x: [N, H, W, F]. One that is pending is only computed whole if it is not pooled, or normalised by each
-                image's moments.
+            x: [N, H, W, F], or [N, ..., F] without `max_pool`.
             offset: [F], the bias of the convolution before this layer; None for no bias.
 
         Returns:
             [N, H, W, F], or [N, H // 2, W // 2, F] with `max_pool`.
         """
-        if offset is None:
-            assert not isinstance(x, PendingConv)
-            offset = jnp.zeros(x.shape[-1], x.dtype)
+        offset = jnp.zeros(x.shape[-1], x.dtype) if offset is None else offset
+        pool = partial(max_pool_2x2, x) if self.max_pool else lambda sign: x
+        return self._normalise(x, moments(x, tuple(range(x.ndim - 1))), pool, offset)
+
+    def convolved(self, conv: Conv, images: Array) -> Array:
+        """Returns ``self(*conv(images))``, of a pooled convolution without all of it at once where that is faster."""
+        # TaskNorm needs the moments of each image as well.
+        defer = (
+            (self.max_pool and conv.stride == 1)
+            and not self.has_variable("norm", "blend")
+            and is_faster(images.shape[-1], conv.impl, conv.compute_dtype)
+        )
+        if not defer:
+            return self(*conv(images))
+        kernel, bias = conv.weights(images)
+        padding = conv.window // 2
+        pool = partial(conv_max_pool_2x2, images, kernel, padding=padding, impl=conv.impl)
+        return self._normalise(images, conv_moments(images, kernel, padding=padding), pool, bias)
+
+    @nn.compact
+    def _normalise(
+        self, x: Array, own: tuple[Array, Array], pool: Callable[[Array], Array], offset: Array
+    ) -> Array:
+        """Normalises what `pool` returns.
+
+        Args:
+            x: [N, H, W, F], or images [N, H, W, C] of a convolution that keeps their size.
+            own: mean and variance of what is pooled, [F].
+            pool: signs of the scale, [F] -> what is normalised.
+            offset: [F].
+        """
         shape = offset.shape
         scale = self.variable("norm", "scale", jnp.ones, shape, offset.dtype).value
         bias = self.variable("norm", "bias", jnp.zeros, shape, offset.dtype).value
         blend = self.get_variable("norm", "blend")
-        if isinstance(x, PendingConv) and (blend is not None or not self.max_pool):
-            x = x.compute()
-        if isinstance(x, PendingConv):
-            mean, var, count = x.moments()
-        else:
-            mean, var = moments(x, tuple(range(x.ndim - 1)))
-            count = jnp.asarray(x.size // x.shape[-1], mean.dtype)
+        mean, var = own
+        count = jnp.asarray(x.size // x.shape[-1], mean.dtype)
         self._leave("mean", mean + offset)
         self._leave("var", var)
         self._leave("count", count)
-        own = mean, var
         if self.is_initializing() or self.has_variable("batch_stats", "mean"):
             mean = (
                 self.variable("batch_stats", "mean", jnp.zeros, shape, offset.dtype).value - offset
             )
             var = self.variable("batch_stats", "var", jnp.ones, shape, offset.dtype).value
-        if blend is not None and not isinstance(x, PendingConv):
+        if blend is not None:
             # Of each image the statistics come from equally many elements.
             elements = self.get_variable("batch_stats", "count", count)
             support_images = elements / (count / x.shape[0])
             mean, var = blended_moments(blend, x, mean, var, support_images)
-        if self.max_pool:
-            sign = jnp.where(scale < 0, -1, 1)
-            x = x.max_pool(sign) if isinstance(x, PendingConv) else max_pool_2x2(x, sign)
+        y = pool(jnp.where(scale < 0, -1, 1))
         if self.has_variable("batch_stats", "anneal"):
             anneal = self.get_variable("batch_stats", "anneal")
             factor, shift = renormalise(own, (mean, var), anneal, self.epsilon)
-            return x * (scale * factor) + (bias + scale * shift)
+            return y * (scale * factor) + (bias + scale * shift)
         factor = scale * lax.rsqrt(var + self.epsilon)
-        return x * factor + (bias - mean * factor)
+        return y * factor + (bias - mean * factor)
 
     def _leave(self, name: str, value: Array) -> None:
         self.sow("moments", name, value, init_fn=lambda: None, reduce_fn=lambda _, new: new)

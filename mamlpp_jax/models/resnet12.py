@@ -28,7 +28,7 @@ class ResNet12(nn.Module):
     Attributes:
         ways: K, outputs.
         filters: F of the first block; see `widths`.
-        conv: which convolution (`mamlpp_jax.ops.conv.KINDS`).
+        conv: which convolution (`mamlpp_jax.ops.conv.IMPL_NAMES`).
         compute_dtype: as in `Conv4`.
         drop_block: rate of `DropBlock` behind the last two blocks, in training.
 
@@ -76,7 +76,7 @@ class _Block(nn.Module):
     def _normalised(self, name: str, x: Array, window: int = 3) -> Array:
         convolution = Conv(
             self.filters,
-            kind=self.conv,
+            impl=self.conv,
             compute_dtype=self.compute_dtype,
             window=window,
             use_bias=False,

@@ -41,7 +41,7 @@ _WAYS: dict[str, Way] = {
     "direct": DIRECT,
     "grouped": GROUPED,
 }
-KINDS = ("auto", "xla", *_WAYS, "pallas")
+IMPL_NAMES = ("auto", "xla", *_WAYS, "pallas")
 
 
 def conv2d(
@@ -50,7 +50,7 @@ def conv2d(
     *,
     stride: int = 1,
     padding: int = 1,
-    kind: str = "auto",
+    impl: str = "auto",
     compute_dtype: str = "",
 ) -> Array:
     """Cross-correlates a batch of images with a kernel.
@@ -60,7 +60,7 @@ def conv2d(
         kernel: [kh, kw, C, F], of the dtype of x.
         stride: 1 or more, the same in both directions.
         padding: zeros added on every side.
-        kind: `xla` (`lax.conv_general_dilated`, differentiable in every mode), one of the ways above (`direct`
+        impl: `xla` (`lax.conv_general_dilated`, differentiable in every mode), one of the ways above (`direct`
             gathers patches where kernels are batched), or `auto`: direct for float32 on a CPU, else patches.
         compute_dtype: "bfloat16" rounds the factors of every product, here and in the gradients; sums and
             results keep the dtype of x. "" rounds nothing.
@@ -69,14 +69,14 @@ def conv2d(
         [N, H', W', F].
 
     Raises:
-        ValueError: the kind is unknown.
+        ValueError: the impl is unknown.
     """
-    if kind == "xla":
+    if impl == "xla":
         pads = [(padding, padding)] * 2
         x, kernel = (_round(a, compute_dtype) for a in (x, kernel))
         return convolve(x, kernel, window_strides=(stride, stride), padding=pads)
     g = geometry_of(
-        x, kernel, stride=stride, padding=padding, kind=kind, compute_dtype=compute_dtype
+        x, kernel, stride=stride, padding=padding, impl=impl, compute_dtype=compute_dtype
     )
     return _conv(g, x, kernel)
 
@@ -87,18 +87,18 @@ def geometry_of(
     *,
     stride: int = 1,
     padding: int = 1,
-    kind: str = "auto",
+    impl: str = "auto",
     compute_dtype: str = "",
 ) -> Geometry:
     """The static part of a convolution; arguments and errors as in `conv2d`."""
-    if kind not in KINDS:
-        raise ValueError(f"conv kind {kind!r} is unknown; choose one of {', '.join(KINDS)}")
-    if kind == "auto":
+    if impl not in IMPL_NAMES:
+        raise ValueError(f"conv impl {impl!r} is unknown; choose one of {', '.join(IMPL_NAMES)}")
+    if impl == "auto":
         # The CPU back end has no fast convolution of other types.
         fast = jax.default_backend() == "cpu" and x.dtype == jnp.float32 and not compute_dtype
-        kind = "direct" if fast else "patches"
+        impl = "direct" if fast else "patches"
     size, window = (x.shape[1], x.shape[2]), (kernel.shape[0], kernel.shape[1])
-    return Geometry(size, window, stride, padding, kind, compute_dtype)
+    return Geometry(size, window, stride, padding, impl, compute_dtype)
 
 
 def _round(x: Array, dtype: str) -> Array:
@@ -118,7 +118,7 @@ def _find_way(name: str) -> Way:
     if name in _WAYS:
         return _WAYS[name]
     if name != "pallas":
-        raise ValueError(f"conv kind {name!r} has no gradients of ours.")
+        raise ValueError(f"conv impl {name!r} has no gradients of ours.")
     # Importing Pallas takes a good part of a second.
     from mamlpp_jax.ops.conv_pallas import PALLAS
 

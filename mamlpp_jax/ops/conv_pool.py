@@ -26,8 +26,23 @@ from mamlpp_jax.utils.arithmetic import largest_divisor
 
 # Measured on a CPU with 2 MiB of second-level cache per core (experiments/PERFORMANCE.md): numbers of a block.
 _BLOCK_ELEMENTS = 100_000
+# With fewer channels than this, a convolution is much larger than its images, and moments of patches are cheap.
+_FEW_CHANNELS = 16
 
 _Saved = tuple[Array, Array, Array]
+
+
+def is_faster(channels: int, impl: str, compute_dtype: str) -> bool:
+    """Whether the functions below are faster than computing the convolution, then pooling it and taking its moments.
+
+    They round no factors, and lack the derivatives in every mode that `xla` promises.
+
+    Args:
+        channels: C.
+        impl: as in `mamlpp_jax.ops.conv.conv2d`.
+        compute_dtype: as there.
+    """
+    return channels < _FEW_CHANNELS and impl != "xla" and not compute_dtype
 
 
 def conv_moments(x: Array, kernel: Array, *, padding: int = 1) -> tuple[Array, Array]:
@@ -60,7 +75,7 @@ def conv_moments(x: Array, kernel: Array, *, padding: int = 1) -> tuple[Array, A
 
 
 def conv_max_pool_2x2(
-    x: Array, kernel: Array, sign: Array, *, padding: int = 1, kind: str = "auto"
+    x: Array, kernel: Array, sign: Array, *, padding: int = 1, impl: str = "auto"
 ) -> Array:
     """``max_pool_2x2(conv2d(x, kernel), sign)``.
 
@@ -69,12 +84,12 @@ def conv_max_pool_2x2(
         kernel: [kh, kw, C, F], of the dtype of x.
         sign: [F] of 1 and -1, as in `mamlpp_jax.ops.pool.max_pool_2x2`; has no gradient.
         padding: zeros added on every side.
-        kind: as in `mamlpp_jax.ops.conv.conv2d`, but for `xla`.
+        impl: as in `mamlpp_jax.ops.conv.conv2d`, but for `xla`.
 
     Returns:
         [N, H' // 2, W' // 2, F].
     """
-    g = geometry_of(x, kernel, padding=padding, kind=kind)
+    g = geometry_of(x, kernel, padding=padding, impl=impl)
     return _conv_max_pool(g, x, kernel, lax.stop_gradient(sign))[0]
 
 

@@ -32,7 +32,7 @@ def test_a_default_configuration_is_its_callers_own():
     [
         ("data.normalize", NORMALIZATIONS),
         ("inner.optimizer", INNER_OPTIMIZERS),
-        ("model.conv", conv.KINDS),
+        ("model.conv", conv.IMPL_NAMES),
         ("model.name", BACKBONES),
         ("norm.eval_statistics", STATISTICS),
         ("norm.train_statistics", STATISTICS),

@@ -13,7 +13,7 @@ from experiments.gpu.report import write_gpu_report
 from mamlpp_jax.config import validation
 from mamlpp_jax.errors import ConfigError
 from mamlpp_jax.ops import conv_products
-from mamlpp_jax.ops.conv import KINDS
+from mamlpp_jax.ops.conv import IMPL_NAMES
 from tests.ops.conv_test import CASES
 
 GOOD = Job("good", "json:dumps", {"obj": [1]})
@@ -90,9 +90,11 @@ def test_jobs_are_sound(tiny):
 
 def test_every_way_of_computing_a_convolution_is_checked_and_timed():
     timed = {job.arguments.get("model__conv") for job in bench.bench_jobs(False)}
-    assert set(KINDS) - timed == {"auto", "patches"}  # which are the same on a GPU
+    assert set(IMPL_NAMES) - timed == {"auto", "patches"}  # which are the same on a GPU
     checked = {(job.arguments["kind"], job.arguments["shape"]) for job in checks.conv_jobs(False)}
-    assert {(kind, case) for kind in set(KINDS) - {"auto", "direct"} for case in CASES} <= checked
+    assert {
+        (kind, case) for kind in set(IMPL_NAMES) - {"auto", "direct"} for case in CASES
+    } <= checked
 
 
 def test_a_convolution_is_compared_and_reported():

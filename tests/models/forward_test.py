@@ -1,5 +1,7 @@
 """Any Flax module as a backbone: nested blocks, several normalised layers in one, or none."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,7 +20,6 @@ from mamlpp_jax.algorithms.outer_loop import (
 )
 from mamlpp_jax.models import init_model, make_backbone, make_forward
 from mamlpp_jax.models.layers import Conv, PerStepBatchNorm
-from mamlpp_jax.models.pending_conv import PendingConv
 from mamlpp_jax.types import Batch, Episode, StepPlan
 
 OPTIMIZER = optax.sgd(0.1)
@@ -138,13 +139,60 @@ def test_an_unknown_backbone_lists_the_known():
         make_backbone("resnet", ways=5)
 
 
-@pytest.mark.parametrize("stride", [1, 2])
-def test_a_convolution_that_may_wait_is_the_one_that_does_not(stride):
-    """Few channels and stride 1 may wait for the pooling; other strides are computed at once."""
-    images = jnp.asarray(np.random.default_rng(0).normal(size=(2, 8, 8, 1)), jnp.float32)
-    eager, waiting = (Conv(4, stride=stride, may_wait=waits) for waits in (False, True))
-    variables = eager.init(jax.random.key(0), images)
-    expected, found = eager.apply(variables, images)[0], waiting.apply(variables, images)[0]
-    assert isinstance(found, PendingConv) == (stride == 1)
-    found = found.compute() if isinstance(found, PendingConv) else found
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+class OneBlock(nn.Module):
+    """A convolution, normalised and perhaps pooled, in one call or in two."""
+
+    fused: bool
+    max_pool: bool = True
+    stride: int = 1
+    compute_dtype: str = ""
+
+    @nn.compact
+    def __call__(self, images):
+        conv = Conv(4, self.stride, compute_dtype=self.compute_dtype, name="conv")
+        norm = PerStepBatchNorm(max_pool=self.max_pool, name="norm")
+        return norm.convolved(conv, images) if self.fused else norm(*conv(images))
+
+
+def with_blend(norm):
+    return {name: {**layer, "blend": jnp.zeros(2)} for name, layer in norm.items()}
+
+
+def applied(channels, change=lambda norm: norm, **options):
+    """Outputs and moments of the fused block and of its two layers, and the jaxpr of each."""
+    rng = np.random.default_rng(0)
+    images = jnp.asarray(rng.normal(size=(3, 8, 8, channels)), jnp.float32)
+    variables = OneBlock(False, **options).init(jax.random.key(0), images)
+    norm = {"norm": {"scale": jnp.array([1.0, -1, 2, 1]), "bias": jnp.arange(4.0)}}
+    variables = {"params": variables["params"], "norm": change(norm)}
+    results = []
+    for fused in (True, False):
+        block = partial(OneBlock(fused, **options).apply, variables, mutable=["moments"])
+        results.append((block(images), str(jax.make_jaxpr(block)(images))))
+    return results
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_pooled_convolution_of_few_channels_is_deferred(channels):
+    (ours, program), (theirs, whole) = applied(channels)
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+    assert program != whole
+
+
+@pytest.mark.parametrize(
+    ("channels", "options"),
+    [
+        (16, {}),
+        (1, {"max_pool": False}),
+        (1, {"stride": 2}),
+        (1, {"compute_dtype": "bfloat16"}),
+        (1, {"change": with_blend}),
+    ],
+    ids=str,
+)
+def test_other_convolutions_are_computed_as_such(channels, options):
+    (ours, program), (theirs, whole) = applied(channels, **options)
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert program == whole

@@ -18,7 +18,7 @@ CASES = [
     ((9, 6), 5, 2, 2),
     ((6, 7), 1, 0, 2),
 ]
-# The kind only chooses the products (`conv_test`), and whether there are blocks.
+# The impl only chooses the products (`conv_test`), and whether there are blocks.
 WAYS = ["direct", "patches"]
 
 
@@ -35,17 +35,17 @@ def assert_close(ours, theirs):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-10 * max(1.0, float(jnp.abs(b).max())))
 
 
-@pytest.mark.parametrize("kind", WAYS)
+@pytest.mark.parametrize("impl", WAYS)
 @pytest.mark.parametrize(("size", "kernel", "padding", "channels"), CASES, ids=str)
-def test_pooling_agrees_to_second_order(size, kernel, padding, channels, kind):
+def test_pooling_agrees_to_second_order(size, kernel, padding, channels, impl):
     with jax.enable_x64(True):
         x, w, sign = make(size, kernel, channels)
 
         def ours(x, w):
-            return conv_max_pool_2x2(x, w, sign, padding=padding, kind=kind)
+            return conv_max_pool_2x2(x, w, sign, padding=padding, impl=impl)
 
         def theirs(x, w):
-            return max_pool_2x2(conv2d(x, w, padding=padding, kind=kind), sign)
+            return max_pool_2x2(conv2d(x, w, padding=padding, impl=impl), sign)
 
         assert_close(second_derivatives(ours, x, w), second_derivatives(theirs, x, w))
 
@@ -56,7 +56,7 @@ def test_moments_agree_to_second_order(size, kernel, padding, channels):
         x, w, _ = make(size, kernel, channels)
 
         def theirs(x, w):
-            y = conv2d(x, w, padding=padding, kind="patches")
+            y = conv2d(x, w, padding=padding, impl="patches")
             return y.mean((0, 1, 2)), y.var((0, 1, 2))
 
         ours = second_derivatives(lambda x, w: conv_moments(x, w, padding=padding), x, w)
@@ -70,7 +70,7 @@ def test_blocks_change_nothing(monkeypatch, images):
         x, w, sign = make((6, 8), 3, 2, images)
 
         def function(x, w):
-            return conv_max_pool_2x2(x, w, sign, kind="direct"), conv_moments(x, w)
+            return conv_max_pool_2x2(x, w, sign, impl="direct"), conv_moments(x, w)
 
         whole = second_derivatives(function, x, w)
         monkeypatch.setattr(conv_pool, "_BLOCK_ELEMENTS", 2 * 6 * 8 * 5)
@@ -79,14 +79,14 @@ def test_blocks_change_nothing(monkeypatch, images):
         assert_close(second_derivatives(function, x, w), whole)
 
 
-@pytest.mark.parametrize("kind", WAYS)
-def test_tasks_with_weights_of_their_own(kind):
+@pytest.mark.parametrize("impl", WAYS)
+def test_tasks_with_weights_of_their_own(impl):
     with jax.enable_x64(True):
         x, w, sign = make((6, 8), 3, 2)
         xs, ws = jnp.stack([x, 2 * x[::-1]]), jnp.stack([w, w - 1])
 
         def function(x, w):
-            return conv_max_pool_2x2(x, w, sign, kind=kind), conv_moments(x, w)
+            return conv_max_pool_2x2(x, w, sign, impl=impl), conv_moments(x, w)
 
         def all_gradients(x, w):
             return second_derivatives(function, x, w)

@@ -11,7 +11,7 @@ import pytest
 
 from mamlpp_jax.distributed.mesh import AXIS, make_mesh
 from mamlpp_jax.ops import conv_backend, conv_pallas
-from mamlpp_jax.ops.conv import KINDS, conv2d
+from mamlpp_jax.ops.conv import IMPL_NAMES, conv2d
 from tests.helpers.derivatives import second_derivatives
 
 CASES = [
@@ -28,7 +28,7 @@ CASES = [
     ((6, 5), (3, 3), 2, 1, 17, 16),
 ]
 # Every way of computing; `auto` is one of them, and `xla` is what they are compared with.
-WAYS = sorted(set(KINDS) - {"auto", "xla"})
+WAYS = sorted(set(IMPL_NAMES) - {"auto", "xla"})
 
 
 def make(case, seed=0):
@@ -42,28 +42,28 @@ def make(case, seed=0):
 @cache
 def theirs(case):
     x, w, options = make(case)
-    return second_derivatives(partial(conv2d, kind="xla", **options), x, w)
+    return second_derivatives(partial(conv2d, impl="xla", **options), x, w)
 
 
-@pytest.mark.parametrize("kind", WAYS)
+@pytest.mark.parametrize("impl", WAYS)
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_agrees_with_lax_conv_to_second_order(case, kind):
+def test_agrees_with_lax_conv_to_second_order(case, impl):
     with jax.enable_x64(True):
         x, w, options = make(case)
-        ours = second_derivatives(partial(conv2d, kind=kind, **options), x, w)
+        ours = second_derivatives(partial(conv2d, impl=impl, **options), x, w)
         for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs(case)), strict=True):
             assert a.shape == b.shape
             np.testing.assert_allclose(a, b, rtol=0, atol=1e-10 * max(1.0, float(jnp.abs(b).max())))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", WAYS)
+@pytest.mark.parametrize("impl", WAYS)
 @pytest.mark.parametrize(
     ("size", "stride", "channels"), list(itertools.product((5, 14, 21), (1, 2), (1, 3, 64)))
 )
-def test_agrees_over_a_grid_of_shapes(size, stride, channels, kind):
+def test_agrees_over_a_grid_of_shapes(size, stride, channels, impl):
     case = ((size, size + 1), (3, 3), stride, 1, channels, 4)
-    test_agrees_with_lax_conv_to_second_order(case, kind)
+    test_agrees_with_lax_conv_to_second_order(case, impl)
 
 
 @pytest.mark.parametrize("few_channels", [1, 16])
@@ -81,7 +81,7 @@ def test_kernel_gradients_of_large_inputs_agree(monkeypatch, case, block_element
 def test_against_loops():
     with jax.enable_x64(True):
         x, w, options = make(((5, 4), (3, 3), 2, 1, 2, 3))
-        y = np.asarray(conv2d(x, w, kind="patches", **options))
+        y = np.asarray(conv2d(x, w, impl="patches", **options))
         padded = np.pad(np.asarray(x), [(0, 0), (1, 1), (1, 1), (0, 0)])
         for n, i, j, f in np.ndindex(y.shape):
             window = padded[n, 2 * i : 2 * i + 3, 2 * j : 2 * j + 3]
@@ -91,15 +91,15 @@ def test_against_loops():
 BATCHED = [axes for axes in itertools.product((0, None), repeat=3) if any(a == 0 for a in axes)]
 
 
-@pytest.mark.parametrize("kind", WAYS)
+@pytest.mark.parametrize("impl", WAYS)
 @pytest.mark.parametrize(
     ("axes", "stride"), [*((axes, 1) for axes in BATCHED), ((0, 0, 0), 2)], ids=str
 )
-def test_under_vmap(axes, stride, kind):
+def test_under_vmap(axes, stride, impl):
     """Images, kernels and cotangents of each task, or some of them the same for all."""
 
-    def everything(x, w, dy, kind):
-        y, pull = jax.vjp(partial(conv2d, kind=kind, stride=stride), x, w)
+    def everything(x, w, dy, impl):
+        y, pull = jax.vjp(partial(conv2d, impl=impl, stride=stride), x, w)
         return y, *pull(dy)
 
     out = 6 // stride
@@ -111,7 +111,7 @@ def test_under_vmap(axes, stride, kind):
             jnp.stack(each) if axis == 0 else each[0]
             for each, axis in zip(zip(*tasks, strict=True), axes, strict=True)
         ]
-        together = jax.vmap(partial(everything, kind=kind), axes)(*given)
+        together = jax.vmap(partial(everything, impl=impl), axes)(*given)
         for i in range(3):
             alone = [a[i] if axis == 0 else a for a, axis in zip(given, axes, strict=True)]
             for a, b in zip(together, everything(*alone, "xla"), strict=True):
@@ -120,16 +120,16 @@ def test_under_vmap(axes, stride, kind):
 
 def test_direct_leaves_batched_kernels_to_matrix_products():
     x, w = jnp.zeros((3, 2, 6, 6, 2)), jnp.zeros((3, 3, 3, 2, 4))
-    batched = jax.make_jaxpr(jax.vmap(partial(conv2d, kind="direct")))(x, w)
+    batched = jax.make_jaxpr(jax.vmap(partial(conv2d, impl="direct")))(x, w)
     assert "conv_general_dilated" not in str(batched)
-    assert "conv_general_dilated" in str(jax.make_jaxpr(partial(conv2d, kind="direct"))(x[0], w[0]))
+    assert "conv_general_dilated" in str(jax.make_jaxpr(partial(conv2d, impl="direct"))(x[0], w[0]))
 
 
-def meta_gradient(x, w, kind, **options):
+def meta_gradient(x, w, impl, **options):
     """Second derivatives of a convolution, with a kernel per task."""
 
     def gradient(x, w):
-        return jax.grad(lambda w: jnp.sum(conv2d(x, w, kind=kind, **options) ** 2))(w)
+        return jax.grad(lambda w: jnp.sum(conv2d(x, w, impl=impl, **options) ** 2))(w)
 
     return jax.grad(lambda x, w: jnp.sum(jax.vmap(gradient)(x, w) ** 2), (0, 1))(x, w)
 
@@ -153,10 +153,10 @@ def check_close(found, expected):
         np.testing.assert_allclose(a, b, atol=1e-4 * float(jnp.abs(b).max()))
 
 
-@pytest.mark.parametrize("kind", WAYS)
-def test_tasks_may_be_sharded(kind):
+@pytest.mark.parametrize("impl", WAYS)
+def test_tasks_may_be_sharded(impl):
     x, w = two_tasks(TWO_TASKS)
-    check_close(sharded(partial(meta_gradient, kind=kind))(x, w), meta_gradient(x, w, "xla"))
+    check_close(sharded(partial(meta_gradient, impl=impl))(x, w), meta_gradient(x, w, "xla"))
 
 
 @pytest.mark.parametrize("few_channels", [1, 17])
@@ -168,18 +168,18 @@ def test_blocks_of_images_may_be_sharded(monkeypatch, few_channels):
     x, w = two_tasks(((2, 3, 6, 6, 16), (2, 3, 3, 16, 16)))
 
     def unbatched(x, w):
-        gradients = jax.grad(lambda *xw: jnp.sum(conv2d(*xw, kind="direct") ** 2), (0, 1))
+        gradients = jax.grad(lambda *xw: jnp.sum(conv2d(*xw, impl="direct") ** 2), (0, 1))
         return [a[None] for a in gradients(x[0], w[0])]
 
     def expected(x, w):
-        return jax.grad(lambda *xw: jnp.sum(conv2d(*xw, kind="xla") ** 2), (0, 1))(x, w)
+        return jax.grad(lambda *xw: jnp.sum(conv2d(*xw, impl="xla") ** 2), (0, 1))(x, w)
 
     check_close(sharded(unbatched)(x, w), jax.vmap(expected)(x, w))
 
 
-def second_order_program(kind):
+def second_order_program(impl):
     x, w = (jnp.zeros(shape) for shape in TWO_TASKS)
-    return str(jax.make_jaxpr(partial(meta_gradient, kind=kind))(x, w))
+    return str(jax.make_jaxpr(partial(meta_gradient, impl=impl))(x, w))
 
 
 @pytest.mark.filterwarnings("ignore:The Pallas Triton backend:DeprecationWarning")
@@ -192,7 +192,7 @@ def test_pallas_kernels_are_lowered_for_a_gpu(monkeypatch, dtype):
     mesh = jax.sharding.AbstractMesh((1,), (AXIS,), axis_types=auto, abstract_device=device)
     kernels = [jax.export.DisabledSafetyCheck.custom_call("__gpu$xla.gpu.triton")]
     operands = "bfloat16" if dtype == "bfloat16" else ""
-    function = partial(meta_gradient, kind="pallas", compute_dtype=operands)
+    function = partial(meta_gradient, impl="pallas", compute_dtype=operands)
     spec = jax.P(AXIS)
     function = jax.jit(jax.shard_map(function, mesh=mesh, in_specs=spec, out_specs=spec))
     with jax.enable_x64(dtype == "float64"), jax.sharding.use_abstract_mesh(mesh):
@@ -217,13 +217,13 @@ def test_shifted_gathers_no_patches():
     assert f"{9 * 16}]" not in second_order_program("shifted")
 
 
-@pytest.mark.parametrize("kind", [*WAYS, "xla"])
-def test_bfloat16_operands_change_little_and_no_dtype(kind):
+@pytest.mark.parametrize("impl", [*WAYS, "xla"])
+def test_bfloat16_operands_change_little_and_no_dtype(impl):
     x, w, options = make(CASES[2])
     x, w = x.astype(jnp.float32), w.astype(jnp.float32)
 
     def loss(x, w, operands):
-        return jnp.sum(conv2d(x, w, kind=kind, compute_dtype=operands, **options) ** 2)
+        return jnp.sum(conv2d(x, w, impl=impl, compute_dtype=operands, **options) ** 2)
 
     exact = jax.value_and_grad(loss, (0, 1))(x, w, "")
     rounded = jax.value_and_grad(loss, (0, 1))(x, w, "bfloat16")
@@ -244,10 +244,10 @@ def test_third_derivative():
     with jax.enable_x64(True):
         x, w, options = make(((5, 5), (3, 3), 1, 1, 1, 2))
         results = []
-        for kind in (*WAYS, "xla"):
+        for impl in (*WAYS, "xla"):
 
-            def f(s, kind=kind):
-                return jnp.sum(jnp.sin(conv2d(s * x, s * w, kind=kind, **options)))
+            def f(s, impl=impl):
+                return jnp.sum(jnp.sin(conv2d(s * x, s * w, impl=impl, **options)))
 
             results.append(jax.grad(jax.grad(jax.grad(f)))(jnp.asarray(0.3)))
         np.testing.assert_allclose(results[:-1], results[-1], rtol=1e-9)
@@ -256,4 +256,4 @@ def test_third_derivative():
 def test_unknown_kind_lists_the_known():
     x, w, _ = make(CASES[0])
     with pytest.raises(ValueError, match=r"fft.*auto, xla, patches"):
-        conv2d(x, w, kind="fft")
+        conv2d(x, w, impl="fft")
