@@ -12,7 +12,7 @@ from experiments.gpu.jobs import Job
 # The paper's experiment, and what it is compared with.
 MAIN = Case("omniglot_20w1s_16_tasks", way=20, tasks=16)
 _SMALL = Case("tiny", way=2, size=16, filters=2, tasks=2, steps=1)
-_KINDS = ("shifted", "grouped", "pallas")
+_KINDS = ("grouped",)
 _VALIDATION_TASKS = 600
 _LIMIT = 240.0
 # As many outer steps per call as a run makes would cost time here and change nothing.

@@ -16,7 +16,7 @@ from experiments.gpu.jobs import Job
 
 _ROOT = Path(__file__).resolve().parents[2]
 # With a kernel per task `direct` is `patches`.
-_KINDS = ("patches", "shifted", "grouped", "pallas", "xla")
+_KINDS = ("patches", "grouped", "xla")
 # These two have every shape of layer: pooled and strided.
 _EVERY_KIND = ("mamlpp_second_order", "strided_no_pool")
 # size, kernel, stride, padding, channels, filters of the paper's layers

@@ -24,11 +24,13 @@ class Field(NamedTuple):
         rule: the values it may have, as far as they can be judged without data and devices.
         resumable: whether a run may be continued with another value, because the value does not
             change what is computed.
+        removed: values of earlier versions. A stored configuration that has one is read with the default in its place.
     """
 
     default: bool | int | float | str
     rule: Rule = rules.ANY
     resumable: bool = False
+    removed: tuple[str, ...] = ()
 
 
 # A line per field. Upper limits far above any use keep a typo from filling the memory.
@@ -68,7 +70,10 @@ FIELDS: dict[str, Field] = {
     "model.drop_block": Field(0.0, rules.DECAY),  # resnet12: rate of DropBlock in training
     # How convolutions are computed, see mamlpp_jax.ops.conv: speed and memory, not results.
     "model.conv": Field(
-        "auto", one_of(("auto", "xla", "patches", "shifted", "direct", "grouped", "pallas")), resumable=True
+        "auto",
+        one_of(("auto", "xla", "patches", "direct", "grouped")),
+        resumable=True,
+        removed=("shifted", "pallas"),
     ),
     "model.dtype": Field("float32", one_of(("float32", "bfloat16"))),  # of factors in convolutions; the rest is float32
 

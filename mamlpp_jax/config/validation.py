@@ -23,9 +23,12 @@ _SMALLEST_POOLED = 2**4  # pixels; four 2x2 poolings leave one
 def from_dict(stored: dict[str, Any]) -> ConfigDict:
     """The configuration of a `config.json`, checked against the fields of this version.
 
+    Removed values give way to the default (`Field.removed`).
+
     Raises:
         ConfigError: a field is unknown, missing or out of range.
     """
+    stored = _without_removed_values(stored)
     _check_fields(stored)
     try:
         config = ConfigDict(stored)
@@ -33,6 +36,16 @@ def from_dict(stored: dict[str, Any]) -> ConfigDict:
         raise ConfigError(f"the configuration is no nested object: {error}") from error
     validate(config)
     return config
+
+
+def _without_removed_values(stored: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    def current(name: str, value: Any) -> Any:
+        if isinstance(value, dict):
+            return _without_removed_values(value, f"{name}.")
+        field = FIELDS.get(name)
+        return field.default if field and value in field.removed else value
+
+    return {key: current(f"{prefix}{key}", value) for key, value in stored.items()}
 
 
 def validate(config: ConfigDict) -> None:

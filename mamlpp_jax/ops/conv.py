@@ -12,10 +12,8 @@ VJPs they keep gradients of any order in this family and save only x, w and dy f
 The three are computed in one of several ways, which differ in speed and memory alone:
 
     patches   gather the patches, multiply by the kernel: a batched matrix product when kernels are batched
-    shifted   a product for each element of the kernel, added up: no patches, smaller products
     direct    the back end's own convolution, in the one layout it is fast in; for one task at a time
     grouped   the back end's own convolution, with a group per task
-    pallas    kernels of our own for GPUs, which read shifted images where they lie; interpreted on a CPU
 
 Custom VJPs exclude forward-mode differentiation (`jvp`, `jacfwd`); use `conv="xla"` for that.
 """
@@ -32,16 +30,11 @@ from jax import lax
 
 from mamlpp_jax.ops.conv_backend import DIRECT, GROUPED, convolve
 from mamlpp_jax.ops.conv_geometry import Geometry, Way
-from mamlpp_jax.ops.conv_products import PATCHES, SHIFTED
+from mamlpp_jax.ops.conv_products import PATCHES
 from mamlpp_jax.types import Array
 
-_WAYS: dict[str, Way] = {
-    "patches": PATCHES,
-    "shifted": SHIFTED,
-    "direct": DIRECT,
-    "grouped": GROUPED,
-}
-IMPL_NAMES = ("auto", "xla", *_WAYS, "pallas")
+_WAYS: dict[str, Way] = {"patches": PATCHES, "direct": DIRECT, "grouped": GROUPED}
+IMPL_NAMES = ("auto", "xla", *_WAYS)
 
 
 def conv2d(
@@ -110,19 +103,8 @@ def product(name: str, g: Geometry, a: Array, b: Array) -> Array:
     """Computes one of the three functions, in the way that was chosen."""
     if g.compute_dtype:
         a, b = a.astype(g.compute_dtype), b.astype(g.compute_dtype)
-    result: Array = getattr(_find_way(g.way), name)(g, a, b)
+    result: Array = getattr(_WAYS[g.way], name)(g, a, b)
     return result
-
-
-def _find_way(name: str) -> Way:
-    if name in _WAYS:
-        return _WAYS[name]
-    if name != "pallas":
-        raise ValueError(f"conv impl {name!r} has no gradients of ours.")
-    # Importing Pallas takes a good part of a second.
-    from mamlpp_jax.ops.conv_pallas import PALLAS
-
-    return PALLAS
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))

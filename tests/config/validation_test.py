@@ -123,6 +123,7 @@ def test_numbers_out_of_range_are_refused(tmp_path, field, values):
         ("norm.eval_statistics", "batch, batch", "none of them twice"),
         ("inner.optimizer", "adam", "sgd"),
         ("model.conv", "fft", "patches"),
+        ("model.conv", "shifted", "auto, xla, patches, direct, grouped"),
         ("model.dtype", "float16", "float32, bfloat16"),
         ("model.name", "resnet", "conv4"),
         ("experiment", "a/b", "letters, digits"),
@@ -193,6 +194,15 @@ def test_a_stored_configuration_is_the_same_again():
     again = config_lib.from_dict(config.to_dict())
     assert config_lib.config_hash(again) == config_lib.config_hash(config)
     assert again.to_dict() == config.to_dict()
+
+
+@pytest.mark.parametrize("removed", ["shifted", "pallas"])
+def test_a_removed_convolution_is_read_as_the_default(removed):
+    stored = small_config(**{"model.filters": 7}).to_dict()
+    stored["model"]["conv"] = removed
+    config = config_lib.from_dict(stored)
+    assert (config.model.conv, config.model.filters) == ("auto", 7)
+    assert stored["model"]["conv"] == removed
 
 
 @pytest.mark.parametrize("field", ["tfds_dir", "manual_dir", "cache_dir"])

@@ -98,14 +98,14 @@ def test_every_way_of_computing_a_convolution_is_checked_and_timed():
 
 
 def test_a_convolution_is_compared_and_reported():
-    (job,) = [job for job in checks.conv_jobs(True) if job.arguments["kind"] == "shifted"]
+    (job,) = [job for job in checks.conv_jobs(True) if job.arguments["kind"] == "patches"]
     errors = checks.conv(**job.arguments)["errors"]
     assert 0 < errors["float64"] < 1e-12 < errors["float32, highest"] < 1e-4
 
 
 def test_a_convolution_that_is_off_fails_with_its_errors(monkeypatch):
     """Products of float32 factors: right in float32, and not in float64."""
-    (job,) = [job for job in checks.conv_jobs(True) if job.arguments["kind"] == "shifted"]
+    (job,) = [job for job in checks.conv_jobs(True) if job.arguments["kind"] == "patches"]
     product = conv_products.multiply
     monkeypatch.setattr(
         conv_products, "multiply", lambda x, w: product(x, w.astype("float32").astype(w.dtype))
@@ -175,7 +175,7 @@ def test_a_missing_data_set_is_named(tmp_path):
 
 @pytest.mark.parametrize("tiny", [False, True])
 def test_the_training_command_sets_fields_that_exist(tmp_path, tiny):
-    command = training.command(tmp_path, tmp_path, 8.5, tiny, ["--config.model.conv=shifted"])
+    command = training.command(tmp_path, tmp_path, 8.5, tiny, ["--config.model.conv=grouped"])
     fields = [flag.removeprefix("--config.").split("=")[0] for flag in command if "config." in flag]
     assert "model.conv" in fields
     for field in fields:
@@ -200,8 +200,8 @@ def test_the_report_counts_projects_and_lists_what_failed(tmp_path):
     found = {
         "parity/a/auto": ok({"device": "card"}),
         "parity/b/auto": {"status": "failed", "seconds": 2.0, "error": "kernel is off by 0.1"},
-        "conv/shifted/0": ok(conv),
-        "conv/shifted/1": ok({**conv, "errors": {**errors, "float64": 5e-13}}),
+        "conv/patches/0": ok(conv),
+        "conv/patches/1": ok({**conv, "errors": {**errors, "float64": 5e-13}}),
     }
     timed = {
         "machine": ok(
@@ -223,13 +223,13 @@ def test_the_report_counts_projects_and_lists_what_failed(tmp_path):
     page = (tmp_path / "report.md").read_text()
     assert "Commit abc" in page
     assert "1 of 2 agree" in page
-    assert "| shifted | 2 of 2 | float64: 5.0e-13" in page
+    assert "| patches | 2 of 2 | float64: 5.0e-13" in page
     # 5,000 x 6 + 20,000 x 3 + 50,000 x 12 = 690 s; 150 x 0.4 = 60 s
     assert "11.5 minutes (9.2 ms per step), and 1.0 minutes of validation" in page
     assert "`parity/b/auto`: failed after 2.0 s. kernel is off by 0.1" in page
     assert "several devices" not in page
     # 100 GFLOP in 6 ms are a third of 50 TFLOP/s
     assert " 0.333 |" in (tmp_path / "benchmark.md").read_text()
-    found["conv/shifted/1"]["result"]["device"] = "another card"
+    found["conv/patches/1"]["result"]["device"] = "another card"
     write_gpu_report(found, timed, tmp_path)
     assert "several devices: another card, card" in (tmp_path / "report.md").read_text()

@@ -272,8 +272,18 @@ def test_convolutions_are_computed_in_this_machines_way_or_as_asked(tmp_path):
     assert computation("grouped") == computation("auto")
     assert computation("auto", conv="grouped") == computation("grouped", conv="grouped")
     assert computation("auto", conv="grouped") != computation("auto")
-    with pytest.raises(ConfigError, match=r"^conv is 'fft'"):
-        computation("auto", conv="fft")
+    for conv in ("fft", "shifted"):
+        with pytest.raises(ConfigError, match=rf"^conv is '{conv}'.*auto, xla, patches"):
+            computation("auto", conv=conv)
+
+
+def test_a_run_of_a_removed_convolution_can_be_loaded(workdir, first):
+    stored = json.loads(workdir.config_file.read_text())
+    stored["model"]["conv"] = "pallas"
+    workdir.config_file.write_text(json.dumps(stored))
+    run = load_run(workdir.path, epoch="latest")
+    assert run.config.model.conv == "auto"
+    assert_is(run, at(first, run.step))
 
 
 def test_a_loaded_run_scores_what_its_test_did(tmp_path, monkeypatch):

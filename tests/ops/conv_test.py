@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from mamlpp_jax.distributed.mesh import AXIS, make_mesh
-from mamlpp_jax.ops import conv_backend, conv_pallas
+from mamlpp_jax.ops import conv_backend
 from mamlpp_jax.ops.conv import IMPL_NAMES, conv2d
 from tests.helpers.derivatives import second_derivatives
 
@@ -182,39 +182,11 @@ def second_order_program(impl):
     return str(jax.make_jaxpr(partial(meta_gradient, impl=impl))(x, w))
 
 
-@pytest.mark.filterwarnings("ignore:The Pallas Triton backend:DeprecationWarning")
-@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
-def test_pallas_kernels_are_lowered_for_a_gpu(monkeypatch, dtype):
-    """As far as it can be tested without one: up to the code that the GPU compiler is given."""
-    monkeypatch.setattr(conv_pallas, "_is_interpreted", lambda: False)
-    device = jax.sharding.AbstractDevice("NVIDIA H100 80GB HBM3", num_cores=132, platform="gpu")
-    auto = (jax.sharding.AxisType.Auto,)
-    mesh = jax.sharding.AbstractMesh((1,), (AXIS,), axis_types=auto, abstract_device=device)
-    kernels = [jax.export.DisabledSafetyCheck.custom_call("__gpu$xla.gpu.triton")]
-    operands = "bfloat16" if dtype == "bfloat16" else ""
-    function = partial(meta_gradient, impl="pallas", compute_dtype=operands)
-    spec = jax.P(AXIS)
-    function = jax.jit(jax.shard_map(function, mesh=mesh, in_specs=spec, out_specs=spec))
-    with jax.enable_x64(dtype == "float64"), jax.sharding.use_abstract_mesh(mesh):
-        given = [
-            jax.ShapeDtypeStruct(shape, "float32" if operands else dtype) for shape in TWO_TASKS
-        ]
-        lower = jax.export.export(function, platforms=["cuda"], disabled_checks=kernels)
-        text = lower(*given).mlir_module()
-    # Forward, kernel gradient, and the two gradients of each.
-    assert text.count("custom_call @__gpu$xla.gpu.triton") == 6
-
-
 def test_grouped_has_one_convolution_for_all_tasks_in_every_derivative():
     text = second_order_program("grouped")
     assert "dot_general" not in text
     counts = r"batch_group_count=(\d+).*?feature_group_count=(\d+)"
     assert set(re.findall(counts, text, re.DOTALL)) == {("1", "2"), ("2", "1")}
-
-
-def test_shifted_gathers_no_patches():
-    assert "concatenate" in second_order_program("patches")
-    assert f"{9 * 16}]" not in second_order_program("shifted")
 
 
 @pytest.mark.parametrize("impl", [*WAYS, "xla"])
