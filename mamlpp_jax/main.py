@@ -1,14 +1,22 @@
 """``python -m mamlpp_jax.main``: trains, tests and describes runs; see `mamlpp_jax.cli.program`."""
 
+import atexit
+import contextlib
 import sys
 
-from absl import logging
-
-from mamlpp_jax.utils.terminal import phase
+from mamlpp_jax.training.preemption import leaving_at_once
 
 
 def main() -> None:
     """Entry point of `mamlpp`: announces on a terminal what takes seconds, importing JAX, before it begins."""
+    stack = contextlib.ExitStack()
+    atexit.register(stack.close)  # registered first, so the last of the exit handlers
+    stack.enter_context(leaving_at_once())
+    # Imported now that Ctrl-C is handled.
+    from absl import logging
+
+    from mamlpp_jax.utils.terminal import phase
+
     if sys.stderr.isatty():
         logging.set_verbosity(logging.INFO)
     with phase("loading JAX and the program"):

@@ -8,14 +8,13 @@
 
 Exit codes: 0 done; 2 bad input or numbers gone bad, with one paragraph on standard error; 75 a training stopped early
 (SIGTERM, SIGINT or --max_minutes) with everything saved: the same command goes on. A second signal leaves at once, as
-the first does in an evaluation or a dry run.
+Ctrl-C does in an evaluation, a dry run and before a training begins.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import signal
 import sys
 import traceback
 from collections.abc import Mapping
@@ -36,12 +35,7 @@ from mamlpp_jax.distributed import processes
 from mamlpp_jax.distributed.mesh import available_devices, cpu_devices
 from mamlpp_jax.errors import ConfigError, MamlppError
 from mamlpp_jax.statistics import STATISTICS
-from mamlpp_jax.training.preemption import (
-    STOPPED_EXIT_CODE,
-    PreemptionHandler,
-    StoppedError,
-    leaving_at_once,
-)
+from mamlpp_jax.training.preemption import STOPPED_EXIT_CODE, PreemptionHandler, StoppedError
 
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder of the run; default: a name made of the config."
@@ -124,9 +118,6 @@ def _main(argv: list[str]) -> None:
         sys.exit(STOPPED_EXIT_CODE)
     except MamlppError as error:
         _fail(str(error))
-    except KeyboardInterrupt:  # Of a command that has nothing to save.
-        print(f"{processes.process_prefix()}stopped: interrupted", file=sys.stderr)
-        processes.hard_exit(128 + signal.SIGINT)
     except Exception:
         traceback.print_exc()
         processes.hard_exit(1)
@@ -152,11 +143,10 @@ def _run() -> None:
     if _MODE.value == "evaluate":
         assert workdir is not None  # Else resolve_config has complained.
         run = commands.dry_run_evaluation if _DRY_RUN.value else commands.evaluate
-        with naming_flags(other_data is not None), leaving_at_once():
+        with naming_flags(other_data is not None):
             run(config, workdir, overrides, other_data)
     elif _DRY_RUN.value:
-        with leaving_at_once():
-            commands.dry_run(config, workdir)
+        commands.dry_run(config, workdir)
     else:
         # After joining the others, whose set-up installs handlers of its own.
         with preemption.listening():

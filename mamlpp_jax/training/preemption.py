@@ -1,4 +1,4 @@
-"""Leaving a run early and in order: signals and a time limit, looked at between dispatches."""
+"""Leaving a run early and in order: signals and a time limit, checked between dispatches."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import contextlib
 import math
 import os
 import signal
+import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 
-from mamlpp_jax.distributed import processes
 from mamlpp_jax.errors import ConfigError
 
 # sysexits.h EX_TEMPFAIL: try again. The run is saved and goes on when started again.
 STOPPED_EXIT_CODE = 75
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)  # after the first, nothing raises KeyboardInterrupt
 
 
 class StoppedError(Exception):
@@ -24,10 +24,10 @@ class StoppedError(Exception):
 
 
 class PreemptionHandler:
-    """Knows whether a run should stop.
+    """Decides whether a run should stop.
 
     Args:
-        max_minutes: of the whole process, from now on; 0 for no limit.
+        max_minutes: time limit of the process, from now on; 0 for none.
 
     Raises:
         ConfigError: the limit is negative or not a finite number.
@@ -45,7 +45,7 @@ class PreemptionHandler:
         self._signal = ""
 
     def reason(self) -> str:
-        """Why to stop now, "" to go on; the same in every process, which must all call it.
+        """Returns why to stop now, or "" to go on: the same in every process, which must all call it.
 
         The time limit counts the longest time between two calls so far, so that the work until the
         next call ends in time.
@@ -57,7 +57,7 @@ class PreemptionHandler:
         text = self._signal
         if not text and now + self._longest > self._deadline:
             text = f"--max_minutes={self._max_minutes:g} is used up"
-        if not processes.any_process(bool(text)):
+        if not _any_process(bool(text)):
             return ""
         return text or "another process is stopping"
 
@@ -77,26 +77,16 @@ class PreemptionHandler:
         Raises:
             StoppedError: a signal has come, to this process or another.
         """
-        if processes.any_process(bool(self._signal)):
+        if _any_process(bool(self._signal)):
             _stop_for(self._signal or "another process is stopping")
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[PreemptionHandler]:
-        """Takes SIGTERM and SIGINT as requests to stop; a second one ends the process at once.
+        """Takes SIGTERM and SIGINT as requests to stop; a second one ends the process at once."""
+        with _watching(_SIGNALS, self._on_signal):
+            yield self
 
-        Python runs signal handlers between two of its own instructions, so not while the main thread waits for a
-        compilation or a dispatch. A thread of ours hears of each signal when it comes.
-        """
-        with _watching(first_is_a_request=True):
-            before = {number: signal.signal(number, self._on_signal) for number in _SIGNALS}
-            try:
-                yield self
-            finally:
-                for number, handler in before.items():
-                    signal.signal(number, handler)
-
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        del frame
+    def _on_signal(self, number: int) -> None:
         self._signal = self._signal or f"received {signal.Signals(number).name}"
 
 
@@ -105,36 +95,83 @@ def _stop_for(reason: str) -> None:
         raise StoppedError(f"{reason}; the run goes on when it is started again.")
 
 
+def _any_process(flag: bool) -> bool:
+    from mamlpp_jax.distributed import processes  # JAX, for which `leaving_at_once` does not wait
+
+    return processes.any_process(flag)
+
+
 @contextlib.contextmanager
 def leaving_at_once() -> Iterator[None]:
-    """Lets Ctrl-C end a command that has nothing to save at once, also during a compilation or a computation."""
-    with _watching(first_is_a_request=False):
+    """Lets Ctrl-C end a command that has nothing to save at once, with exit code 130 and one line.
+
+    It does so during an import, a compilation or a computation too.
+    """
+    with _watching((signal.SIGINT,)):
         yield
 
 
 @contextlib.contextmanager
-def _watching(first_is_a_request: bool) -> Iterator[None]:
-    reader, writer = os.pipe()
-    os.set_blocking(writer, False)
-    wakeup = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-    threading.Thread(target=_watch, args=(reader, first_is_a_request), daemon=True).start()
-    try:
+def _watching(
+    numbers: Sequence[int], on_request: Callable[[int], None] | None = None
+) -> Iterator[None]:
+    """Handles signals without raising anything, and ends the process at once where they demand it.
+
+    Python handlers cannot run while the main thread is inside XLA, so a thread reads the number of each signal as it
+    comes. An exception of a handler would compete with that thread for how the process ends. Outside the main thread,
+    where Python allows no handlers, this does nothing.
+
+    Args:
+        numbers: handled signals.
+        on_request: called in the main thread; the first signal is then a request and the second one ends the process.
+            None when the first one ends it.
+    """
+    if threading.current_thread() is not threading.main_thread():
         yield
-    finally:
-        signal.set_wakeup_fd(wakeup)
-        os.close(writer)  # which ends the thread
+        return
+    reader, writer = socket.socketpair()
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        del frame
+        if on_request is not None:
+            on_request(number)
+            return
+        # The operating system's handler does the same, except before and after `set_wakeup_fd`. If the buffer is full,
+        # the thread has enough to read.
+        with contextlib.suppress(BlockingIOError):
+            writer.send(bytes([number]))
+
+    writer.setblocking(False)
+    watcher = threading.Thread(
+        target=_watch, args=(reader, numbers, on_request is not None), daemon=True
+    )
+    watcher.start()
+    # Undone from the last to the first: a closed writer ends the thread, which first obeys what came in time.
+    with contextlib.ExitStack() as stack:
+        stack.callback(watcher.join)
+        stack.enter_context(writer)
+        for number in numbers:
+            stack.callback(signal.signal, number, signal.signal(number, handle))
+        wakeup = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+        stack.callback(signal.set_wakeup_fd, wakeup)
+        yield
 
 
-def _watch(reader: int, first_is_a_request: bool) -> None:
+def _watch(reader: socket.socket, handled: Sequence[int], first_is_a_request: bool) -> None:
     """Reads the numbers of signals as they come: the first may be a request, the next ends the process."""
-    with os.fdopen(reader, "rb", buffering=0) as numbers:
-        while number := numbers.read(1):
-            if number[0] not in _SIGNALS:
+    with reader:
+        while number := reader.recv(1):
+            if number[0] not in handled:
                 continue
-            # Not through the logging module, whose lock the main thread may hold where it is stuck.
             if not first_is_a_request:
-                os.write(2, b"\nstopped: interrupted\n")
+                _write("stopped: interrupted")
                 os._exit(128 + number[0])
             first_is_a_request = False
             name = signal.Signals(number[0]).name
-            os.write(2, f"\nreceived {name}: finishing the current dispatch and saving.\n".encode())
+            _write(f"received {name}: finishing the current dispatch and saving.")
+
+
+def _write(text: str) -> None:
+    """Writes a line to standard error without the logging module, whose lock the main thread may hold."""
+    with contextlib.suppress(OSError):  # Ctrl-C has also ended the program that would have read it.
+        os.write(2, f"\n{text}\n".encode())

@@ -1,13 +1,24 @@
-"""Ctrl-C in a command that has nothing to save."""
+"""Ctrl-C in a command that has nothing to save yet."""
 
-from mamlpp_jax.cli import commands
-from tests.helpers import command_lines
+import os
+import signal
+import subprocess
+import sys
+
+from tests.helpers.pseudo_terminal import pseudo_terminal
 
 
-def test_an_interrupted_command_says_so_in_one_line(monkeypatch, tmp_path):
-    def interrupted(*_):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(commands, "resolve_config", interrupted)
-    done = command_lines.run("main", "--mode=evaluate", f"--workdir={tmp_path}")
-    assert (done.code, done.err) == (130, "stopped: interrupted\n")
+def test_an_interrupted_command_says_so_in_one_line_even_while_it_loads():
+    with pseudo_terminal() as terminal:
+        with subprocess.Popen(
+            [sys.executable, "-m", "mamlpp_jax.main", "--mode=evaluate"],
+            env={**os.environ, "JAX_PLATFORMS": "cpu"},
+            stdout=terminal.stream,
+            stderr=terminal.stream,
+        ) as process:
+            terminal.read("loading JAX")
+            process.send_signal(signal.SIGINT)
+            terminal.read_all(process, seconds=60)
+        assert process.returncode == 130
+        assert terminal.text.endswith("\r\nstopped: interrupted\r\n")
+        assert "Traceback" not in terminal.text

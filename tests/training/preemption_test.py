@@ -5,12 +5,13 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 
 import pytest
 
 from mamlpp_jax.errors import ConfigError
 from mamlpp_jax.training import preemption
-from mamlpp_jax.training.preemption import PreemptionHandler, StoppedError
+from mamlpp_jax.training.preemption import PreemptionHandler, StoppedError, leaving_at_once
 
 
 @pytest.fixture
@@ -109,6 +110,57 @@ def test_ctrl_c_ends_a_command_that_has_nothing_to_save_while_it_computes():
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=60) == 128 + signal.SIGINT
         assert process.stderr.read() == "\nstopped: interrupted\n"
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        "interrupt()\n    while True: pass",  # where Python's own handler would raise an exception
+        "interrupt()",  # in the last moment
+        "signal.set_wakeup_fd(-1); interrupt(); time.sleep(60)",  # in the first
+    ],
+)
+def test_ctrl_c_ends_python_code_and_is_not_lost_at_either_end(block):
+    code = (
+        "import signal, time\n"
+        "from mamlpp_jax.training.preemption import leaving_at_once\n"
+        "def interrupt(): signal.raise_signal(signal.SIGINT)\n"
+        f"with leaving_at_once():\n    {block}\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (128 + signal.SIGINT, "\nstopped: interrupted\n")
+
+
+def test_ctrl_c_ends_a_command_whose_messages_nobody_reads():
+    with stuck("leaving_at_once", "leaving_at_once()") as process:
+        process.stderr.close()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=60) == 128 + signal.SIGINT
+
+
+@pytest.mark.parametrize("context", [leaving_at_once, PreemptionHandler().listening])
+def test_afterwards_signals_are_handled_as_before(context):
+    numbers = signal.SIGINT, signal.SIGTERM
+    before, threads = [signal.getsignal(number) for number in numbers], threading.active_count()
+    with context():
+        assert signal.getsignal(signal.SIGINT) is not before[0]
+        assert threading.active_count() == threads + 1
+    assert [signal.getsignal(number) for number in numbers] == before
+    assert threading.active_count() == threads
+    assert signal.set_wakeup_fd(-1) == -1
+
+
+def test_other_threads_leave_signals_alone():
+    seen = []
+
+    def run():
+        with leaving_at_once():
+            seen.append(signal.getsignal(signal.SIGINT))
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    assert seen == [signal.getsignal(signal.SIGINT)]
 
 
 def test_handlers_can_be_installed_again():
