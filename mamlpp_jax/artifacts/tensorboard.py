@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import pathlib
+import socket
 import time
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -34,7 +34,7 @@ class EventWriter:
 
         self._event, self._summary = event_pb2.Event, summary_pb2.Summary
         # Without the step, a quick restart would overwrite a file of the same second.
-        name = f"events.out.tfevents.{int(time.time())}.{os.uname().nodename}.{start_step}"
+        name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}.{start_step}"
         self._path = directory / name
         with wrap_os_errors(self._path, "write"):
             directory.mkdir(exist_ok=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import pathlib
@@ -45,8 +44,8 @@ def one_at_a_time(path: pathlib.Path, what: str) -> Iterator[None]:
     """Keeps processes out of the block while another is in it: they wait, and say so.
 
     Args:
-        path: the lock's file, in a folder that exists; it stays behind.
-        what: the holder is doing, for the log.
+        path: lock file, in a folder that exists; it stays behind.
+        what: the holder's work, for the log, such as "making the data set glyphs".
 
     Raises:
         OSError: the file cannot be made.
@@ -54,7 +53,7 @@ def one_at_a_time(path: pathlib.Path, what: str) -> Iterator[None]:
     with path.open("a+b") as file:
         if not _lock(file, path):
             logging.info("waiting for %s, which is %s", _holder(file), what)
-            fcntl.flock(file, fcntl.LOCK_EX)
+            _lock(file, path, wait=True)
         _sign(file)
         yield
 
@@ -67,15 +66,17 @@ def _acquire(file: BinaryIO, path: pathlib.Path) -> None:
     _sign(file)
 
 
-def _lock(file: BinaryIO, path: pathlib.Path) -> bool:
-    """Whether nobody else holds the lock."""
+def _lock(file: BinaryIO, path: pathlib.Path, wait: bool = False) -> bool:
+    """Locks an open file unless another process holds the lock; returns whether that was so."""
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError:
         return False
-    except OSError as error:
-        # Some network file systems have no locks. The run must not fail for that.
-        logging.warning("%s cannot be locked (%s): start one run at a time", path, error.strerror)
+    except (ImportError, OSError) as error:
+        # Windows and some network file systems have no such locks. The run must not fail for that.
+        logging.warning("%s cannot be locked (%s): start one run at a time", path, error)
     return True
 
 

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from mamlpp_jax.errors import WorkdirError
-from mamlpp_jax.utils.locks import only_writer
+from mamlpp_jax.utils.locks import one_at_a_time, only_writer
 
 HOLD = (
     "import pathlib, sys, time\n"
@@ -30,7 +30,7 @@ def holder(tmp_path):
         process.kill()
 
 
-def test_a_second_process_is_told_who_holds_it(tmp_path, holder):
+def test_a_second_process_learns_who_holds_it(tmp_path, holder):
     host = socket.gethostname()
     expected = f"in use by process {holder.pid} on host {host}"
     with pytest.raises(WorkdirError, match=expected), only_writer(tmp_path):
@@ -57,3 +57,13 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
         only_writer(tmp_path / "file" / "run"),
     ):
         pass
+
+
+def test_where_there_are_no_locks_a_run_goes_on_with_a_warning(tmp_path, monkeypatch, caplog):
+    monkeypatch.setitem(sys.modules, "fcntl", None)  # as on Windows
+    with only_writer(tmp_path), one_at_a_time(tmp_path / "other", "reading"):
+        pass
+    assert [line.split()[0] for line in caplog.messages] == [
+        str(tmp_path / name) for name in ("lock", "other")
+    ]
+    assert all("start one run at a time" in line for line in caplog.messages)
