@@ -142,15 +142,20 @@ class PerStepBatchNorm(nn.Module):
                 self.variable("batch_stats", "mean", jnp.zeros, shape, offset.dtype).value - offset
             )
             var = self.variable("batch_stats", "var", jnp.ones, shape, offset.dtype).value
+        sign = jnp.where(scale < 0, -1, 1)
+        # [1, ..., F], so that nothing below changes its rank.
+        mean, var, scale, bias, *own = (
+            leaf.reshape((1,) * (x.ndim - 1) + shape) for leaf in (mean, var, scale, bias, *own)
+        )
         if blend is not None:
             # Of each image the statistics come from equally many elements.
             elements = self.get_variable("batch_stats", "count", count)
             support_images = elements / (count / x.shape[0])
             mean, var = blended_moments(blend, x, mean, var, support_images)
-        y = pool(jnp.where(scale < 0, -1, 1))
+        y = pool(sign)
         if self.has_variable("batch_stats", "anneal"):
             anneal = self.get_variable("batch_stats", "anneal")
-            factor, shift = renormalise(own, (mean, var), anneal, self.epsilon)
+            factor, shift = renormalise((own[0], own[1]), (mean, var), anneal, self.epsilon)
             return y * (scale * factor) + (bias + scale * shift)
         factor = scale * lax.rsqrt(var + self.epsilon)
         return y * factor + (bias - mean * factor)

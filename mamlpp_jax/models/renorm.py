@@ -28,13 +28,13 @@ def renormalise(
     """The factor and the shift that take x to its renormalised values.
 
     Args:
-        batch: mean and variance of x itself, [F].
-        running: accumulated mean and variance, [F].
+        batch: mean and variance of x itself, [..., F].
+        running: accumulated mean and variance, [..., F].
         anneal: h, [].
         epsilon: added to both variances.
 
     Returns:
-        Two arrays [F]; ``x * factor + shift`` is the result.
+        Two arrays [..., F]; ``x * factor + shift`` is the result.
     """
     (mean, var), (running_mean, running_var) = batch, running
     scale, running_scale = lax.rsqrt(var + epsilon), lax.rsqrt(running_var + epsilon)

@@ -32,8 +32,8 @@ def blended_moments(
     Args:
         blend: [2], scale and offset.
         x: [M, H, W, F].
-        mean: [F], of the support set.
-        var: [F], of the support set.
+        mean: [1, 1, 1, F], of the support set.
+        var: [1, 1, 1, F], of the support set.
         support_images: N.
 
     Returns:

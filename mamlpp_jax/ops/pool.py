@@ -41,7 +41,8 @@ def _corners(x: Array) -> tuple[Array, Array, Array, Array]:
 
 def choose(x: Array, sign: Array | float) -> Array:
     """Which element of each window is the largest of ``sign * x``, uint8: 0 to 3, row by row."""
-    a, b, c, d = (corner * jnp.asarray(sign, x.dtype) for corner in _corners(x))
+    sign = jnp.reshape(jnp.asarray(sign, x.dtype), (1, 1, 1, -1))
+    a, b, c, d = (corner * sign for corner in _corners(x))
     upper, lower = jnp.where(a >= b, 0, 1), jnp.where(c >= d, 2, 3)
     above = jnp.maximum(a, b) >= jnp.maximum(c, d)
     return jnp.where(above, upper, lower).astype(jnp.uint8)
@@ -59,7 +60,7 @@ def take(size: tuple[int, int], x: Array, choice: Array) -> Array:
 def put(size: tuple[int, int], y: Array, choice: Array) -> Array:
     """Puts y at the chosen element of every window of zeros: [N, *size, F]."""
     batch, high, wide, channels = y.shape
-    corner = jnp.arange(4, dtype=jnp.uint8).reshape(2, 1, 2, 1)
+    corner = jnp.arange(4, dtype=jnp.uint8).reshape(1, 1, 2, 1, 2, 1)
     chosen = choice[:, :, None, :, None, :] == corner
     windows = jnp.where(chosen, y[:, :, None, :, None, :], jnp.zeros((), y.dtype))
     x = windows.reshape(batch, 2 * high, 2 * wide, channels)

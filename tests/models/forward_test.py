@@ -189,7 +189,7 @@ def test_a_pooled_convolution_of_few_channels_is_deferred(channels):
         (1, {"compute_dtype": "bfloat16"}),
         (1, {"change": with_blend}),
     ],
-    ids=str,
+    ids=["many channels", "no pooling", "stride", "rounded", "TaskNorm"],
 )
 def test_other_convolutions_are_computed_as_such(channels, options):
     (ours, program), (theirs, whole) = applied(channels, **options)
