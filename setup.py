@@ -51,6 +51,7 @@ setup(
         "export": ["flatbuffers>=24"],
         "tpu": ["jax[tpu]>=0.10"],
         "test": [
+            "equinox>=0.11",  # a backbone of experiments/examples
             "flatbuffers>=24",
             "hypothesis>=6.100",
             "mypy>=1.15",

@@ -19,22 +19,20 @@ class Conditioned(nn.Module):
 
 
 def task(key):
-    k = jax.random.split(key, 3)
-    x = jax.random.uniform(k[0], (2, 10, 1), minval=-5, maxval=5)
-    amplitude, phase = jax.random.uniform(k[1], minval=0.1, maxval=5), jax.random.uniform(k[2])
-    return maml.Episode(*map(maml.Batch, x, amplitude * jnp.sin(x - 3 * phase)))
+    x = jax.random.uniform(key, (2, 10, 1), minval=-5, maxval=5)
+    amplitude, phase = jax.random.uniform(jax.random.fold_in(key, 1), (2,), minval=0.1, maxval=3)
+    return maml.Episode(*map(maml.Batch, x, amplitude * jnp.sin(x - phase)))
 
 
 def train(steps=1000, key=jax.random.key(0)):
-    """Meta-parameters, and the squared error on the query set at every outer step."""
     losses = dict.fromkeys(("inner_loss", "query_loss", "metric"), squared_error)
     inner, adam = maml.masked(maml.sgd(1.0), lambda path: path == "context"), optax.adam(1e-3)
     learner = maml.Learner(maml.make_forward(Conditioned()), inner, 2, **losses)
     state = maml.init_state(learner, maml.init_model(Conditioned(), key, jnp.zeros((1, 1))), adam)
     sample = lambda keys, step, index: jax.vmap(task)(keys[step, index])
     step = maml.make_train_step(learner, adam, sample, tasks_per_step=25)
-    run, keys = jax.jit(maml.scan_steps(step, steps)), jax.random.split(key, (steps, 25))
-    state, metrics = run(state, keys, maml.StepPlan())
+    keys = jax.random.split(key, (steps, 25))
+    state, metrics = jax.jit(maml.scan_steps(step, steps))(state, keys, maml.StepPlan())
     return state.meta, metrics.metric
 
 

@@ -19,14 +19,12 @@ def first_target(outputs, targets):
 
 
 def task(key):
-    k = jax.random.split(key, 3)
-    x, noise = jax.random.normal(k[0], (2, 10, 3)), jax.random.normal(k[1], (2, 10, 1))
-    clean = jnp.sin(x @ jax.random.normal(k[2], (3, 1)))
+    x, noise = jnp.split(jax.random.normal(key, (2, 10, 4)), [3], -1)
+    clean = jnp.sin(x @ jax.random.normal(jax.random.fold_in(key, 1), (3, 1)))
     return maml.Episode(*map(maml.Batch, x, jnp.concatenate([clean, 3 * noise], -1)))
 
 
 def train(steps=300, key=jax.random.key(0)):
-    """The learned weights [S, 2], and the squared error at every outer step."""
     inner = maml.InnerLoss(lambda params, steps: {"weight": jnp.zeros((steps, 2))}, weighted)
     losses, adam = dict.fromkeys(("query_loss", "metric"), first_target), optax.adam(1e-2)
     learner = maml.Learner(maml.make_forward(NET), maml.sgd(0.1), 3, inner_loss=inner, **losses)
@@ -39,4 +37,4 @@ def train(steps=300, key=jax.random.key(0)):
 
 
 if __name__ == "__main__":
-    print("weights of the two errors by inner step:", *train()[0], sep="\n")
+    print("weights of the two errors by inner step:", train()[0])

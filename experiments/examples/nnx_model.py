@@ -24,13 +24,11 @@ def task(key):
 
 
 def train(steps=300, key=jax.random.key(0)):
-    """Squared error on the query set at every outer step."""
     graph, params = nnx.split(Net(nnx.Rngs(0)), nnx.Param)
     forward = lambda params, norm, x, bn_stats=None, key=None: (nnx.merge(graph, params)(x), {})
     variables = maml.ModelVariables(params)
-
     losses = dict.fromkeys(("inner_loss", "query_loss", "metric"), squared_error)
-    learner, adam = maml.Learner(forward, maml.sgd(0.05), 3, **losses), optax.adam(3e-3)
+    learner, adam = maml.Learner(forward, maml.lslr(0.02), 3, **losses), optax.adam(3e-3)
     sample = lambda keys, step, index: jax.vmap(task)(keys[step, index])
     step = maml.make_train_step(learner, adam, sample, tasks_per_step=16)
     state, keys = maml.init_state(learner, variables, adam), jax.random.split(key, (steps, 16))

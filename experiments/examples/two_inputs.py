@@ -26,7 +26,6 @@ def task(key):
 
 
 def train(steps=300, key=jax.random.key(0)):
-    """Squared error on the query set at every outer step."""
     losses = dict.fromkeys(("inner_loss", "query_loss", "metric"), squared_error)
     learner = maml.Learner(maml.make_forward(Two()), maml.lslr(0.05), 3, **losses)
     tasks, adam = jax.vmap(jax.vmap(task))(jax.random.split(key, (steps, 8))), optax.adam(3e-3)

@@ -114,6 +114,17 @@ for name in ["mamlpp_jax", *names]:
     assert not list(tmp_path.iterdir())
 
 
+def test_the_example_programs_run_on_the_installed_library_alone(installed, tmp_path):
+    program = f"""
+import pathlib, runpy
+for path in sorted(pathlib.Path({str(ROOT / "experiments" / "examples")!r}).glob("[a-z]*.py")):
+    runpy.run_path(str(path))["train"](2)
+    print(path.stem)
+"""
+    names = run_installed(installed, tmp_path, "-c", program).split()
+    assert {"tokens", "series", "context", "learned_loss", "seeds"} <= set(names)
+
+
 @pytest.mark.parametrize(
     ("command", "flag"),
     [

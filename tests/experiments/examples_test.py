@@ -1,0 +1,45 @@
+"""The short example programs learn, and are as short as they say."""
+
+import importlib
+import pathlib
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments import examples
+
+FOLDER = pathlib.Path(examples.__file__).parent
+NAMES = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "__init__")
+
+
+def run(name, steps):
+    return importlib.import_module(f"experiments.examples.{name}").train(steps)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_example_has_at_most_40_lines(name):
+    assert len((FOLDER / f"{name}.py").read_text().splitlines()) <= 40
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_example_learns(name):
+    result = run(name, 120)
+    metrics = np.asarray(result[1] if isinstance(result, tuple) else result)
+    metrics = metrics.reshape(-1, 120)
+    first, last = metrics[:, :20].mean(1), metrics[:, -20:].mean(1)
+    if name == "tokens":  # accuracy, the others report errors
+        first, last = last, first
+    assert np.all(last < 0.95 * first), (first, last)
+
+
+def test_the_seeds_differ():
+    first, second, third = run("seeds", 3)
+    assert not np.allclose(first, second)
+    assert not np.allclose(second, third)
+
+
+def test_a_learned_loss_leaves_its_start():
+    weights, _ = run("learned_loss", 120)
+    assert weights.shape == (3, 2)
+    assert float(jnp.abs(weights - jnp.log(2)).max()) > 0.02
