@@ -91,7 +91,8 @@ _RECORDS = (
         reads_running=True,
     ),
     SUPPORT,
-    # Bronskill, Gordon, Requeima, Nowozin, Turner, "TaskNorm", ICML 2020; see `models.task_norm`.
+    # `models.normalization` has the formulas of these two.
+    # Bronskill, Gordon, Requeima, Nowozin, Turner, "TaskNorm", ICML 2020.
     Statistics(
         "tasknorm",
         "each query is normalised by the moments of the support set blended with its own, so each prediction is made "
@@ -99,7 +100,7 @@ _RECORDS = (
         query=_of_support,
         learned=(("blend", (0.0, 0.0)),),
     ),
-    # Ioffe, "Batch Renormalization", NIPS 2017; see `models.renorm`.
+    # Ioffe, "Batch Renormalization", NIPS 2017.
     Statistics(
         "renorm",
         "as `running`, with the derivatives of the batch's own moments in the inner loop, so each prediction is made "

@@ -96,7 +96,7 @@ class StepPlan:
         order: 2 differentiates through the inner updates; 1 stops gradients at the support gradient
             (first-order MAML; rates and normalisation still learn from the query loss).
         multi_step: whether the query loss after every inner step counts, or only the last one.
-        anneal: float [], 0..1, traced: how far annealed statistics (`renorm`) have gone from the batch's own moments
+        anneal: float [], 0..1, traced: how far annealed statistics have gone from the batch's own moments
             to the running ones; read in such modes only.
 
     Raises:

@@ -37,7 +37,7 @@ def is_multi_step(epoch: int, multi_step_epochs: int) -> bool:
 
 
 def anneal(epoch: int, epochs: float) -> float:
-    """The share of the way to running statistics: from 0 to 1 along the first epochs (`models.renorm`)."""
+    """The share of the way to running statistics: from 0 to 1 along the first epochs (`StepPlan.anneal`)."""
     return min(1.0, epoch / epochs) if epochs else 1.0
 
 

@@ -82,7 +82,7 @@ FIELDS: dict[str, Field] = {
     "norm.train_statistics": Field("batch", one_of(STATISTICS)),  # what normalises in training
     "norm.eval_statistics": Field("batch", some_of(STATISTICS)),  # the first selects epochs
 
-    # Annealed statistics (renorm): share of the epochs that lead to the running ones; 0 = these from the start
+    # Annealed statistics: share of the epochs that lead to the running ones; 0 = these from the start
     "norm.hand_over": Field(0.0, rules.SHARE),
 
     # One fixed rate, or learned ones: per tensor and step, per weight, generated in every step.

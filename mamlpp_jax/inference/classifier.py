@@ -52,11 +52,9 @@ class FewShotClassifier:
 
         Args:
             model: from `inference.pretrained.find_model` or `inference.model.from_runs`.
-            statistics: which batch-norm statistics normalise queries: `support`, each query alone by those of the
-                support set; `tasknorm`, by these blended with its own, for models trained so; `batch`, by the queries
-                predicted together, which warns; `renorm` and `running`, by those accumulated in training, with and
-                without the batch's derivatives in the inner loop. None for the model's own: `support`, or `tasknorm`
-                where it was trained so, unless it was saved with another.
+            statistics: name of a mode of `mamlpp_jax.statistics`, which explains each; `batch`, where predictions
+                depend on each other, warns. None for the model's own: `support`, or the mode of its training where
+                this learned something, unless it was saved with another.
             inner_steps: of `fit`; more than trained repeat the last one's rates and normalisation. None for
                 the model's own.
             polarity: for models of writing: `dark_on_light`, `light_on_dark`, or `auto`, decided for each image

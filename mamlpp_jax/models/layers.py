@@ -9,8 +9,7 @@ from flax import linen as nn
 from jax import lax, numpy as jnp
 
 from mamlpp_jax.models.moments import moments
-from mamlpp_jax.models.renorm import renormalise
-from mamlpp_jax.models.task_norm import blended_moments
+from mamlpp_jax.models.normalization import blended_moments, renormalise
 from mamlpp_jax.ops.conv import conv2d
 from mamlpp_jax.ops.conv_pool import conv_max_pool_2x2, conv_moments, is_faster
 from mamlpp_jax.ops.pool import max_pool_2x2
@@ -71,8 +70,8 @@ class PerStepBatchNorm(nn.Module):
 
     The module sees the scale and bias of the inner step it runs in (collection `norm`). Given the collection
     `batch_stats` (mean, var), it normalises with that; without it, with the batch's own moments. Where `norm` has a
-    `blend`, each image's own moments are pooled with them (`models.task_norm`; given statistics then need a count).
-    Given statistics with `anneal` renormalise (`models.renorm`).
+    `blend`, each image's own moments are pooled with them (`models.normalization`; given statistics then need a count).
+    Given statistics with `anneal` renormalise (`models.normalization`).
     The caller keeps the entries of all steps, in collections of their own, so that none is mistaken for an adapted
     parameter. The batch's own moments are always left in the collection `moments` (mean, biased var, count); nothing
     is updated here.

@@ -282,6 +282,6 @@ def _until_bad(records: list[dict[str, Any]], finite: np.ndarray) -> tuple[int, 
                 f"{bad[0]} at outer step {record['step']} (epoch {record['epoch'] + 1}); the checkpoints saved "
                 "before it are untouched. Start a new workdir with gradient clipping (train.clip_norm=10, or "
                 "train.clip_value=10 as the released mini-ImageNet code), a smaller train.learning_rate or a "
-                "smaller inner.learning_rate; norm.train_statistics=running is known to diverge (renorm is not)."
+                "smaller inner.learning_rate; norm.train_statistics=running is known to diverge."
             )
     return len(records), ""
