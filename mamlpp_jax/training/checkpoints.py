@@ -21,7 +21,8 @@ from orbax.checkpoint import checkpoint_managers as managers
 from mamlpp_jax.distributed import processes
 from mamlpp_jax.errors import WorkdirError
 from mamlpp_jax.training import checkpoint_integrity as integrity
-from mamlpp_jax.types import MetaParams, MetaState
+from mamlpp_jax.training.stored_state import from_stored, to_stored
+from mamlpp_jax.types import MetaState
 from mamlpp_jax.utils.files import read_json
 
 FOLDER = "checkpoints"
@@ -122,7 +123,7 @@ class CheckpointReader:
         Raises:
             WorkdirError: it cannot be read as such a state, or is one of another step.
         """
-        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, _stored(like))
+        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, to_stored(like))
         items = ocp.args.Composite(
             state=ocp.args.StandardRestore(abstract), run=ocp.args.JsonRestore()
         )
@@ -135,7 +136,7 @@ class CheckpointReader:
                 f"({_first_line(error)}). Its files are as they were saved, so it must be of another "
                 "configuration, data set or version; its file run/metadata says which."
             ) from error
-        state = _loaded(like, restored["state"])
+        state = from_stored(like, restored["state"])
         if int(state.step) != step:
             raise WorkdirError(
                 f"checkpoint {self._folder / str(step)} holds the state after outer step {int(state.step)}; "
@@ -273,7 +274,7 @@ class Checkpoints(CheckpointReader):
     def _write(self, epoch: _Epoch) -> None:
         known = [row for row in self.history if row["step"] <= epoch.step]
         items = ocp.args.Composite(
-            state=ocp.args.StandardSave(_stored(epoch.state)),
+            state=ocp.args.StandardSave(to_stored(epoch.state)),
             run=ocp.args.JsonSave({**self._about, "validation": known}),
         )
         metrics = None if epoch.accuracy is None else {_METRIC: epoch.accuracy}
@@ -361,27 +362,6 @@ def _versions() -> dict[str, str]:
 def _first_line(error: BaseException) -> str:
     lines = str(error).splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
-
-
-def _stored(state: MetaState) -> Any:
-    """The state as checkpoints hold it: `MetaParams` without an empty part, as before there were learned losses."""
-
-    def pack(node: Any) -> Any:
-        if not isinstance(node, MetaParams):
-            return node
-        parts = node._asdict()
-        return parts if node.inner_loss else {k: v for k, v in parts.items() if k != "inner_loss"}
-
-    return jax.tree.map(pack, state, is_leaf=lambda node: isinstance(node, MetaParams))
-
-
-def _loaded(like: MetaState, stored: Any) -> MetaState:
-    """The reverse of `_stored`, for a state with the structure of `like`."""
-
-    def unpack(node: Any, part: Any) -> Any:
-        return MetaParams(**part) if isinstance(node, MetaParams) else part
-
-    return jax.tree.map(unpack, like, stored, is_leaf=lambda node: isinstance(node, MetaParams))
 
 
 def quiet_orbax() -> None:

@@ -46,7 +46,7 @@ def test_choices_are_those_of_the_registry(field, registry):
 def test_a_statistics_mode_added_to_the_registry_can_be_configured(monkeypatch):
     config = config_lib.default_config()
     config.norm.train_statistics = config.norm.eval_statistics = "mine"
-    with pytest.raises(ConfigError, match="train_statistics is 'mine'; choose one of batch, run"):
+    with pytest.raises(ConfigError, match=r"statistics is 'mine'; choose one .*batch, run"):
         config_lib.validate(config)
     monkeypatch.setitem(STATISTICS, "mine", Statistics("mine", "a mode of one's own"))
     config_lib.validate(config)

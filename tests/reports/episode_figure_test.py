@@ -91,10 +91,8 @@ def test_ink_is_dark_on_white_paper():
 
 def test_normalised_images_use_the_whole_range():
     episode, probabilities = make_episode(channels=3, size=16)
-    episode = episode._replace(
-        support_images=(episode.support.inputs - 0.5) * 30,
-        query_images=(episode.query.inputs - 0.5) * 30,
-    )
+    normalised = [batch._replace(inputs=(batch.inputs - 0.5) * 30) for batch in episode[:2]]
+    episode = Episode(*normalised)
     (axes,) = episode_figure.draw(episode, probabilities).axes
     shown = np.stack([image.get_array() for image in axes.images])
     assert shown.min() == 0.0
@@ -145,7 +143,8 @@ def test_long_class_names_are_numbered():
 
 def test_arrays_that_do_not_fit_are_refused():
     episode, probabilities = make_episode()
-    short = episode._replace(support_labels=episode.support.targets[1:])
+    labels = episode.support.targets[1:]
+    short = episode._replace(support=episode.support._replace(targets=labels))
     with pytest.raises(ValueError, match="3 support images have 2 labels"):
         episode_figure.draw(short, probabilities)
     with pytest.raises(ValueError, match="6 query images have 6 labels and 5 predictions"):
