@@ -154,15 +154,16 @@ def load_folder(folder: pathlib.Path) -> KeptRun | None:
     failed = exists(folder / FAILURE_FILE)
     if results is None and not failed:
         return None
-    config = dict(config_lib.flatten(read_json(folder / "config.json")))
+    stored = dict(config_lib.flatten(read_json(folder / "config.json")))
     failure = ""
     if results is None:
         with wrap_os_errors(folder / FAILURE_FILE, "read"):
             failure = (folder / FAILURE_FILE).read_text(encoding="utf-8").strip()
-    if missing := [key for key in (*_IDENTITY, "task.query") if key not in config]:
+    if missing := [key for key in (*_IDENTITY, "task.query") if key not in stored]:
         raise WorkdirError(
             f"{folder / 'config.json'} lacks {', '.join(missing)}; restore the file."
         )
+    config = dict(config_lib.flatten(config_lib.complete(stored, to_train=False)))
     steps = config["train.epochs"] * config["train.steps_per_epoch"]
     data = read_json(folder / "data.json")
     return KeptRun(

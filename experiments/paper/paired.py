@@ -28,8 +28,8 @@ _PAIRED = (
 _OPTIONS = (
     "`average` tests a moving average of the meta-parameters (train.average_decay), `smoothing` smooths the labels of "
     "the query loss (train.label_smoothing), `long_multi_step` keeps the multi-step loss for half the run "
-    "(train.multi_step_epochs), `rate_decay` draws learned inner rates back to their start (inner.rate_decay). "
-    "More inner steps are taken in the test only."
+    "(train.multi_step_epochs), `rate_decay` draws learned inner rates back to their start (inner.rate_decay, an "
+    "option that was removed after commit 28e0004). More inner steps are taken in the test only."
 )
 _METHODS = "The intervals say nothing about differences between seeds."
 

@@ -36,7 +36,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from mamlpp_jax.types import Array, MetaParams, Params
+from mamlpp_jax.types import Array, Params
 
 _ALFA_DECAY = 5e-4  # the authors' code; times the rate
 
@@ -164,23 +164,6 @@ def _generated(network: Any, means: Array) -> Array:
     """ALFA's factors, [2N], from means [2N]."""
     hidden = jax.nn.relu(means @ network["kernel0"] + network["bias0"])
     return 1 + hidden @ network["kernel1"] + network["bias1"]
-
-
-def decay_rates(initial: float, strength: float) -> optax.GradientTransformation:
-    """Draws learned rates back to where they started: weight decay towards `initial`, as a link of the outer optimizer.
-
-    Adds ``strength * (rate - initial)`` to the updates of `MetaParams.inner`. Its place is behind Adam's scaling
-    and before the outer rate (decoupled: Loshchilov & Hutter, ICLR 2019).
-    """
-
-    def update(updates: MetaParams, meta: MetaParams | None) -> MetaParams:
-        assert meta is not None
-        drawn = jax.tree.map(
-            lambda u, rate: u + strength * (rate - initial), updates.inner, meta.inner
-        )
-        return updates._replace(inner=drawn)
-
-    return optax.stateless(update)
 
 
 def masked(base: InnerOptimizer, adapts: Callable[[str], bool]) -> InnerOptimizer:

@@ -12,6 +12,7 @@ Where to look:
     methods     MAML, MAML++ and the components between them
     protocols   the paper's protocol, the released code's, and a short one
     validation  what makes a configuration invalid
+    stored      configurations of files that an earlier version may have written
     identity    which fields tell runs apart, and values that follow from fields
     arguments   the argument of a configuration file, `--config=FILE:way=20`
     rules       the choices and ranges that fields use
@@ -20,23 +21,22 @@ Nothing here imports JAX.
 """
 
 from mamlpp_jax.config.arguments import parse_argument as parse_argument
-from mamlpp_jax.config.fields import default_config as default_config
+from mamlpp_jax.config.fields import default_config as default_config, flatten as flatten
 from mamlpp_jax.config.identity import (
     config_hash as config_hash,
     data_label as data_label,
     differences as differences,
     eval_statistics as eval_statistics,
-    flatten as flatten,
     total_steps as total_steps,
     with_default_compute as with_default_compute,
 )
 from mamlpp_jax.config.methods import apply_method as apply_method
 from mamlpp_jax.config.protocols import apply_protocol as apply_protocol
+from mamlpp_jax.config.stored import check_field as check_field, complete as complete
 from mamlpp_jax.config.validation import (
     check_channels as check_channels,
     check_chunk as check_chunk,
     check_classes as check_classes,
-    check_field as check_field,
     check_types as check_types,
     check_value as check_value,
     from_dict as from_dict,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mamlpp_jax.config.validation import suggest
+from mamlpp_jax.config.stored import suggest
 from mamlpp_jax.errors import ConfigError
 
 

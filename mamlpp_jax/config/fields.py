@@ -6,6 +6,7 @@ differs from the paper, the field says so. On the command line, "train.epochs" i
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
@@ -67,7 +68,6 @@ FIELDS: dict[str, Field] = {
     "model.filters": Field(64, whole(1)),  # of each block (resnet12: 64 for 64-160-320-640, 16 for 16-32-64-128)
     "model.max_pool": Field(True),  # False (conv4): stride-2 convolutions and global average pooling
     "model.shared_head": Field(False),  # one head vector for all classes, for any number of ways
-    "model.drop_block": Field(0.0, rules.DECAY),  # resnet12: rate of DropBlock in training
     # How convolutions are computed, see mamlpp_jax.ops.conv: speed and memory, not results.
     "model.conv": Field(
         "auto",
@@ -88,7 +88,6 @@ FIELDS: dict[str, Field] = {
     # One fixed rate, or learned ones: per tensor and step, per weight, generated in every step.
     "inner.optimizer": Field("lslr", one_of(("lslr", "sgd", "metasgd", "alfa"))),
     "inner.learning_rate": Field(0.1, rules.POSITIVE),  # fixed, or where learned rates start
-    "inner.rate_decay": Field(0.0, rules.STRENGTH),  # how strongly learned rates are drawn back to there; 0 = not
     "inner.per_step": Field(False),  # metasgd: rates per weight and step
     "inner.adapts": Field("all", one_of(("all", "head", "body"))),  # what the inner loop changes: ANIL head, BOIL body
 
@@ -128,8 +127,22 @@ FIELDS: dict[str, Field] = {
 
 def default_config() -> ConfigDict:
     """A new configuration with the default of every field: MAML++ on Omniglot 5-way 1-shot."""
-    nested: dict[str, Any] = {}
-    for name, field in FIELDS.items():
+    return nested({name: field.default for name, field in FIELDS.items()})
+
+
+def nested(values: Mapping[str, Any]) -> ConfigDict:
+    """A configuration of values by full name, such as "train.epochs"."""
+    sections: dict[str, Any] = {}
+    for name, value in values.items():
         section, _, key = name.rpartition(".")
-        (nested.setdefault(section, {}) if section else nested)[key] = field.default
-    return ConfigDict(nested)
+        (sections.setdefault(section, {}) if section else sections)[key] = value
+    return ConfigDict(sections)
+
+
+def flatten(config: ConfigDict | Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields ("train.epochs", 150) for every field."""
+    for key, value in config.items():
+        if isinstance(value, (ConfigDict, Mapping)) and value:
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

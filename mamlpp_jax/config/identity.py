@@ -6,29 +6,25 @@ import copy
 import hashlib
 import json
 import pathlib
-from collections.abc import Iterator
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from mamlpp_jax.config.fields import FIELDS, default_config
+from mamlpp_jax.config.fields import FIELDS, default_config, flatten
 from mamlpp_jax.config.rules import AUTOMATIC_FRACTIONS, parse_list
+from mamlpp_jax.config.stored import REMOVED_FIELDS, complete
+from mamlpp_jax.errors import ConfigError
 
 _OWN_IMAGES = "image_folder"
 
 
-def flatten(config: ConfigDict | dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yields ("train.epochs", 150) for every field."""
-    for key, value in config.items():
-        if isinstance(value, (ConfigDict, dict)) and value:
-            yield from flatten(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
-
-
 def config_hash(config: ConfigDict) -> str:
-    """Eight hexadecimal digits that change with every field that changes the run."""
-    return hashlib.sha256(json.dumps(_run_fields(config), sort_keys=True).encode()).hexdigest()[:8]
+    """Eight hexadecimal digits that change with every field that changes the run.
+
+    The hash of a run is that of the versions that had the removed fields.
+    """
+    fields = _run_fields(config) | {name: field.off for name, field in REMOVED_FIELDS.items()}
+    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def differences(ours: ConfigDict, stored: dict[str, Any]) -> list[str]:
@@ -40,25 +36,21 @@ def differences(ours: ConfigDict, stored: dict[str, Any]) -> list[str]:
 
     Returns:
         A text such as "config.train.epochs: 150 here, 100 there" for each field that differs and
-        changes the run, in order of name, and a last one when the fields themselves differ.
+        changes the run, in order of name; or why this version cannot have such a run.
     """
-    here, there = _run_fields(ours), _run_fields(stored)
-    texts = [
-        f"config.{name}: {_show(here, name)} here, {_show(there, name)} there"
-        for name in sorted(here.keys() | there.keys())
-        if here.get(name) != there.get(name)
+    try:
+        here, there = _run_fields(ours), _run_fields(complete(stored))
+    except ConfigError as error:
+        return [str(error).removesuffix(".")]
+    return [
+        f"config.{name}: {here[name]!r} here, {there[name]!r} there"
+        for name in sorted(here)
+        if here[name] != there[name]
     ]
-    if texts and here.keys() != there.keys():
-        texts.append("a version of mamlpp_jax with other fields made that run and can continue it")
-    return texts
 
 
-def _show(fields: dict[str, Any], name: str) -> str:
-    return repr(fields[name]) if name in fields else "absent"
-
-
-def _run_fields(config: ConfigDict | dict[str, Any]) -> dict[str, Any]:
-    """The fields that change the run; unknown fields count among them."""
+def _run_fields(config: ConfigDict) -> dict[str, Any]:
+    """The fields that change the run."""
     every = dict(flatten(config))
     resumable = {name for name, field in FIELDS.items() if field.resumable}
     fields = {name: value for name, value in every.items() if name not in resumable}

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from mamlpp_jax.config.identity import flatten
+from mamlpp_jax.config.fields import flatten
 from mamlpp_jax.config.protocols import PROTOCOLS
 from mamlpp_jax.errors import ConfigError
 

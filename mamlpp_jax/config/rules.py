@@ -79,7 +79,6 @@ SEED = whole(0, 2**32 - 1)  # random keys take 32 bits
 POSITIVE = Rule(lambda value: 0 < value < math.inf, "it must be a positive number")
 DECAY = Rule(lambda value: 0 <= value < 1, "it must be in [0, 1)")
 SHARE = Rule(lambda value: 0 <= value <= 1, "it must be in [0, 1]")
-STRENGTH = Rule(lambda value: 0 <= value < math.inf, "it must be 0 or a positive number")
 CLIP = Rule(
     lambda value: 0 <= value < math.inf, "it must be a positive number, or 0 for no clipping"
 )

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from mamlpp_jax.config import rules
-from mamlpp_jax.config.fields import FIELDS
-from mamlpp_jax.config.identity import flatten
+from mamlpp_jax.config.fields import FIELDS, flatten
 from mamlpp_jax.config.methods import check_method
 from mamlpp_jax.config.rules import parse_list
+from mamlpp_jax.config.stored import check_field, complete
 from mamlpp_jax.errors import ConfigError
 from mamlpp_jax.statistics import check_usable
 
@@ -21,31 +19,14 @@ _SMALLEST_POOLED = 2**4  # pixels; four 2x2 poolings leave one
 
 
 def from_dict(stored: dict[str, Any]) -> ConfigDict:
-    """The configuration of a `config.json`, checked against the fields of this version.
-
-    Removed values give way to the default (`Field.removed`).
+    """The configuration of a `config.json`, completed and checked; see `stored.complete`.
 
     Raises:
-        ConfigError: a field is unknown, missing or out of range.
+        ConfigError: a field is unknown, removed and not off, or out of range.
     """
-    stored = _without_removed_values(stored)
-    _check_fields(stored)
-    try:
-        config = ConfigDict(stored)
-    except ValueError as error:  # a field "train.epochs" instead of an object "train"
-        raise ConfigError(f"the configuration is no nested object: {error}") from error
+    config = complete(stored)
     validate(config)
     return config
-
-
-def _without_removed_values(stored: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    def current(name: str, value: Any) -> Any:
-        if isinstance(value, dict):
-            return _without_removed_values(value, f"{name}.")
-        field = FIELDS.get(name)
-        return field.default if field and value in field.removed else value
-
-    return {key: current(f"{prefix}{key}", value) for key, value in stored.items()}
 
 
 def validate(config: ConfigDict) -> None:
@@ -59,27 +40,10 @@ def validate(config: ConfigDict) -> None:
     _check_inner_rates(config)
     _check_splits(config)
     _check_annealing(config)
-    _check_rate_decay(config)
     _check_smoothing(config)
     _check_statistics(config)
     _check_model(config)
     _check_divisibility(config)
-
-
-def check_field(name: str) -> None:
-    """Checks that a field such as "train.epochs" exists.
-
-    Raises:
-        ConfigError: it does not; suggests one that does.
-    """
-    if name not in FIELDS:
-        raise ConfigError(f"config.{name} is not a field{suggest(name, FIELDS, 'config.')}.")
-
-
-def suggest(name: str, known: Iterable[str], prefix: str = "") -> str:
-    """The part of an error message that offers the known name closest to a misspelt one, or ""."""
-    close = difflib.get_close_matches(name, known, n=1)
-    return f" (did you mean {prefix}{close[0]}?)" if close else ""
 
 
 def parse_fractions(text: str) -> tuple[float, ...]:
@@ -110,11 +74,7 @@ def check_types(config: ConfigDict | dict[str, Any]) -> None:
         check_field(name)
     for name, field in FIELDS.items():
         if name not in given:
-            raise ConfigError(
-                f"config.{name} is missing; its default is {field.default!r}. If this is the "
-                "configuration of a run, a version of mamlpp_jax without this field made the run: use "
-                "that version for it, or train a new run in another --workdir."
-            )
+            raise ConfigError(f"config.{name} is missing; its default is {field.default!r}.")
         _check_type(name, given[name])
 
 
@@ -175,14 +135,6 @@ def _check_annealing(config: ConfigDict) -> None:
         )
 
 
-def _check_rate_decay(config: ConfigDict) -> None:
-    if config.inner.rate_decay and config.inner.optimizer not in ("lslr", "metasgd"):
-        raise ConfigError(
-            f"config.inner.rate_decay is {config.inner.rate_decay}, but config.inner.optimizer "
-            f"{config.inner.optimizer!r} learns no rates; use 0, or a method with lslr or metasgd."
-        )
-
-
 def _check_smoothing(config: ConfigDict) -> None:
     if config.train.label_smoothing and config.train.outer_gradient == "reptile":
         raise ConfigError(
@@ -206,11 +158,6 @@ def _check_model(config: ConfigDict) -> None:
         raise ConfigError(
             f"config.model.max_pool is False, but {config.model.name} has no form without max pooling; leave it "
             "True, or use config.model.name=conv4."
-        )
-    if config.model.drop_block and config.model.name != "resnet12":
-        raise ConfigError(
-            f"config.model.drop_block is {config.model.drop_block}, but {config.model.name} drops no blocks; use 0, or "
-            "config.model.name=resnet12."
         )
     if config.model.max_pool and size < _SMALLEST_POOLED:
         raise ConfigError(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from flax import linen as nn
 
-from mamlpp_jax.models.drop_block import DropBlock
 from mamlpp_jax.models.head import HEAD
 from mamlpp_jax.models.layers import Conv, PerStepBatchNorm
 from mamlpp_jax.ops.pool import max_pool_2x2
@@ -30,7 +29,6 @@ class ResNet12(nn.Module):
         filters: F of the first block; see `widths`.
         conv: which convolution (`mamlpp_jax.ops.conv.IMPL_NAMES`).
         compute_dtype: as in `Conv4`.
-        drop_block: rate of `DropBlock` behind the last two blocks, in training.
 
     References:
         Oreshkin, Rodriguez, Lacoste, "TADAM", NeurIPS 2018: the blocks; Lee, Maji, Ravichandran, Soatto,
@@ -41,7 +39,6 @@ class ResNet12(nn.Module):
     filters: int = 64
     conv: str = "auto"
     compute_dtype: str = ""
-    drop_block: float = 0.0
 
     @nn.compact
     def __call__(self, images: Array) -> Array:
@@ -49,8 +46,6 @@ class ResNet12(nn.Module):
         x = images
         for block, filters in enumerate(widths(self.filters)):
             x = _Block(filters, self.conv, self.compute_dtype, name=f"block{block}")(x)
-            if block >= BLOCKS - 2:
-                x = DropBlock(self.drop_block)(x)
         return nn.Dense(
             self.ways, kernel_init=nn.initializers.xavier_uniform(), dtype=x.dtype, name=HEAD
         )(x.mean((1, 2)))

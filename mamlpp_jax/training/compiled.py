@@ -17,7 +17,6 @@ from mamlpp_jax.algorithms.outer_loop import (
 )
 from mamlpp_jax.algorithms.reptile import reptile_gradient
 from mamlpp_jax.training.experiment import Experiment
-from mamlpp_jax.training.learner import stream_key
 from mamlpp_jax.utils.arithmetic import largest_divisor
 
 # What `train.outer_gradient` names.
@@ -37,7 +36,6 @@ def compiled_train_steps(experiment: Experiment, steps: int) -> TrainStep:
         tasks_per_chunk=experiment.tasks_per_chunk,
         mesh=experiment.mesh,
         gradient_function=OUTER_GRADIENTS[config.train.outer_gradient],
-        key=stream_key(config.seed, "drop") if config.model.drop_block else None,
     )
     return jax.jit(scan_steps(one_step, steps), donate_argnums=0)
 

@@ -18,7 +18,6 @@ from mamlpp_jax.algorithms import schedules
 from mamlpp_jax.algorithms.averaging import average_weights
 from mamlpp_jax.algorithms.inner_optimizers import (
     InnerOptimizer,
-    decay_rates,
     make_inner_optimizer,
     masked,
 )
@@ -87,7 +86,7 @@ def _own_options(config: ConfigDict) -> dict[str, Any]:
     """What only one backbone has."""
     if config.model.name == "conv4":
         return {"max_pool": config.model.max_pool}
-    return {"drop_block": config.model.drop_block}
+    return {}
 
 
 def outer_learning_rate(config: ConfigDict) -> optax.Schedule:
@@ -110,8 +109,6 @@ def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
     if train.clip_norm:
         parts.append(optax.clip_by_global_norm(train.clip_norm))
     parts.append(optax.scale_by_adam(b1=train.adam_b1, b2=train.adam_b2))
-    if config.inner.rate_decay:
-        parts.append(decay_rates(config.inner.learning_rate, config.inner.rate_decay))
     parts.append(optax.scale_by_learning_rate(outer_learning_rate(config)))
     if train.average_decay:
         parts.append(average_weights(train.average_decay))

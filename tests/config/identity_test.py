@@ -73,21 +73,6 @@ def test_ones_own_images_are_told_apart_by_the_name_of_their_folder():
     assert config_lib.data_label(small_config()) == "glyphs"
 
 
-def test_a_run_of_a_version_with_other_fields_differs_and_says_so():
-    older, newer = small_config().to_dict(), small_config().to_dict()
-    del older["model"]["name"], older["compute"]["remat"]
-    newer["train"]["warmup"] = 3
-    version = "a version of mamlpp_jax with other fields made that run and can continue it"
-    assert config_lib.differences(small_config(), older) == [
-        "config.model.name: 'conv4' here, absent there",
-        version,
-    ]
-    assert config_lib.differences(small_config(), newer) == [
-        "config.train.warmup: absent here, 3 there",
-        version,
-    ]
-
-
 def test_a_copy_with_default_compute_leaves_the_original_as_it_is():
     config = small_config(**{"compute.tasks_per_chunk": 2, "model.conv": "grouped"})
     changed = config_lib.with_default_compute(config)

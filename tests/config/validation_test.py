@@ -28,18 +28,8 @@ def test_missing_field_names_its_default():
     config = small_config()
     with config.unlocked():
         del config.train["inner_steps"]
-    with pytest.raises(ConfigError, match=r"config\.train\.inner_steps is missing; .* is 5"):
+    with pytest.raises(ConfigError, match=r"config\.train\.inner_steps is missing; .* is 5\.$"):
         config_lib.validate(config)
-
-
-def test_a_stored_configuration_of_an_older_version_says_what_to_do():
-    stored = small_config().to_dict()
-    del stored["model"]["name"]
-    message = (
-        r"config\.model\.name is missing; its default is 'conv4'\. .*version.*another --workdir"
-    )
-    with pytest.raises(ConfigError, match=message):
-        config_lib.from_dict(stored)
 
 
 @pytest.mark.parametrize(
@@ -90,7 +80,6 @@ def test_a_stored_whole_number_will_do_for_a_float():
         ("train.adam_b2", [1.0, -0.1, math.nan]),
         ("train.clip_norm", [-1.0, math.nan, math.inf]),
         ("inner.learning_rate", [0.0, math.nan]),
-        ("inner.rate_decay", [-1.0, math.nan, math.inf]),
         ("norm.hand_over", [1.1, -0.1, math.nan]),
         ("train.label_smoothing", [1.0, -0.1, math.nan]),
         ("train.average_decay", [1.0, -0.1, math.nan]),
@@ -172,12 +161,6 @@ def test_only_conv4_has_a_form_without_max_pooling(tmp_path):
         config_lib.validate(small_config(**fields))
 
 
-def test_only_resnet12_drops_blocks(tmp_path):
-    with refused(tmp_path, r"drop_block is 0\.1, but conv4 drops no blocks"):
-        config_lib.validate(changed("model.drop_block", 0.1))
-    config_lib.validate(small_config(**{"model.name": "resnet12", "model.drop_block": 0.1}))
-
-
 def test_counts_must_divide(tmp_path):
     with refused(tmp_path, r"tasks_per_step is 2, .*compute\.devices=4", "a divisor of 2"):
         config_lib.validate(changed("compute.devices", 4))
@@ -187,13 +170,6 @@ def test_counts_must_divide(tmp_path):
         config_lib.validate(changed("compute.tasks_per_chunk", 3))
     with refused(tmp_path, r"steps_per_dispatch is 3; it must divide .*steps_per_epoch=2"):
         config_lib.validate(changed("compute.steps_per_dispatch", 3))
-
-
-def test_a_stored_configuration_is_the_same_again():
-    config = small_config()
-    again = config_lib.from_dict(config.to_dict())
-    assert config_lib.config_hash(again) == config_lib.config_hash(config)
-    assert again.to_dict() == config.to_dict()
 
 
 @pytest.mark.parametrize("removed", ["shifted", "pallas"])

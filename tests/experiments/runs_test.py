@@ -7,6 +7,7 @@ import pytest
 
 from experiments.paper.runs import LISTS, METHODS, load_runs
 from mamlpp_jax import config as config_lib
+from mamlpp_jax.config.stored import REMOVED_FIELDS
 from mamlpp_jax.errors import ConfigError
 
 CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
@@ -27,6 +28,10 @@ def test_every_run_is_a_valid_configuration_with_a_name_of_its_own(name, protoco
     assert len({run.name for run in runs}) == len(runs)
     for run in runs:
         config = config_of(run)
+        if not REMOVED_FIELDS.keys().isdisjoint(run.fields):  # a run of an earlier commit
+            with pytest.raises(ConfigError, match="28e0004"):
+                config_lib.validate(config)
+            continue
         config_lib.validate(config)
         task = (config.task.way, config.task.shot, config.train.inner_steps)
         assert task == (run.way, run.shot, run.steps)

@@ -89,6 +89,7 @@ OF_FIELDS_TOGETHER = [
     Bad("main", (QUICK, "--config.train.epochs.x=1"), ("config.train.epochs.x is not a field",)),
     Bad("main", (QUICK, "--config.train=1"), ("config.train is not a field",)),
     Bad("main", (QUICK, "--config.=1"), ("config. is not a field",)),
+    Bad("main", (QUICK, "--config.model.drop_block=0.1"), ("drop_block was removed", "28e0004")),
     Bad(
         "main", (QUICK, "--config.train.final_learning_rate=1"), ("learning_rate is 1.0", "at most")
     ),
@@ -284,7 +285,9 @@ OF_WORKDIRS = [
     _evaluate("foreign", "foreign/config.json does not exist", "a trained run"),
     _evaluate("half_config", "config.json is not readable as JSON", "Restore it"),
     _evaluate("list_config", "config.json holds a list", "must hold a JSON object"),
-    _evaluate("old_config", "config.json does not fit this version", "task.way is missing"),
+    _evaluate(
+        "old_config", "config.json does not fit this version", "rate_decay is 1.0", "28e0004"
+    ),
     _evaluate("bad_config", "config.json does not fit this version", "task.way is 1", "from 2"),
     _evaluate("half_results", "results.json is not readable as JSON", "move it away"),
     _evaluate("other_results", "results.json does not fit", "move it away"),
@@ -528,7 +531,9 @@ def _workdirs(root, run):
     (root / "half_data" / "results.json").unlink()
     (copy("list_config") / "config.json").write_text("[]")
     (copy("no_config") / "config.json").unlink()
-    rewrite(copy("old_config") / "config.json", lambda content: content["task"].pop("way"))
+    rewrite(
+        copy("old_config") / "config.json", lambda content: content["inner"].update(rate_decay=1.0)
+    )
     rewrite(copy("bad_config") / "config.json", lambda content: content["task"].update(way=1))
     (copy("other_results") / "results.json").write_text('{"test": 3}')
     for name, change in {

@@ -56,22 +56,6 @@ def test_outer_steps_compile_once_per_order_and_kind_of_loss():
     assert metrics.loss.shape == (2,)
 
 
-def test_blocks_are_dropped_in_training_alone():
-    fields = {"model.name": "resnet12", "model.filters": 4, "train.inner_steps": 1}
-    losses, logits = [], []
-    for drop in (0.0, 0.5):
-        experiment = small_experiment("fomaml", **fields, **{"model.drop_block": drop})
-        state = experiment.first_state()
-        evaluate = compiled_evaluator(experiment, "val", ["batch"], every_step=False)
-        found = evaluate(state.meta, state.batch_stats, experiment.tasks["val"])
-        logits.append(found["batch"].logits)
-        source = experiment.tasks["train"].window(range(1), range(2))
-        steps = compiled_train_steps(experiment, 1)
-        losses.append(float(steps(state, source, epoch_plan(experiment.config, 0))[1].loss[0]))
-    np.testing.assert_array_equal(*logits)
-    assert losses[0] != losses[1]
-
-
 def test_an_evaluator_takes_the_tasks_and_steps_it_is_made_for():
     experiment = small_experiment()
     state = experiment.first_state()

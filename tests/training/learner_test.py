@@ -170,26 +170,9 @@ def update_once(state, **fields):
     return state._replace(meta=optax.apply_updates(state.meta, updates), opt_state=opt_state)
 
 
-def test_learned_rates_are_drawn_back_to_where_they_started_and_nothing_else_is():
-    state = learner_lib.first_state(small_config(), IMAGE_SHAPE)
-    moved = state.meta._replace(inner=jax.tree.map(lambda rate: rate + 0.5, state.meta.inner))
-    state = state._replace(meta=moved)
-    free, drawn = update_once(state), update_once(state, **{"inner.rate_decay": 3.0})
-    rate = small_config().train.learning_rate
-    for a, b in zip(*map(jax.tree.leaves, (free.meta.inner, drawn.meta.inner)), strict=True):
-        np.testing.assert_allclose(b, a - rate * 3.0 * 0.5, atol=1e-6)
-    for a, b in zip(*map(jax.tree.leaves, (free.meta[:2], drawn.meta[:2])), strict=True):
-        np.testing.assert_array_equal(a, b)
-
-
 def test_smoothing_needs_a_query_loss():
     with pytest.raises(ConfigError, match="Reptile has no query loss to smooth"):
         validate(small_config("reptile", **{"train.label_smoothing": 0.1}))
-
-
-def test_a_decay_of_rates_needs_learned_rates():
-    with pytest.raises(ConfigError, match="'sgd' learns no rates"):
-        validate(small_config("maml", **{"inner.rate_decay": 0.1}))
 
 
 @pytest.mark.parametrize(

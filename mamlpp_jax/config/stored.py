@@ -1,0 +1,82 @@
+"""Configurations that were stored, perhaps by an earlier version whose fields were others."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict
+
+from mamlpp_jax.config.fields import FIELDS, Field, flatten, nested
+from mamlpp_jax.errors import ConfigError
+
+
+class RemovedField(NamedTuple):
+    """A field of earlier versions.
+
+    Attributes:
+        off: its value in a run that did without it.
+        last_commit: the last commit that has the field.
+    """
+
+    off: bool | int | float | str
+    last_commit: str
+
+
+# Each of them acted in training alone.
+REMOVED_FIELDS: dict[str, RemovedField] = {
+    "inner.rate_decay": RemovedField(0.0, "28e0004"),
+    "model.drop_block": RemovedField(0.0, "28e0004"),
+}
+
+
+def complete(stored: Mapping[str, Any], *, to_train: bool = True) -> ConfigDict:
+    """The configuration that a file holds, in the fields of this version; values are not checked.
+
+    A field that the file lacks gets its default, since the file was written before the field existed. A field that
+    was removed is dropped, and a removed value (`Field.removed`) gives way to the default.
+
+    Args:
+        stored: the content of a `config.json`, or values by full name.
+        to_train: False for a trained model that is only used: removed fields are then dropped whatever their value.
+
+    Raises:
+        ConfigError: a removed field is not off, or a field is unknown.
+    """
+    values = dict(flatten(stored))
+    if not values:
+        raise ConfigError("the configuration is empty.")
+    for name, (off, last_commit) in REMOVED_FIELDS.items():
+        value = values.pop(name, off)
+        if value != off and to_train:
+            raise ConfigError(
+                f"config.{name} is {value!r}, but that option was removed; {last_commit} is the last commit that can "
+                "train, continue and test such a run."
+            )
+    for name in values:
+        check_field(name)
+    return nested({name: _value(field, values.get(name)) for name, field in FIELDS.items()})
+
+
+def _value(field: Field, stored: Any) -> Any:
+    return field.default if stored is None or stored in field.removed else stored
+
+
+def check_field(name: str) -> None:
+    """Checks that a field such as "train.epochs" exists.
+
+    Raises:
+        ConfigError: it does not; names the last commit that has it, or suggests one that exists.
+    """
+    if name in REMOVED_FIELDS:
+        commit = REMOVED_FIELDS[name].last_commit
+        raise ConfigError(f"config.{name} was removed; {commit} is the last commit that has it.")
+    if name not in FIELDS:
+        raise ConfigError(f"config.{name} is not a field{suggest(name, FIELDS, 'config.')}.")
+
+
+def suggest(name: str, known: Iterable[str], prefix: str = "") -> str:
+    """The part of an error message that offers the known name closest to a misspelt one, or ""."""
+    close = difflib.get_close_matches(name, known, n=1)
+    return f" (did you mean {prefix}{close[0]}?)" if close else ""
