@@ -143,7 +143,7 @@ class PerStepBatchNorm(nn.Module):
             var = self.variable("batch_stats", "var", jnp.ones, shape, offset.dtype).value
         sign = jnp.where(scale < 0, -1, 1)
         # [1, ..., F], so that nothing below changes its rank.
-        mean, var, scale, bias, *own = (
+        mean, var, scale, bias, own_mean, own_var = (
             leaf.reshape((1,) * (x.ndim - 1) + shape) for leaf in (mean, var, scale, bias, *own)
         )
         if blend is not None:
@@ -154,7 +154,7 @@ class PerStepBatchNorm(nn.Module):
         y = pool(sign)
         if self.has_variable("batch_stats", "anneal"):
             anneal = self.get_variable("batch_stats", "anneal")
-            factor, shift = renormalise((own[0], own[1]), (mean, var), anneal, self.epsilon)
+            factor, shift = renormalise((own_mean, own_var), (mean, var), anneal, self.epsilon)
             return y * (scale * factor) + (bias + scale * shift)
         factor = scale * lax.rsqrt(var + self.epsilon)
         return y * factor + (bias - mean * factor)
