@@ -26,6 +26,7 @@ from mamlpp_jax.algorithms.losses import CrossEntropy
 from mamlpp_jax.algorithms.outer_loop import init_state
 from mamlpp_jax.models import init_model, make_backbone, make_body_and_head, make_forward
 from mamlpp_jax.models.head import HEAD, head_with_ways
+from mamlpp_jax.models.layers import PerStepBatchNorm
 from mamlpp_jax.types import Array, MetaState, StepPlan
 
 _STREAMS = {"init": 0, "train": 1, "val": 2, "test": 3, "drop": 4}
@@ -133,9 +134,15 @@ def activation_size(config: ConfigDict, image_shape: tuple[int, int, int]) -> in
     images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
     module = _module(config, config.task.way)
 
+    def computes(layer: nn.Module, method: str) -> bool:
+        # Batch norm may be called with a convolution to compute.
+        return method == ("_normalise" if isinstance(layer, PerStepBatchNorm) else "__call__")
+
     def outputs(images: Array) -> Any:
         key = stream_key(0, "init")
-        return module.init(key, images, mutable=True, capture_intermediates=True)["intermediates"]
+        return module.init(key, images, mutable=True, capture_intermediates=computes)[
+            "intermediates"
+        ]
 
     leaves = jax.tree.leaves(jax.eval_shape(outputs, images))
     return sum(math.prod(leaf.shape) for leaf in leaves)

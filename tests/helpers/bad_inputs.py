@@ -57,10 +57,10 @@ _NOT_ALLOWED = {
 def _not_allowed(name):
     """A value that a field may not have, and what is said of it; None where every value is allowed."""
     field = FIELDS[name]
-    if field.rule in _NOT_ALLOWED:
-        return _NOT_ALLOWED[field.rule]
     if field.rule.choices:
         return "nonsense", "choose one"
+    if field.rule in _NOT_ALLOWED:
+        return _NOT_ALLOWED[field.rule]
     if field.rule is rules.ANY:
         return None
     return "-1", "it must be " if isinstance(field.default, float) else "it must be from "

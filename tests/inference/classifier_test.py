@@ -109,7 +109,7 @@ def test_a_tasknorm_model_is_used_with_tasknorm_and_other_models_are_not():
     np.testing.assert_allclose(together, evaluated(clf, model), atol=1e-5)
     by_support = classifier(model, statistics="support").fit(SUPPORT, LABELS)
     assert abs(by_support.predict_proba(QUERIES) - together).max() > 1e-4
-    with pytest.raises(ConfigError, match=r"'tasknorm', but this model was trained with batch"):
+    with pytest.raises(ConfigError, match=r"'tasknorm', but the model is trained with batch"):
         classifier(statistics="tasknorm")
 
 

@@ -88,7 +88,7 @@ def test_the_uses_of_a_seed_have_keys_of_their_own():
     ("fields", "name", "value"),
     [
         ({"train.inner_steps": 3}, "inner_steps", 3),
-        ({"norm.train_statistics": "support"}, "bn_mode", "support"),
+        ({"norm.train_statistics": "support"}, "statistics", "support"),
         ({"compute.remat": True}, "remat", True),
     ],
 )
