@@ -71,9 +71,9 @@ def test_an_evaluation_needs_no_gradient(tmp_path):
     fields = {"task.way": 100, "task.query": 100, "evaluation.tasks": 2000}
     with refused(tmp_path, "for the predictions on the test tasks", r"config\.task\.way=100"):
         check_memory(small_config(**fields), channels=1, training=False)
-    many_steps = small_config(**{"train.inner_steps": 5_000, "model.filters": 64, "task.shot": 5})
+    many_steps = small_config(**{"train.inner_steps": 10_000, "model.filters": 64, "task.shot": 5})
     check_memory(many_steps, channels=1, training=False)
-    with refused(tmp_path, r"inner_steps=5000; use .*, or config\.compute\.remat=True"):
+    with refused(tmp_path, r"inner_steps=10000; use .*, or config\.compute\.remat=True"):
         check_memory(many_steps, channels=1)
 
 
