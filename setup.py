@@ -46,6 +46,8 @@ setup(
         "tqdm>=4.66",
     ],
     extras_require={
+        # experiments/: tables of runs and of the benchmark
+        "experiments": ["pandas>=2.2"],
         "gpu": ["jax[cuda13]>=0.10"],
         # FewShotClassifier.export
         "export": ["flatbuffers>=24"],
@@ -55,6 +57,7 @@ setup(
             "flatbuffers>=24",
             "hypothesis>=6.100",
             "mypy>=1.15",
+            "pandas>=2.2",
             "pytest>=8.3,<9.2",  # xdist 3.8 does not see its groups in the node ids of 9.2
             "pytest-xdist>=3.6",
             "ruff>=0.12",

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import pathlib
-import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from typing import Any
 
-from experiments.benchmark_rows import Case, Row, case_row, make_config, run_child
+from experiments.benchmark_cases import Case
+from experiments.benchmark_children import run_child
+from experiments.benchmark_rows import Row, case_row, make_config
 from mamlpp_jax.inference.model import from_runs
 from mamlpp_jax.inference.saved_model import save_model
 from mamlpp_jax.inference.trained_run import TrainedRun
@@ -42,12 +43,11 @@ print(json.dumps({"first_s": first_s, "cpu_s": cpu_s, "ms": time_calls(call)}))
 """
 
 
-def predictions(cases: list[Case], machine: Any) -> Iterator[Row | None]:
-    """`fit` and `predict` after the first call, and the first one of processes without and with a compilation cache.
+def predictions(cases: list[Case]) -> Iterator[Row | None]:
+    """Times `fit` and `predict`, and a process's first prediction without and with a compilation cache.
 
-    None where a process fails or takes too long.
+    Yields None where a process fails or takes too long.
     """
-    del machine
     for case in cases:
         with tempfile.TemporaryDirectory() as folder:
             model = pathlib.Path(folder) / "model"
@@ -55,11 +55,11 @@ def predictions(cases: list[Case], machine: Any) -> Iterator[Row | None]:
             cached = {**os.environ, _CACHE: str(pathlib.Path(folder) / "cache")}
             cold = {key: value for key, value in os.environ.items() if key != _CACHE}
             run_child(_command(model, case), cached)  # fills the cache
-            found: dict[str, list[Any]] = {"cold": [], "cached": []}
+            outputs: dict[str, list[Any]] = {"cold": [], "cached": []}
             for _ in range(_PROCESSES):
                 for name, environment in (("cold", cold), ("cached", cached)):
-                    found[name].append(run_child(_command(model, case), environment))
-        yield _row(case, found)
+                    outputs[name].append(run_child(_command(model, case), environment))
+        yield _row(case, outputs)
 
 
 def _random_model(case: Case) -> Any:
@@ -75,24 +75,24 @@ def _command(model: pathlib.Path, case: Case) -> list[str]:
     return [sys.executable, "-c", _PROGRAM, str(model), *map(str, numbers)]
 
 
-def _row(case: Case, found: dict[str, list[Any]]) -> Row | None:
-    done = {name: [output for output in outputs if output] for name, outputs in found.items()}
+def _row(case: Case, outputs: dict[str, list[Any]]) -> Row | None:
+    done = {name: list(filter(None, each)) for name, each in outputs.items()}
     if not all(done.values()):
         return None
-    times = [ms for outputs in done.values() for output in outputs for ms in output["ms"]]
-    first = {name: [output["first_s"] for output in outputs] for name, outputs in done.items()}
-    cpu = {name: min(output["cpu_s"] for output in outputs) for name, outputs in done.items()}
-    return case_row(
+    first, cpu = (
+        {name: min(output[key] for output in each) for name, each in done.items()}
+        for key in ("first_s", "cpu_s")
+    )
+    row = case_row(
         "predict",
         case,
         tasks=1,
-        ms_median=round(statistics.median(times), 2),
-        ms_min=round(min(times), 2),
-        runs=len(times),
-        compile_s=round(min(first["cold"]), 2),
-        cached_s=round(min(first["cached"]), 2),
+        compile_s=round(first["cold"], 2),
+        cached_s=round(first["cached"], 2),
         note=(
             f"fit and predict of {QUERIES} images; instead of compiling, seconds from a process's start to its first "
             f"prediction ({cpu['cold']:.2f} of CPU time), and with a filled compilation cache ({cpu['cached']:.2f})"
         ),
     )
+    row.set_times([ms for each in done.values() for output in each for ms in output["ms"]])
+    return row

@@ -1,0 +1,30 @@
+"""The command lines of the experiments."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from functools import partial
+
+from absl import app, logging
+
+from mamlpp_jax.cli.flags import fail, parse_flags
+from mamlpp_jax.errors import MamlppError
+
+
+def run_main(main: Callable[[list[str]], int | None], *, rest: bool = False) -> None:
+    """Runs a command; mistakes in its flags and errors of ours end in one paragraph and exit code 2.
+
+    Args:
+        main: the command; takes the words that are no flags, returns the exit code.
+        rest: whether there may be such words.
+    """
+
+    def run(argv: list[str]) -> None:
+        logging.set_verbosity(logging.INFO)
+        try:
+            sys.exit(main(argv[1:]))
+        except MamlppError as error:
+            fail(str(error))
+
+    app.run(run, flags_parser=partial(parse_flags, rest=rest))
