@@ -2,115 +2,88 @@
 
     nice -n 10 python -m experiments.methods             # runs or resumes, one method after another; times the steps
     python -m experiments.methods --methods=anil,boil    # these alone
-    python -m experiments.methods --table                # prints the table of what is kept, and makes nothing
+    python -m experiments.methods --table                # prints the table of archived runs, and makes nothing
 
-It can be stopped at any time with SIGTERM or SIGINT: the run saves, and the same command goes on. Methods that are kept
-in --results are skipped; remove a folder there to have its run made again. Exit codes: 0 everything is there; 1 a run
-failed; 2 bad input; 75 stopped.
+It can be stopped at any time with SIGTERM or SIGINT: the run saves, and the same command goes on. Methods that are
+archived in --results are skipped; remove a folder there to have its run made again. Exit codes: 0 everything is there;
+1 a run failed; 2 bad input; 75 stopped.
 """
 
 from __future__ import annotations
 
 import pathlib
-import signal
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
-from absl import app, flags, logging
+from absl import flags
 from jax.sharding import SingleDeviceSharding
 
-from experiments.benchmark_rows import Case, Compiled, compile_step, make_config, time_call
+from experiments.benchmark_rows import Case, Compiled, compile_step, make_config, time_in_turns
+from experiments.command_line import run_main
+from experiments.launcher import Launcher
 from experiments.paper.keep import keep
-from experiments.paper.launcher import Launch, Launcher
+from experiments.paper.runs import Run
+from experiments.paper.sweep import Sweep
 from mamlpp_jax.artifacts.provenance import provenance
 from mamlpp_jax.artifacts.results import TestResult
 from mamlpp_jax.artifacts.workdir import Workdir
-from mamlpp_jax.cli.flags import fail
-from mamlpp_jax.errors import ConfigError, MamlppError
+from mamlpp_jax.errors import ConfigError
 from mamlpp_jax.reports.tables import markdown_table
 from mamlpp_jax.training.learner import epoch_plan, state_shapes
-from mamlpp_jax.training.preemption import STOPPED_EXIT_CODE
 from mamlpp_jax.training.summary import count_parameters
-from mamlpp_jax.utils.files import exists, read_json, wrap_os_errors, write_json
+from mamlpp_jax.utils.files import exists, read_json, write_json
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "methods"
 COSTS_FILE = "costs.json"
 MISSING = "not run yet"
 _CASE = Case("quickstart", filters=32)
 _ROUNDS = 7
-
-
-_SAME_BUDGET = (
-    "maml",
-    "maml++",
-    "fomaml",
-    "anil",
-    "boil",
-    "metasgd",
-    "alfa",
-    "sharedhead",
-    "tasknorm",
-)
 # With the fields in which a method's budget is not the quickstart's.
 METHODS: dict[str, Mapping[str, Any]] = {
-    **{name: {} for name in _SAME_BUDGET},
+    "maml": {},
+    "maml++": {},
+    "fomaml": {},
+    "anil": {},
+    "boil": {},
+    "metasgd": {},
+    "alfa": {},
+    "sharedhead": {},
+    "tasknorm": {},
     "reptile": {"train.epochs": 15},
 }
 
 
-def train_command(name: str, workdir: pathlib.Path) -> list[str]:
-    """The command that makes a method's run, or continues it."""
-    command = [sys.executable, "-m", "mamlpp_jax.main", f"--workdir={workdir}"]
-    command.append(f"--config=configs/quickstart.py:method={name}")
-    return [*command, *(f"--config.{k}={v}" for k, v in METHODS[name].items())]
+class MethodSweep(Sweep):
+    """Makes runs of which the numbers alone are archived, neither weights nor figures."""
+
+    def archive(self, run: Run, failure: str, log: pathlib.Path) -> int:
+        """Archives a run that is finished, or that diverged; returns the exit code."""
+        del log
+        workdir = Workdir(self.workdirs / run.name)
+        keep(workdir, self.results / run.name, failure, small=True)
+        return 0
 
 
-def make_runs(
-    names: Sequence[str], workdirs: pathlib.Path, results: pathlib.Path, launch: Launch
-) -> int:
-    """Makes and keeps the runs that are missing; returns the exit code."""
-    with wrap_os_errors(workdirs, "make"):
-        workdirs.mkdir(parents=True, exist_ok=True)
-    code = 0
-    for name in names:
-        if exists(results / name / "results.json"):
-            continue
-        logging.info("%s, log in %s", name, workdirs / f"{name}.log")
-        ended = launch(train_command(name, workdirs / name), workdirs / f"{name}.log")
-        if ended == STOPPED_EXIT_CODE:
-            return ended
-        if ended:
-            logging.error("%s ended with exit code %d", name, ended)
-            code = 1
-        else:
-            keep(Workdir(workdirs / name), results / name, small=True)
-    return code
+def method_run(name: str) -> Run:
+    """Returns the run of a method."""
+    return Run("quickstart", 5, 1, name, "none", fields=METHODS[name], folder=name)
 
 
 def extra_parameters(names: Sequence[str]) -> dict[str, int]:
-    """How many numbers the outer loop learns with each method beyond those with MAML."""
-    learned = {}
+    """Returns how many numbers the outer loop learns with each method beyond those with MAML."""
+    device, learned = SingleDeviceSharding(jax.local_devices()[0]), {}
     for name in dict.fromkeys(["maml", *names]):
-        shapes = state_shapes(
-            make_config(_CASE, name), (_CASE.size, _CASE.size, 1), _on_one_device()
-        )
+        shapes = state_shapes(make_config(_CASE, name), (_CASE.size, _CASE.size, 1), device)
         learned[name] = count_parameters(shapes.meta)
     return {name: learned[name] - learned["maml"] for name in names}
 
 
 def measure_times(names: Sequence[str]) -> dict[str, float]:
-    """Milliseconds of an outer step of each method's last epoch, on one device.
-
-    The methods take turns, so that other work on the machine falls on all alike; the fastest step of each counts.
-    """
-    steps = {name: _compiled(name) for name in names}
-    times: dict[str, list[float]] = {name: [] for name in steps}
-    for _ in range(_ROUNDS):
-        for name, step in steps.items():
-            times[name].append(time_call(step.call))
-    return {name: round(min(found), 1) for name, found in times.items()}
+    """Returns milliseconds of the fastest outer step of each method's last epoch, on one device."""
+    steps = [_compiled(name) for name in names]
+    times = time_in_turns([step.call for step in steps], _ROUNDS)
+    return {name: round(min(each), 1) for name, each in zip(names, times, strict=True)}
 
 
 def _compiled(name: str) -> Compiled:
@@ -119,12 +92,8 @@ def _compiled(name: str) -> Compiled:
     return compile_step(config, _CASE, plan.order, plan.multi_step)
 
 
-def _on_one_device() -> SingleDeviceSharding:
-    return SingleDeviceSharding(jax.local_devices()[0])
-
-
 def table(results: pathlib.Path) -> str:
-    """README's table of what is kept."""
+    """Returns README's table of archived runs."""
     costs = read_json(results / COSTS_FILE) if exists(results / COSTS_FILE) else {}
     rows = [_row(name, Workdir(results / name).results(), costs) for name in METHODS]
     return markdown_table(rows)
@@ -146,7 +115,7 @@ def _row(name: str, results: Mapping[str, Any] | None, costs: Mapping[str, Any])
 
 
 def _accuracy(results: Mapping[str, Any] | None, mode: str) -> str:
-    """Of a method with statistics of its own, those stand in the first column."""
+    """The ensemble's accuracy; that of a method with statistics of its own stands in the first column."""
     if not results:
         return MISSING
     tests: list[TestResult] = [test for test in results["test"] if test.model == "ensemble"]
@@ -161,42 +130,34 @@ def _accuracy(results: Mapping[str, Any] | None, mode: str) -> str:
 
 def _define_flags() -> None:
     flags.DEFINE_list("methods", list(METHODS), "Which to make.")
-    flags.DEFINE_bool("table", False, "Print the table of what is kept, and stop.")
+    flags.DEFINE_bool("table", False, "Print the table of archived runs, and stop.")
     flags.DEFINE_string("workdirs", "runs/methods", "Folder of the runs' workdirs and logs.")
-    flags.DEFINE_string("results", str(RESULTS), "Folder of what is kept.")
+    flags.DEFINE_string("results", str(RESULTS), "Folder of the archived runs.")
 
 
-def _main(argv: list[str]) -> None:
-    logging.set_verbosity(logging.INFO)
-    if len(argv) > 1:
-        fail(f"{argv[1]!r} is not a flag; flags start with --.")
+def _main(words: list[str]) -> int:
+    del words
     jax.config.update("jax_platforms", "cpu")
-    chosen = flags.FLAGS
+    chosen, code = flags.FLAGS, 0
     results, names = pathlib.Path(chosen.results), chosen.methods
-    try:
-        if unknown := [name for name in names if name not in METHODS]:
-            raise ConfigError(
-                f"--methods has {', '.join(unknown)}; choose from {', '.join(METHODS)}."
-            )
-        if chosen.table:
-            print(table(results))
-            return
+    if unknown := [name for name in names if name not in METHODS]:
+        raise ConfigError(f"--methods has {', '.join(unknown)}; choose from {', '.join(METHODS)}.")
+    if not chosen.table:
         launcher = Launcher()
-        launcher.listen()
-        code = make_runs(names, pathlib.Path(chosen.workdirs), results, launcher)
-        for number in (signal.SIGTERM, signal.SIGINT):  # What follows has nothing to save.
-            signal.signal(number, signal.SIG_DFL)
+        sweep = MethodSweep(pathlib.Path(chosen.workdirs), results, launcher)
+        with launcher.listening():
+            code = sweep([method_run(name) for name in names])
         if code == 0 and set(names) == set(METHODS):
-            every = list(METHODS)
-            costs: dict[str, Any] = {"extra_parameters": extra_parameters(every)}
-            costs |= {**provenance(1), "ms_per_step": measure_times(every)}
-            write_json(results / COSTS_FILE, costs)
-        print(table(results))
-        sys.exit(code)
-    except MamlppError as error:
-        fail(str(error))
+            write_json(results / COSTS_FILE, _measure_costs(list(METHODS)))
+    print(table(results))
+    return code
+
+
+def _measure_costs(names: Sequence[str]) -> dict[str, Any]:
+    costs = {"extra_parameters": extra_parameters(names), **provenance(1)}
+    return {**costs, "ms_per_step": measure_times(names)}
 
 
 if __name__ == "__main__":
     _define_flags()
-    app.run(_main)
+    run_main(_main)

@@ -1,38 +1,30 @@
 """Trains, measures and packs the models that come with the package.
 
-    python -m experiments.pretrained --workdirs=runs/pretrained --omniglot_dir=DIR
+    python -m experiments.pretrained [--models=omniglot]
 
-Each model is trained twice up to 1,000 outer steps, once with `support` and once with `batch` statistics; the one
-with the better validation accuracy under `support` is trained to the end. Its best epoch is written to
-`mamlpp_jax/pretrained/` with a model card. The same command goes on where it was stopped.
-
-DIR is a prepared TFDS folder with Omniglot, or holds its two official archives; without it they are downloaded.
+The best epoch of each run is written to `mamlpp_jax/pretrained/` with a model card. The same command goes on where it
+was stopped. Omniglot's two official archives are taken from MAMLPP_DATA_DIR/omniglot where that variable is set, else
+downloaded. Exit codes: 0 the models are made; 1 a run failed; 2 bad input; 75 stopped.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import pathlib
-import sys
-import time
-from typing import Any
+from typing import NamedTuple
 
-from absl import app, flags, logging
+from absl import flags, logging
 
-from experiments.child import child, leave_when_terminated
+from experiments.command_line import run_main
+from experiments.launcher import Launcher
+from experiments.paper.runs import Run
 from experiments.pretrained_card import Notes, write_card
-from mamlpp_jax.artifacts.metric_writer import read_metrics
-from mamlpp_jax.artifacts.workdir import Workdir
-from mamlpp_jax.errors import MamlppError
+from mamlpp_jax.errors import ConfigError
 from mamlpp_jax.inference.classifier import FewShotClassifier
 from mamlpp_jax.inference.pretrained import SHIPPED
-from mamlpp_jax.training.preemption import STOPPED_EXIT_CODE
 
-_STATISTICS = ("support", "batch")
-_TRIAL_STEPS = 1000
-_POLL_SECONDS = 5.0
 # Epochs of 500 outer steps of 8 tasks, all in first order: second order takes about three times as long.
 _COMMON = {
+    "norm.train_statistics": "support",
     "task.way": 20,
     "train.steps_per_epoch": 500,
     "train.tasks_per_step": 8,
@@ -40,29 +32,33 @@ _COMMON = {
     "train.multi_step_epochs": 1,
     "norm.eval_statistics": "support,batch",
     "evaluation.tasks": 600,
-    "seed": 0,
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class Recipe:
+class Recipe(NamedTuple):
     """How one model is made.
 
     Attributes:
-        config: the configuration file and its argument.
-        fields: what differs from it and from `_COMMON`.
+        run: its training.
         notes: what its card says about the data.
     """
 
-    config: str
-    fields: dict[str, Any]
+    run: Run
     notes: Notes
 
 
 RECIPES = {
     "glyphs": Recipe(
-        "configs/quickstart.py",
-        {"model.filters": 32, "train.epochs": 4},
+        Run(
+            *("quickstart", 20, 1, "maml++", "none"),
+            folder="glyphs-support",
+            fields={
+                "experiment": "pretrained-glyphs",
+                **_COMMON,
+                "model.filters": 32,
+                "train.epochs": 4,
+            },
+        ),
         Notes(
             "Letters of many scripts rendered in the DejaVu typefaces, deformed a little (`data.name=glyphs`): 1,400 "
             "letters to train, 200 to validate, 400 to test.",
@@ -71,8 +67,11 @@ RECIPES = {
         ),
     ),
     "omniglot": Recipe(
-        "configs/omniglot.py:way=20,shot=1,protocol=short",
-        {"model.filters": 64, "train.epochs": 10},
+        Run(
+            *("omniglot", 20, 1, "maml++", "short"),
+            folder="omniglot-support",
+            fields={"experiment": "pretrained-omniglot", **_COMMON},
+        ),
         Notes(
             "Omniglot (Lake, Salakhutdinov, Tenenbaum, Science 2015): 1,623 handwritten characters of 50 alphabets, "
             "each drawn by 20 people; 1,150 to train, 50 to validate, 423 to test, each quarter-turn rotation a class.",
@@ -82,101 +81,47 @@ RECIPES = {
     ),
 }
 
-_WORKDIRS = flags.DEFINE_string("workdirs", "runs/pretrained", "Folder of the runs.")
-_TARGET = flags.DEFINE_string("target", str(SHIPPED), "Folder of the finished models.")
-_MODELS = flags.DEFINE_list("models", list(RECIPES), "Which to make.")
-_OMNIGLOT_DIR = flags.DEFINE_string("omniglot_dir", "", "Prepared TFDS folder, or the archives.")
-_SET = flags.DEFINE_multi_string("set", [], "FIELD=VALUE: another value of a field, to try it out.")
 
+def make_model(name: str, workdirs: pathlib.Path, target: pathlib.Path, launcher: Launcher) -> int:
+    """Trains, measures and packs one model; returns the exit code of its training.
 
-def train_command(name: str, statistics: str, workdir: pathlib.Path) -> list[str]:
-    """The command that trains a model with one kind of statistics, and continues its training."""
-    fields: dict[str, Any] = {
-        "experiment": f"pretrained-{name}",
-        "norm.train_statistics": statistics,
-        **_COMMON,
-        **RECIPES[name].fields,
-    }
-    fields |= dict(pair.split("=", 1) for pair in _SET.value)
-    return [
-        *("python", "-m", "mamlpp_jax.main", f"--config={RECIPES[name].config}"),
-        f"--workdir={workdir}",
-        *(f"--config.{field}={value}" for field, value in fields.items()),
-    ]
-
-
-def data_flags(name: str) -> list[str]:
-    """Where the images are on this machine, which no card repeats."""
-    folder = _OMNIGLOT_DIR.value
-    if name != "omniglot" or not folder:
-        return []
-    prepared = (pathlib.Path(folder) / "omniglot").is_dir()
-    return [f"--config.data.{'tfds' if prepared else 'manual'}_dir={folder}"]
-
-
-def trial_accuracy(workdir: pathlib.Path) -> float | None:
-    """Validation accuracy after the trial's steps, or at the end of a shorter run; None before."""
-    try:
-        rows = [row for row in read_metrics(workdir) if "val_accuracy" in row]
-    except MamlppError:  # The run has not begun.
-        return None
-    reached = [row for row in rows if row["step"] >= _TRIAL_STEPS]
-    if not reached and Workdir(workdir).results():
-        reached = rows[-1:]
-    return float(reached[0]["val_accuracy"]) if reached else None
-
-
-def run(command: list[str], workdir: pathlib.Path, trial: bool) -> None:
-    """Runs a training command, to the end or until the trial's steps are validated.
-
-    Raises:
-        MamlppError: the command failed.
+    Args:
+        name: one of `RECIPES`.
+        workdirs: folder of the run and its log.
+        target: folder of the finished models.
+        launcher: runner of the training.
     """
-    if trial and trial_accuracy(workdir) is not None:
-        return
-    logging.info("%s", " ".join(command))
-    with child([sys.executable, *command[1:]]) as process:
-        while process.poll() is None and not (trial and trial_accuracy(workdir) is not None):
-            time.sleep(_POLL_SECONDS)
-    if process.returncode not in (0, STOPPED_EXIT_CODE):
-        raise MamlppError(f"{' '.join(command)} ended with exit code {process.returncode}.")
+    run, notes = RECIPES[name]
+    workdir, log = workdirs / run.name, workdirs / f"{run.name}.log"
+    workdirs.mkdir(parents=True, exist_ok=True)
+    logging.info("%s, its log in %s", name, log)
+    with launcher.listening():
+        code = launcher(run.command(workdir), log)
+    if code:
+        logging.error("%s ended with exit code %d; see %s", name, code, log)
+        return code
+    FewShotClassifier.from_pretrained(workdir).save_pretrained(target / name)
+    program = f"python -m mamlpp_jax.main --workdir=runs/pretrained/{run.name}"
+    write_card(target / name, workdir, notes, " ".join([program, *run.flags]))
+    logging.info("%s is finished", target / name)
+    return 0
 
 
-def make_model(name: str) -> None:
-    """Trains, measures and packs one model."""
-    workdirs = {s: pathlib.Path(_WORKDIRS.value) / f"{name}-{s}" for s in _STATISTICS}
-    for statistics, workdir in workdirs.items():
-        command = [*train_command(name, statistics, workdir), *data_flags(name)]
-        run(command, workdir, trial=True)
-    trials = {statistics: trial_accuracy(workdirs[statistics]) or 0.0 for statistics in _STATISTICS}
-    chosen = max(trials, key=trials.__getitem__)
-    command = [*train_command(name, chosen, workdirs[chosen]), *data_flags(name)]
-    run(command, workdirs[chosen], trial=False)
-    if Workdir(workdirs[chosen]).results() is None:
-        raise MamlppError(f"{workdirs[chosen]} is not finished; give the same command again.")
-    target = pathlib.Path(_TARGET.value) / name
-    FewShotClassifier.from_pretrained(workdirs[chosen]).save_pretrained(target)
-    shown = train_command(name, chosen, pathlib.Path("runs/pretrained") / workdirs[chosen].name)
-    write_card(target, workdirs[chosen], RECIPES[name].notes, " ".join(shown), trials)
-    logging.info("%s is finished", target)
+def _define_flags() -> None:
+    flags.DEFINE_string("workdirs", "runs/pretrained", "Folder of the runs and their logs.")
+    flags.DEFINE_string("target", str(SHIPPED), "Folder of the finished models.")
+    flags.DEFINE_list("models", list(RECIPES), "Which to make.")
 
 
-def main(argv: list[str]) -> None:
-    """Makes the models that are not finished."""
-    del argv
-    logging.set_verbosity(logging.INFO)
-    leave_when_terminated()
-    try:
-        for name in _MODELS.value:
-            if name not in RECIPES:
-                raise MamlppError(f"--models has {name!r}; choose from {', '.join(RECIPES)}.")
-            make_model(name)
-    except MamlppError as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        logging.info("stopped; the same command goes on")
-        sys.exit(130)
+def _main(words: list[str]) -> int:
+    del words
+    workdirs, target = pathlib.Path(flags.FLAGS.workdirs), pathlib.Path(flags.FLAGS.target)
+    if unknown := [name for name in flags.FLAGS.models if name not in RECIPES]:
+        raise ConfigError(f"--models has {unknown[0]!r}; choose from {', '.join(RECIPES)}.")
+    codes = (make_model(name, workdirs, target, Launcher()) for name in flags.FLAGS.models)
+    return next(filter(None, codes), 0)
 
 
 if __name__ == "__main__":
-    app.run(main)
+    _define_flags()
+    run_main(_main)

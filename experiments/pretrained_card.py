@@ -31,16 +31,16 @@ WAYS, SHOTS, MODES = (2, 5, 10, 20, 30), (1, 5), ("support", "batch")
 # Of larger tasks fewer are measured, which vary less and take long.
 _LARGE_SUPPORT, _LARGE_TASKS = 25, 200
 _ORDER_TASKS, _ORDERS = 100, 5
-_MEASURED = "card.json"  # in the run's folder: what has been measured
+_MEASURED = "card.json"  # in the run's folder: the results so far
 
 
 class Notes(NamedTuple):
-    """What a card says about the data.
+    """The card's sentences about the data.
 
     Attributes:
-        data: what they are.
-        licence: of the data.
-        not_for: what the model is not for.
+        data: their content, in sentences.
+        licence: their licence.
+        not_for: uses that the model is not for.
     """
 
     data: str
@@ -49,7 +49,7 @@ class Notes(NamedTuple):
 
 
 def test_episodes(config: ConfigDict, way: int, shot: int, tasks: int) -> Iterator[Episode]:
-    """The test tasks that `--mode=evaluate` takes, as NumPy arrays with pixels in 0..1."""
+    """Yields the test tasks that `--mode=evaluate` takes, as NumPy arrays with pixels in 0..1."""
     changed = copy.deepcopy(config)
     changed.task.way, changed.task.shot = way, shot
     changed.data.normalize = "none"  # the classifier normalises
@@ -61,19 +61,16 @@ def test_episodes(config: ConfigDict, way: int, shot: int, tasks: int) -> Iterat
 
 
 def accuracies(clf: FewShotClassifier, episodes: Iterator[Episode]) -> np.ndarray:
-    """The accuracy on each task."""
-    return np.array(
-        [
-            clf.fit(e.support.inputs, e.support.targets.tolist()).score(
-                e.query.inputs, e.query.targets.tolist()
-            )
-            for e in episodes
-        ]
-    )
+    """Returns the accuracy on each task."""
+    scores = []
+    for e in episodes:
+        clf.fit(e.support.inputs, e.support.targets.tolist())
+        scores.append(clf.score(e.query.inputs, e.query.targets.tolist()))
+    return np.array(scores)
 
 
 def order_effect(clf: FewShotClassifier, episodes: Iterator[Episode]) -> dict[str, float]:
-    """How much the order in which classes are numbered changes.
+    """Measures how much the order in which classes are numbered changes.
 
     Returns:
         "changed": the share of predictions that differ from those of the first order; "spread": the standard
@@ -82,14 +79,14 @@ def order_effect(clf: FewShotClassifier, episodes: Iterator[Episode]) -> dict[st
     rng = np.random.default_rng(0)
     changed, right = [], []
     for episode in episodes:
-        found = []
+        predictions = []
         for _ in range(_ORDERS):
             order = rng.permutation(len(episode.support.targets))
             labels = episode.support.targets[order].tolist()
-            found.append(
+            predictions.append(
                 clf.fit(episode.support.inputs[order], labels).predict(episode.query.inputs)
             )
-        predicted = np.array(found, int)
+        predicted = np.array(predictions, int)
         changed.append((predicted[1:] != predicted[0]).mean())
         right.append((predicted == episode.query.targets).mean(axis=1))
     spread = float(np.mean(right, axis=0).std(ddof=1))
@@ -97,9 +94,9 @@ def order_effect(clf: FewShotClassifier, episodes: Iterator[Episode]) -> dict[st
 
 
 def measure(target: pathlib.Path, workdir: pathlib.Path) -> dict[str, Any]:
-    """[accuracy, half of its interval, tasks] by "5-way 1-shot support", and the effect of the order of classes.
+    """Measures [accuracy, half of its interval, tasks] by "5-way 1-shot support", and the order of classes' effect.
 
-    What the run's `card.json` has is not measured again; each result is kept there at once.
+    Results that the run's `card.json` has are not measured again; each is written there at once.
     """
     config, path = Workdir(workdir).config(), workdir / _MEASURED
     steps = list(find_model(target).steps)
@@ -114,9 +111,9 @@ def measure(target: pathlib.Path, workdir: pathlib.Path) -> dict[str, Any]:
                 name = f"{way}-way {shot}-shot {mode}"
                 count = tasks if way * shot < _LARGE_SUPPORT else min(tasks, _LARGE_TASKS)
                 if len(measured.get(name, ())) != 3:
-                    found = accuracies(clf, test_episodes(config, way, shot, count))
-                    half = student_t95(count - 1) * found.std(ddof=1) / math.sqrt(count)
-                    measured[name] = [float(found.mean()), float(half), count]
+                    scores = accuracies(clf, test_episodes(config, way, shot, count))
+                    half = student_t95(count - 1) * scores.std(ddof=1) / math.sqrt(count)
+                    measured[name] = [float(scores.mean()), float(half), count]
                     write_json(path, measured)
                     logging.info("%s: %s", name, measured[name])
     if "order" not in measured:
@@ -127,42 +124,29 @@ def measure(target: pathlib.Path, workdir: pathlib.Path) -> dict[str, Any]:
     return measured
 
 
-def write_card(
-    target: pathlib.Path,
-    workdir: pathlib.Path,
-    notes: Notes,
-    command: str,
-    trials: Mapping[str, float],
-) -> None:
+def write_card(target: pathlib.Path, workdir: pathlib.Path, notes: Notes, command: str) -> None:
     """Measures the model in `target`, which the run in `workdir` made, and writes its card.
 
     Args:
         target: the folder of the saved model, named after it.
-        workdir: the run's.
-        notes: on the data.
-        command: that trained it.
-        trials: validation accuracy after the first outer steps, by the statistics in training.
+        workdir: folder of the run.
+        notes: notes on the data.
+        command: command that trained it.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", UserWarning
-        )  # more ways than trained, `batch`: both on purpose
+        # More ways than trained, and `batch`, are both on purpose.
+        warnings.simplefilter("ignore", UserWarning)
         measured = measure(target, workdir)
     run = Workdir(workdir).results() or {}
     body = _BODY.format(
-        data=notes.data,
-        licence=notes.licence,
+        notes=notes,
         command=command,
-        trials=", ".join(f"`{s}` {100 * accuracy:.1f} %" for s, accuracy in trials.items()),
-        total=run["steps"],
-        commit=run["commit"],
+        run=run,
+        task=run["config"]["task"],
         hardware=", ".join(f"{key} {value}" for key, value in run["hardware"].items()),
-        query=run["config"]["task"]["query"],
         table=markdown_table([_row(measured, way, shot) for way in WAYS for shot in SHOTS]),
         changed=100 * measured["order"]["changed"],
         spread=100 * measured["order"]["spread"],
-        way=run["config"]["task"]["way"],
-        not_for=notes.not_for,
     )
     card = model_card(find_model(target), name=target.name, licence="mit", body=body)
     write_atomically(target / CARD, card.encode())
@@ -179,13 +163,12 @@ def _row(measured: Mapping[str, Any], way: int, shot: int) -> dict[str, Any]:
 _BODY = """\
 ## Data
 
-{data} {licence}
+{notes.data} {notes.licence}
 
 ## Training
 
-{total} outer steps in all, of which the best epoch by validation accuracy under `support` was taken, at commit {commit}
-({hardware}). After the first 1,000 steps of two runs, trained with either kind of statistics, validation accuracy
-under `support` was: {trials}; the better one went on.
+{run[steps]} outer steps in all, of which the best epoch by validation accuracy under `support` was taken, at commit
+{run[commit]} ({hardware}).
 
 ```
 {command}
@@ -193,14 +176,14 @@ under `support` was: {trials}; the better one went on.
 
 ## Accuracy
 
-Test classes, tasks of {query} query image(s) per class, ± 95 % interval over tasks, measured through
+Test classes, tasks of {task[query]} query image(s) per class, ± 95 % interval over tasks, measured through
 `FewShotClassifier`. `support` classifies each image alone; `batch` normalises the queries of a task together.
 
 {table}
 
-More than {way} classes are beyond those trained. Numbering the classes of a 5-way 1-shot task in another order changes
-{changed:.1f} % of the predictions; mean accuracy has a standard deviation of {spread:.2f} points over orders.
+More than {task[way]} classes are beyond those trained. Numbering the classes of a 5-way 1-shot task in another order
+changes {changed:.1f} % of the predictions; mean accuracy has a standard deviation of {spread:.2f} points over orders.
 
 ## Limits
 
-Not for {not_for}."""
+Not for {notes.not_for}."""

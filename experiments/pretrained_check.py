@@ -8,19 +8,20 @@ not; 2 bad input.
 
 from __future__ import annotations
 
-import argparse
 import pathlib
+import re
 import sys
 from typing import Any
 
 import numpy as np
+from absl import flags
 
+from experiments.command_line import run_main
 from experiments.pretrained_card import accuracies, test_episodes
 from mamlpp_jax.artifacts.results import TestResult
 from mamlpp_jax.artifacts.workdir import Workdir
 from mamlpp_jax.cli import commands
-from mamlpp_jax.cli.flags import fail
-from mamlpp_jax.errors import MamlppError, ModelError
+from mamlpp_jax.errors import ConfigError, ModelError
 from mamlpp_jax.inference.classifier import FewShotClassifier
 from mamlpp_jax.inference.pretrained import find_model
 from mamlpp_jax.reports.tables import text_table
@@ -36,10 +37,10 @@ def compare(
 
     Args:
         model: as in `find_model`.
-        workdir: of its run.
+        workdir: the run that it was made from.
         way: classes of a task.
         shot: support images per class.
-        tasks: how many.
+        tasks: number of test tasks.
 
     Returns:
         "classifier" and "evaluate", accuracies as fractions, and on how many tasks the two differ.
@@ -87,29 +88,34 @@ def _find_row(workdir: Workdir, wanted: dict[str, Any]) -> TestResult | None:
         "data": "",
         **{name: wanted[name] for name in ("way", "shot", "tasks")},
     }
-    found = [test for test in (results or {"test": []})["test"] if test.epochs]
-    return next((t for t in found if t.conditions | same == t.conditions), None)
+    tests = [test for test in (results or {"test": []})["test"] if test.epochs]
+    return next((t for t in tests if t.conditions | same == t.conditions), None)
 
 
-def _main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--model", required=True, help="name or folder of the saved model")
-    parser.add_argument("--workdir", required=True, help="the run that it was made from")
-    parser.add_argument("--tasks", type=int, default=600, help="how many test tasks")
-    parser.add_argument("--kinds", default="5x1,20x1", help="of tasks, WAYxSHOT")
-    given = parser.parse_args()
-    try:
-        kinds = [tuple(map(int, kind.split("x"))) for kind in given.kinds.split(",")]
-        workdir = Workdir(given.workdir)
-        rows = [compare(given.model, workdir, way, shot, given.tasks) for way, shot in kinds]
-    except MamlppError as error:
-        fail(str(error))
+def _define_flags() -> None:
+    flags.DEFINE_string("model", "", "Name or folder of the saved model.")
+    flags.DEFINE_string("workdir", "", "The run that it was made from.")
+    flags.DEFINE_integer("tasks", 600, "How many test tasks.", lower_bound=2)
+    flags.DEFINE_list("kinds", ["5x1", "20x1"], "Kinds of tasks, WAYxSHOT.")
+
+
+def _main(words: list[str]) -> int:
+    del words
+    given, rows = flags.FLAGS, []
+    if not (given.model and given.workdir):
+        raise ConfigError("--model and --workdir must say what to compare; see --help.")
+    for task in given.kinds:
+        if not re.fullmatch(r"\d+x\d+", task):
+            raise ConfigError(f"--kinds has {task!r}; give numbers of ways and shots, as in 5x1.")
+        way, shot = map(int, task.split("x"))
+        rows.append(compare(given.model, Workdir(given.workdir), way, shot, given.tasks))
     print(text_table(rows))
     if any(abs(row["classifier"] - row["evaluate"]) > TOLERANCE for row in rows):
-        sys.exit("error: the two differ by more than 0.1 points.")
+        print("error: the two differ by more than 0.1 points.", file=sys.stderr)
+        return 1
+    return 0
 
 
 if __name__ == "__main__":
-    _main()
+    _define_flags()
+    run_main(_main)

@@ -49,5 +49,5 @@ ACCURACY: dict[tuple[str, int, int, str, int], tuple[Published, ...]] = {
 
 def published_text(data: str, way: int, shot: int, method: str, steps: int) -> str:
     """The cell of a table: every known number with its source, or "unknown"."""
-    found = ACCURACY.get((data, way, shot, method, steps), ())
-    return "; ".join(f"{percent} ({source})" for percent, source in found) or "unknown"
+    numbers = ACCURACY.get((data, way, shot, method, steps), ())
+    return "; ".join(f"{percent} ({source})" for percent, source in numbers) or "unknown"

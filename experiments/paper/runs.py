@@ -11,8 +11,10 @@ come from a file with a run a line:
 from __future__ import annotations
 
 import itertools
+import os
 import pathlib
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -25,23 +27,31 @@ from mamlpp_jax.utils.files import wrap_os_errors
 # The rows of Table 1: MAML, each component alone, all of them.
 METHODS = ("maml", "maml+msl", "maml+da", "maml+bnrs+bnwb", "maml+lslr", "maml+ca", "maml++")
 SEEDS = (0, 1, 2)
-# What is kept of a run beside its results: a line per epoch, and why it ended without results.
+# What is archived of a run beside its results: a line per epoch, and why it ended without results.
 EPOCHS_FILE, FAILURE_FILE = "epochs.jsonl", "failure.txt"
+
+# The arguments of the ready configurations, with their defaults.
+_ARGUMENTS = {"way": 5, "shot": 1, "method": "maml++", "protocol": "paper", "seed": 0}
+_ARGUMENTS_BY_DATA = {
+    "mini_imagenet": {**_ARGUMENTS, "steps": 5},
+    "quickstart": {"method": "maml++", "seed": 0},
+}
 
 
 class Run(NamedTuple):
     """One training with its test.
 
     Attributes:
-        data: the ready configuration, "omniglot" or "mini_imagenet".
+        data: the ready configuration, such as "omniglot" or "mini_imagenet".
         way: classes of a task.
         shot: support images per class.
-        method: as in the configurations.
-        protocol: the same.
-        seed: the same.
+        method: name as in the configurations.
+        protocol: name as in the configurations.
+        seed: of the initial weights and the training tasks.
         steps: inner steps; other than 5 for mini-ImageNet only.
         variant: a name for what `fields` changes; "" without them.
         fields: further configuration fields with their values.
+        folder: a name in the place of the one made of all these; "" for that.
     """
 
     data: str
@@ -53,21 +63,20 @@ class Run(NamedTuple):
     steps: int = 5
     variant: str = ""
     fields: Mapping[str, Any] = {}
+    folder: str = ""
 
     @property
     def name(self) -> str:
-        """The folder of the run."""
+        """The name of the run's folder."""
         steps = "" if self.steps == 5 else f"{self.steps}steps"
         task = (self.data, f"{self.way}way", f"{self.shot}shot", steps)
-        return "-".join(
-            filter(None, (*task, self.variant, self.method, self.protocol, f"seed{self.seed}"))
-        )
+        words = (*task, self.variant, self.method, self.protocol, f"seed{self.seed}")
+        return self.folder or "-".join(filter(None, words))
 
     @property
     def argument(self) -> str:
         """The argument of the configuration file."""
-        keys = ["way", "shot", "method", "protocol", "seed"]
-        keys += ["steps"] if self.data == "mini_imagenet" else []
+        keys = _ARGUMENTS_BY_DATA.get(self.data, _ARGUMENTS)
         return ",".join(f"{key}={getattr(self, key)}" for key in keys)
 
     @property
@@ -76,21 +85,43 @@ class Run(NamedTuple):
         fields = [f"--config.{field}={value}" for field, value in self.fields.items()]
         return [f"--config=configs/{self.data}.py:{self.argument}", *fields]
 
+    def command(self, workdir: pathlib.Path, further: Sequence[str] = ()) -> list[str]:
+        """Returns the command that makes the run, or continues it.
+
+        Args:
+            workdir: folder of the run.
+            further: flags of `mamlpp_jax.main`, the last of which win.
+        """
+        folder = os.environ.get("MAMLPP_DATA_DIR", "")
+        images = pathlib.Path(folder) / self.data
+        data = [f"--config.data.manual_dir={images}"] if folder and images.is_dir() else []
+        return [*main_command(workdir), *self.flags, *data, *further]
+
+
+def main_command(workdir: pathlib.Path) -> list[str]:
+    """Returns the command that every use of a workdir begins with."""
+    return [sys.executable, "-m", "mamlpp_jax.main", f"--workdir={workdir}"]
+
 
 def methods(protocol: str) -> tuple[str, ...]:
-    """The rows of Table 1 that a protocol can have: what it turns off, or gives to all, is none to add."""
+    """Returns the rows of Table 1 that a protocol can have: what it turns off, or gives to all, is none to add."""
     fields = PROTOCOLS[protocol].fields
     fixed = {name for name, part in COMPONENTS.items() if fields.get(part.field) == part.off}
     fixed |= PROTOCOLS[protocol].always
     return tuple(method for method in METHODS if fixed.isdisjoint(method.split("+")))
 
 
+def _omniglot(way: int, shots: Sequence[int], names: Sequence[str], protocol: str) -> list[Run]:
+    """A run per shot, method and seed."""
+    return [
+        Run("omniglot", way, shot, method, protocol, seed)
+        for shot, method, seed in itertools.product(shots, names, SEEDS)
+    ]
+
+
 def table_1(protocol: str) -> list[Run]:
     """Omniglot 20-way, every method."""
-    return [
-        Run("omniglot", 20, shot, method, protocol, seed)
-        for shot, method, seed in itertools.product((1, 5), methods(protocol), SEEDS)
-    ]
+    return _omniglot(20, (1, 5), methods(protocol), protocol)
 
 
 def table_2(protocol: str) -> list[Run]:
@@ -102,28 +133,14 @@ def table_2(protocol: str) -> list[Run]:
     ]
 
 
-def table_3(protocol: str) -> list[Run]:
-    """Milliseconds per outer step with one to five inner steps: mini-ImageNet 5-way 1-shot."""
-    return [
-        Run("mini_imagenet", 5, 1, method, protocol, steps=steps)
-        for steps, method in itertools.product(range(1, 6), ("maml", "maml++"))
-    ]
-
-
 def table_4(protocol: str) -> list[Run]:
     """Omniglot 5-way, MAML and MAML++."""
-    return [
-        Run("omniglot", 5, shot, method, protocol, seed)
-        for shot, method, seed in itertools.product((1, 5), ("maml", "maml++"), SEEDS)
-    ]
+    return _omniglot(5, (1, 5), ("maml", "maml++"), protocol)
 
 
 def components(protocol: str) -> list[Run]:
     """The methods of Table 1 on Omniglot 5-way 1-shot, which costs a quarter of its 20-way runs."""
-    return [
-        Run("omniglot", 5, 1, method, protocol, seed)
-        for method, seed in itertools.product(methods(protocol), SEEDS)
-    ]
+    return _omniglot(5, (1,), methods(protocol), protocol)
 
 
 def figure_1(protocol: str = "short") -> list[Run]:
@@ -139,144 +156,22 @@ def figure_1(protocol: str = "short") -> list[Run]:
     ]
 
 
-# What may raise accuracy in the same protocol and backbone, each alone: a variant's name and its fields.
-OPTIONS: dict[str, dict[str, Any]] = {
-    "average": {"train.average_decay": 0.999},
-    "smoothing": {"train.label_smoothing": 0.1},
-    "long_multi_step": {"train.multi_step_epochs": 5},
-    "rate_decay": {
-        "inner.rate_decay": 1.0
-    },  # a removed field: commit 28e0004 can make this run again
-}
-
-
-def options(protocol: str = "short") -> list[Run]:
-    """MAML++ on Omniglot 5- and 20-way 1-shot, as it is and with each option."""
-    return [
-        Run("omniglot", way, 1, "maml++", protocol, variant=variant, fields=fields)
-        for way in (5, 20)
-        for variant, fields in {"": {}, **OPTIONS}.items()
-    ]
-
-
-def _brief(method: str, protocol: str, statistics: str) -> Run:
-    """Omniglot 5-way 1-shot, 1,000 outer steps of 8 tasks, with the same statistics in training and test."""
-    length = {"train.epochs": 2, "train.steps_per_epoch": 500, "evaluation.ensemble": 1}
-    modes = {"norm.train_statistics": statistics, "norm.eval_statistics": statistics}
-    return Run("omniglot", 5, 1, method, protocol, variant=statistics, fields=length | modes)
-
-
-def task_norm(protocol: str = "short") -> list[Run]:
-    """Each kind of statistics, first order as in the published comparison (Bronskill et al., ICML 2020, table 1)."""
-    methods = {"tasknorm": "fomaml+tasknorm", "batch": "fomaml", "support": "fomaml"}
-    return [_brief(method, protocol, statistics) for statistics, method in methods.items()]
-
-
-def shared_head(protocol: str = "short") -> list[Run]:
-    """One head vector for all classes against a vector for each, to be tested with more ways than in training."""
-    return [_brief(method, protocol, "batch") for method in ("fomaml+sharedhead", "fomaml")]
-
-
-def running_statistics(protocol: str = "short") -> list[Run]:
-    """What it takes to normalise by running statistics: MAML++ on Omniglot 5-way 1-shot, 1,000 first-order steps."""
-    trained: dict[str, dict[str, Any]] = {
-        "batch_trained": {"norm.train_statistics": "batch"},
-        "running_trained": {"norm.train_statistics": "running"},
-        "renorm_at_once": {"norm.train_statistics": "renorm", "norm.hand_over": 0.0},
-        "renorm_trained": {"norm.train_statistics": "renorm"},
-    }
-    common = {"train.epochs": 10, "train.steps_per_epoch": 100, "train.first_order_epochs": 10}
-    runs = []
-    for variant, fields in trained.items():
-        own = fields["norm.train_statistics"]  # it selects the epoch
-        others = [mode for mode in ("batch", "support", "running", "renorm") if mode != own]
-        tests = {"norm.eval_statistics": ",".join([own, *others]), "evaluation.ensemble": 1}
-        run = Run("omniglot", 5, 1, "maml++", protocol, variant=variant)
-        runs.append(run._replace(fields=common | fields | tests))
-    return runs
-
-
-def resnet_12(protocol: str = "short") -> list[Run]:
-    """The narrow ResNet-12 on mini-ImageNet 5-way 1-shot: 200 first-order steps of one task, to see its loss fall."""
-    fields = {
-        "model.name": "resnet12",
-        "model.filters": 16,
-        "task.query": 5,
-        "train.tasks_per_step": 1,
-        "train.epochs": 2,
-        "train.steps_per_epoch": 100,
-        "evaluation.tasks": 100,
-        "evaluation.ensemble": 1,
-    }
-    return [
-        Run("mini_imagenet", 5, 1, "fomaml", protocol, variant="narrow_resnet12", fields=fields)
-    ]
-
-
-def inner_rates(protocol: str = "short") -> list[Run]:
-    """The inner rate that mini-ImageNet begins with, the paper's and the released code's, in 1,000 outer steps."""
-    common = {
-        "train.epochs": 5,
-        "train.steps_per_epoch": 200,
-        "train.first_order_epochs": 0,
-        "train.multi_step_epochs": 1,
-        "train.cosine_annealing": False,
-        "evaluation.tasks": 200,
-        "evaluation.ensemble": 1,
-    }
-    return [
-        Run(
-            "mini_imagenet",
-            5,
-            1,
-            "maml++",
-            protocol,
-            variant=f"rate_{rate}",
-            fields=common | {"inner.learning_rate": rate},
-        )
-        for rate in (0.01, 0.1)
-    ]
-
-
-def first(protocol: str = "short") -> list[Run]:
-    """What can be run on two CPU cores, the most telling first."""
-    _, *singly, _ = methods(protocol)
-    return [
-        Run("omniglot", 5, 1, "maml++", "released"),
-        *(Run("omniglot", 5, 1, method, protocol) for method in ("maml++", "maml", *singly)),
-        *figure_1(protocol),
-        *(Run("omniglot", 20, 1, method, protocol) for method in ("maml++", "maml")),
-        *(Run("omniglot", 5, 1, m, protocol, seed) for seed in (1, 2) for m in ("maml++", "maml")),
-        Run("mini_imagenet", 5, 1, "maml++", protocol),
-        *(Run("omniglot", 5, 5, method, protocol) for method in ("maml++", "maml")),
-        Run("omniglot", 20, 1, "maml++", "released"),
-    ]
-
-
 LISTS: dict[str, Callable[[str], list[Run]]] = {
-    "first": first,
     "table1": table_1,
     "table2": table_2,
-    "table3": table_3,
     "table4": table_4,
     "components": components,
     "figure1": figure_1,
-    "options": options,
-    "tasknorm": task_norm,
-    "sharedhead": shared_head,
-    "resnet12": resnet_12,
-    "running": running_statistics,
-    "rates": inner_rates,
 }
 
 
 def load_runs(name: str, protocol: str, seeds: Sequence[int] = ()) -> list[Run]:
-    """The runs of a list.
+    """Returns the runs of a list.
 
     Args:
-        name: of `LISTS`, or a file.
-        protocol: of the runs of `LISTS`; "" for the list's usual one.
-        seeds: those to take; () for all.
+        name: one of `LISTS`, or a file.
+        protocol: protocol of the runs of `LISTS`; "" for the list's usual one.
+        seeds: seeds to take; () for all.
 
     Raises:
         ConfigError: there is no such list or protocol, or a line of the file is no run.
@@ -312,9 +207,7 @@ def _parse(words: list[str]) -> Run:
             f"--list: {' '.join(words)!r} is not a configuration with its argument, or that, a name for the variant, "
             "and field=value ..."
         )
-    defaults = {"way": 5, "shot": 1, "method": "maml++", "protocol": "paper", "seed": 0}
-    if data == "mini_imagenet":
-        defaults["steps"] = 5
-    chosen: Any = parse_argument(argument, defaults)
+    given: Any = parse_argument(argument, dict(_ARGUMENTS_BY_DATA.get(data, _ARGUMENTS)))
+    chosen = {**_ARGUMENTS, "protocol": "none", **given}
     pairs = (word.split("=", 1) for word in fields)
     return Run(data, **chosen, variant=variant, fields=dict(pairs))

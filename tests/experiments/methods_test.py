@@ -1,6 +1,7 @@
 """The table of methods: what is missing is made in order, and what is kept is in the table."""
 
 import json
+import pathlib
 
 import pytest
 
@@ -10,38 +11,71 @@ from mamlpp_jax.training.preemption import STOPPED_EXIT_CODE
 from tests.helpers.sample_results import ROW
 
 
-def fake_keep(monkeypatch, kept):
-    monkeypatch.setattr(methods, "keep", lambda workdir, output, small: kept.append(output.name))
+@pytest.fixture
+def archived(monkeypatch):
+    """The names of the runs that were archived; nothing is copied."""
+    names = []
+
+    def keep(workdir, output, failure, small):
+        assert small
+        assert not failure
+        names.append(output.name)
+
+    monkeypatch.setattr(methods, "keep", keep)
+    return names
 
 
-def test_what_is_missing_is_made_in_order_and_what_is_kept_is_not(tmp_path, monkeypatch):
-    results, kept, commands = tmp_path / "results", [], []
-    (results / "anil").mkdir(parents=True)
-    (results / "anil" / "results.json").write_text("{}")
-    fake_keep(monkeypatch, kept)
+def write_results(folder):
+    config = default_config()
+    row = {**ROW, "tasks": config.evaluation.tasks, "inner_steps": config.train.inner_steps}
+    row |= dict(config.task)
+    folder.mkdir(parents=True)
+    results = {"finished": True, "config": config.to_dict(), "test": [row]}
+    (folder / "results.json").write_text(json.dumps(results))
+
+
+def sweep_of(tmp_path, launch):
+    return methods.MethodSweep(tmp_path / "runs", tmp_path / "results", launch)
+
+
+def runs_of(*names):
+    return [methods.method_run(name) for name in names]
+
+
+def test_what_is_missing_is_made_in_order_and_what_is_archived_is_not(tmp_path, archived):
+    commands = []
+    write_results(tmp_path / "results" / "anil")
 
     def launch(command, log):
-        assert log.parent.is_dir()
         commands.append(command)
-        return 2 if "boil" in command[-1] else 0
+        if "boil" in command[4]:
+            return 1
+        write_results(pathlib.Path(command[3].removeprefix("--workdir=")))
+        return 0
 
-    names = ["maml", "anil", "boil", "reptile"]
-    assert methods.make_runs(names, tmp_path / "runs", results, launch) == 1
-    assert kept == ["maml", "reptile"]
-    assert [len(commands), commands[0][-1]] == [3, "--config=configs/quickstart.py:method=maml"]
+    sweep = sweep_of(tmp_path, launch)
+    assert sweep(runs_of("maml", "anil", "boil", "reptile")) == 1
+    assert archived == ["maml", "reptile"]
+    configs = [command[4] for command in commands]
+    assert configs[0] == "--config=configs/quickstart.py:method=maml,seed=0"
+    assert len(commands) == 3
     assert commands[2][-1].startswith("--config.train.epochs=")
 
 
-def test_a_stopped_run_ends_the_command(tmp_path, monkeypatch):
-    kept, calls = [], []
-    fake_keep(monkeypatch, kept)
+def test_a_stopped_run_ends_the_command(tmp_path, archived):
+    calls = []
 
     def launch(command, log):
         calls.append(command)
         return STOPPED_EXIT_CODE
 
-    code = methods.make_runs(["maml", "anil"], tmp_path / "runs", tmp_path / "results", launch)
-    assert (code, len(calls), kept) == (STOPPED_EXIT_CODE, 1, [])
+    code = sweep_of(tmp_path, launch)(runs_of("maml", "anil"))
+    assert (code, len(calls), archived) == (STOPPED_EXIT_CODE, 1, [])
+
+
+def test_every_method_is_archived_with_all_its_tests():
+    sweep = methods.MethodSweep(pathlib.Path("nowhere"), methods.RESULTS, launch=None)
+    assert all(map(sweep.is_done, runs_of(*methods.METHODS)))
 
 
 def test_the_table_has_what_is_kept_and_says_what_is_missing(tmp_path):

@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 
 from experiments.paper import runs as runs_lib
-from experiments.paper.cells import Group
-from experiments.paper.kept_runs import load_kept, planned_config
+from experiments.paper.archived_runs import load_run, planned_config
 from experiments.paper.report import fill, write_report
 from experiments.paper.runs import Run, figure_1
-from experiments.paper.tables import all_tables, cost_to_reach
+from experiments.paper.tables import all_tables
 from mamlpp_jax.artifacts.workdir import Workdir
 from mamlpp_jax.errors import WorkdirError
 from mamlpp_jax.utils.files import write_json
@@ -83,7 +82,7 @@ def found(tables, name, **wanted):
 
 def test_without_runs_every_row_says_so(tmp_path):
     tables = all_tables(tmp_path)
-    for name in ("table1", "table2", "table3", "table4", "stability", "cost"):
+    for name in ("table1", "table2", "table4", "methods", "figure1"):
         assert rows(tables[name])
         for row in rows(tables[name]):
             assert "no run" in row.values()
@@ -139,10 +138,8 @@ def test_diverged_runs_are_counted_and_not_averaged(tmp_path):
     (row,) = found(tables, "table4", shot=1, method="maml++")
     assert row["outer steps"].startswith("diverged at 1,234; ")
     assert row["batch, ensemble"] == "diverged"
-    wanted = {"task": "Omniglot 5-way 1-shot", "method": "maml", "protocol": "short"}
-    (row,) = found(tables, "stability", **wanted)
-    assert row["diverged"] == "1 of 2"
-    assert (row["gradient norm, median"], row["gradient norm, largest"]) == ("2", "12")
+    (row,) = found(tables, "methods", way=5, method="maml++")
+    assert row["outer steps"] == row["batch, best"] == "diverged"
 
 
 def test_the_strided_network_is_not_set_beside_the_papers_numbers_of_the_other(tmp_path):
@@ -153,64 +150,24 @@ def test_the_strided_network_is_not_set_beside_the_papers_numbers_of_the_other(t
     assert "published" not in row
 
 
-def test_the_cost_of_an_accuracy(tmp_path):
-    write_run(tmp_path, MAML, 0.9)
-    kept = load_kept(tmp_path, MAML)
-    (seconds,) = Group([kept], 3).seconds
-    assert cost_to_reach(kept, seconds, 0.8) == (500, 50.0)
-    assert cost_to_reach(kept, seconds, 0.9) == (1000, 100.0)
-    assert cost_to_reach(kept, seconds, 0.91) is None
-    wanted = {"task": "Omniglot 5-way 1-shot", "method": "maml"}
-    tables = all_tables(tmp_path)
-    (row,) = found(tables, "cost", **wanted, **{"validation accuracy": "90 %"})
-    assert (row["steps"], row["seconds"], row["reached by"]) == ("1,000", "100", "1 of 1 runs")
-    (row,) = found(tables, "cost", **wanted, **{"validation accuracy": "95 %"})
-    assert (row["steps"], row["reached by"]) == ("not reached", "0 of 1 runs")
-
-
-def write_times(folder, milliseconds):
-    lines = [json.loads(line) for line in (folder / "epochs.jsonl").read_text().splitlines()]
-    for record, value in zip(lines, milliseconds, strict=True):
-        record["ms_per_step"] = value
-    (folder / "epochs.jsonl").write_text("".join(json.dumps(r) + "\n" for r in lines))
-
-
-def test_a_slow_epoch_costs_what_others_of_its_kind_do(tmp_path):
-    """First order and multi-step loss twice, second order with it once, then without it."""
-    fields = {"train.epochs": 5, "train.first_order_epochs": 2, "train.multi_step_epochs": 3}
-    seeds = [MAML, MAML._replace(seed=1)]
-    times = [(900.0, 100.0, 400.0, 200.0, 300.0), (100.0, 500.0, 600.0, 400.0, 400.0)]
-    for run, milliseconds in zip(seeds, times, strict=True):
-        write_times(write_run(tmp_path, run, **fields), milliseconds)
-    kept = [load_kept(tmp_path, run) for run in seeds]
-    assert Group(kept, 3).seconds == [[50.0, 100.0, 300.0, 400.0, 500.0]] * 2
-    elsewhere = dataclasses.replace(kept[1], results={**kept[1].results, "commit": "def456"})
-    assert Group([kept[0], elsewhere], 3).seconds[1] == [50.0, 100.0, 400.0, 600.0, 800.0]
-    for record in kept[0].epochs:
-        del record["ms_per_step"]
-    assert np.isnan(Group(kept[:1], 3).seconds).all()
-
-
 def test_a_run_that_went_on_elsewhere_says_so(tmp_path):
     folder = write_run(tmp_path, MAML)
     records = [json.loads(line) for line in (folder / "epochs.jsonl").read_text().splitlines()]
     for record in records[4:]:
-        record |= {"made": "Napier's bones", "ms_per_step": 10.0}
+        record |= {"made": "Napier's bones"}
     (folder / "epochs.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
-    kept = load_kept(tmp_path, MAML)
-    assert kept.made == "Abacus, 2 devices, JAX 0.10, commit abc123; then Napier's bones"
-    (seconds,) = Group([kept], 1).seconds
-    assert seconds[3:5] == pytest.approx([4 * 500 * 0.1, 4 * 500 * 0.1 + 500 * 0.01])
+    place = load_run(tmp_path, MAML).place
+    assert place == "Abacus, 2 devices, JAX 0.10, commit abc123; then Napier's bones"
 
 
 def test_unlisted_runs_are_shown_and_misplaced_ones_refused(tmp_path):
     variant = MAML._replace(variant="ema")
     folder = write_run(tmp_path, variant, 0.95)
-    option = runs_lib.options("paper")[1]  # the table of options has those of the short protocol
-    write_run(tmp_path, option, failure="loss is nan at outer step 7 (epoch 1)")
-    of_option, *tests = rows(all_tables(tmp_path)["other"])
-    assert (of_option["run"], of_option["accuracy"]) == (option.name, "")
-    assert of_option["outer steps"].startswith("diverged at 7")
+    diverged = MAML._replace(variant="average", fields={"train.average_decay": 0.999})
+    write_run(tmp_path, diverged, failure="loss is nan at outer step 7 (epoch 1)")
+    of_diverged, *tests = rows(all_tables(tmp_path)["other"])
+    assert (of_diverged["run"], of_diverged["accuracy"]) == (diverged.name, "")
+    assert of_diverged["outer steps"].startswith("diverged at 7")
     row = {**tests[0], "outer steps": ""}
     assert (
         row.items()
@@ -237,10 +194,7 @@ def test_equal_results_give_equal_bytes_and_stay_as_they_are(tmp_path):
     pages = [write_report(results, tmp_path / name) for name in ("one", "two")]
     assert pages[0] == pages[1]
     names = {path.name for path in (tmp_path / "one").iterdir()}
-    figures = {
-        f"{name}.{kind}" for name in ("figure1", "stability", "cost") for kind in ("png", "svg")
-    }
-    assert names == figures | {"report.md"}
+    assert names == {"figure1.png", "figure1.svg", "report.md"}
     for name in names:
         content = (tmp_path / "one" / name).read_bytes()
         assert content == (tmp_path / "two" / name).read_bytes()
@@ -291,20 +245,17 @@ def gained(right, plain):
     return f"{20 * right.mean():.2f} ({gains.mean():+.2f} ± {half:.2f})"
 
 
-def test_an_option_is_compared_with_plain_runs_on_the_same_tasks(tmp_path):
-    rng = np.random.default_rng(0)
-    correct = rng.integers(2, 6, size=(3, 40))  # plain, smoothed, plain with more inner steps
-    plain, *options = runs_lib.options()[: 1 + len(runs_lib.OPTIONS)]
-    smoothed = next(run for run in options if run.variant == "smoothing")
-    write_tested(tmp_path, plain, {5: correct[0], 10: correct[2]})
-    write_tested(tmp_path, smoothed, {5: correct[1]})
+def test_more_inner_steps_in_the_test_have_a_row_of_their_own(tmp_path):
+    correct = np.random.default_rng(0).integers(2, 6, size=(3, 40))
+    write_tested(tmp_path, MAML, {5: correct[0], 10: correct[2]})
+    write_tested(tmp_path, MAML._replace(method="maml++"), {5: correct[1]})
     table = all_tables(tmp_path)
-    for option, steps, right in (("smoothing", 5, correct[1]), ("none", 10, correct[2])):
-        (row,) = found(table, "options", way=5, option=option, **{"inner steps": steps})
+    for method, steps, right in (("maml++", 5, correct[1]), ("maml", 10, correct[2])):
+        (row,) = found(table, "methods", way=5, method=method, **{"inner steps": steps})
         assert row["batch, best"] == gained(right, correct[0])
-    (row,) = found(table, "options", way=5, option="none", **{"inner steps": 5})
+    (row,) = found(table, "methods", way=5, method="maml", **{"inner steps": 5})
     assert row["support, ensemble"] == f"{20 * correct[0].mean():.2f}"
-    (row,) = found(table, "options", way=20, option="average")
+    (row,) = found(table, "methods", way=20, method="maml")
     assert row["batch, best"] == "no run"
 
 
@@ -349,64 +300,3 @@ def test_a_method_is_compared_with_maml_of_as_many_ways(tmp_path):
     assert "(" not in row["batch, ensemble"]
     (row,) = found(table, "methods", way=5, method="maml")
     assert row["batch, ensemble"] == f"{20 * correct[0].mean():.2f}"
-
-
-def elsewhere(tests):
-    """The same tests under conditions that brief runs' tables do not show."""
-    others = ({"inner_steps": 10}, {"shot": 5}, {"data": "birds"})
-    return [dataclasses.replace(test, accuracy=0.1, **other) for test in tests for other in others]
-
-
-def test_a_brief_run_has_a_row_per_number_of_ways(tmp_path):
-    shared, _ = runs_lib.shared_head()
-    folder = write_run(tmp_path, shared, 0.9)
-    results = Workdir(folder).results()
-    wide = [dataclasses.replace(test, way=20, accuracy=0.5) for test in results["test"]]
-    Workdir(folder).write_results(
-        {**results, "test": [*results["test"], *wide, *elsewhere(wide)]}, {}
-    )
-    table = all_tables(tmp_path)
-    method = {"run": "omniglot 5-way 1-shot, `fomaml+sharedhead`", "statistics": "`batch`"}
-    few, many = found(table, "brief", **method)
-    assert (few["ways in the test"], few["accuracy"]) == ("5", "89.00 ± 0.50")
-    assert (many["ways in the test"], many["accuracy"]) == ("20", "50.00 ± 0.50")
-    assert many["loss"] == "1.000 → 0.500"
-    (none,) = found(table, "brief", run="omniglot 5-way 1-shot, `fomaml+tasknorm`")
-    assert none["statistics"] == "no run"
-
-
-def test_an_inner_rate_has_its_validations_and_tests(tmp_path):
-    low, high = runs_lib.inner_rates()
-    folder = write_run(tmp_path, low, 0.9, tasks=200)
-    results = Workdir(folder).results()
-    tests = [dataclasses.replace(test, query=15) for test in results["test"]]
-    Workdir(folder).write_results({**results, "test": [*elsewhere(tests), *tests]}, {})
-    write_run(tmp_path, high, failure="loss is nan at outer step 7 (epoch 0)")
-    table = all_tables(tmp_path)
-    (row,) = found(table, "rates", **{"first inner rate": "0.01"})
-    validated = [value for key, value in row.items() if key.endswith("0 steps")]
-    assert validated == ["80.0", "90.0", "90.0", "90.0", "90.0"]
-    assert row["test, `batch`"] == "89.00 ± 0.50"
-    (row,) = found(table, "rates", **{"first inner rate": "0.1"})
-    assert row["outer steps"] == "diverged"
-    assert "No other runs" in table["other"]
-
-
-def test_running_statistics_have_a_row_per_kind_in_training(tmp_path):
-    _, running, _, handed_over = runs_lib.running_statistics()
-    folder = write_run(tmp_path, handed_over, 0.9)
-    results = Workdir(folder).results()
-    more = [
-        dataclasses.replace(test, eval_statistics="renorm")
-        for test in results["test"]
-        if test.eval_statistics == "batch"
-    ]
-    tests = [*results["test"], *more]
-    Workdir(folder).write_results({**results, "test": [*tests, *elsewhere(tests)]}, {})
-    write_run(tmp_path, running, failure="loss is nan at outer step 7 (epoch 1)")
-    table = all_tables(tmp_path)
-    (row,) = found(table, "running", **{"trained with": "`renorm`, handed over"})
-    assert row["`renorm`"] == row["`batch`"] == "89.00 ± 0.50"
-    for statistics, state in (("`running`", "diverged"), ("`batch`", "no run")):
-        (row,) = found(table, "running", **{"trained with": statistics})
-        assert row["outer steps"] == state

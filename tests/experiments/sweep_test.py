@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from experiments.paper.launcher import Launcher
+from experiments.launcher import Launcher
 from experiments.paper.runs import load_runs
 from experiments.paper.sweep import Sweep
 from mamlpp_jax.errors import WorkdirError
@@ -77,8 +77,9 @@ class Programs:
         return 0
 
 
-def sweep_of(tmp_path, programs, tasks=0, **conditions):
-    return Sweep(tmp_path / "workdirs", tmp_path / "results", tasks, programs, **conditions)
+def sweep_of(tmp_path, programs, *tests, **options):
+    folders = tmp_path / "workdirs", tmp_path / "results"
+    return Sweep(*folders, programs, tests=tests or ({},), **options)
 
 
 def steps(programs, *names):
@@ -175,14 +176,15 @@ def test_a_test_on_more_tasks_is_added_once(tmp_path):
     sweep_of(tmp_path, programs)(RUNS[:1])
     programs.launched.clear()
     for _ in range(2):
-        assert sweep_of(tmp_path, programs, tasks=6000)(RUNS[:1]) == 0
+        assert sweep_of(tmp_path, programs, {"tasks": 6000})(RUNS[:1]) == 0
     name = RUNS[0].name
     assert programs.launched == [("train", name), ("evaluate", name), ("keep", name)]
 
 
 def test_tests_under_other_conditions_are_added_to_that_on_more_tasks(tmp_path):
     programs = Programs()
-    sweep = sweep_of(tmp_path, programs, tasks=6000, inner_steps=10, way=20)
+    more = {"tasks": 6000}
+    sweep = sweep_of(tmp_path, programs, more, {**more, "inner_steps": 10}, {**more, "way": 20})
     assert sweep(RUNS[:1]) == sweep(RUNS[:1]) == 0
     name = RUNS[0].name
     assert programs.launched == [("train", name), *[("evaluate", name)] * 3, ("keep", name)]
@@ -197,7 +199,7 @@ def test_tests_under_other_conditions_are_added_to_that_on_more_tasks(tmp_path):
 
 def test_a_test_of_other_statistics_or_data_is_not_taken_for_a_wanted_one(tmp_path):
     programs = Programs(statistics="batch,support,running")
-    sweep = sweep_of(tmp_path, programs, tasks=6000)
+    sweep = sweep_of(tmp_path, programs, {"tasks": 6000})
     sweep(RUNS[:1])
     path = sweep.workdirs / RUNS[0].name / "results.json"
     results = json.loads(path.read_text())
@@ -215,7 +217,7 @@ def test_a_kept_run_without_its_workdir_is_not_trained_again_for_a_test(tmp_path
     sweep_of(tmp_path, programs)(RUNS[:2])
     programs.launched.clear()
     shutil.rmtree(tmp_path / "workdirs" / RUNS[0].name)
-    sweep = sweep_of(tmp_path, programs, tasks=6000)
+    sweep = sweep_of(tmp_path, programs, {"tasks": 6000})
     before = (sweep.results / RUNS[0].name / "results.json").read_bytes()
     assert sweep(RUNS[:2]) == 1
     name = RUNS[1].name
@@ -232,7 +234,7 @@ def test_further_flags_are_for_trainings(tmp_path):
         tests.extend(word for word in command if "evaluate" in word or "tensorboard" in word)
         return programs(command, log)
 
-    sweep_of(tmp_path, launch, tasks=6000, further=further)(RUNS[:1])
+    sweep_of(tmp_path, launch, {"tasks": 6000}, further=further)(RUNS[:1])
     assert tests == [*further, "--mode=evaluate"]
 
 
@@ -285,6 +287,14 @@ def test_a_stop_is_passed_on_awaited_and_final(tmp_path, count):
     assert all(log.with_suffix(".state").read_text() == "saved" for log in logs)
     assert launcher([sys.executable, "-c", "print('begun')"], logs[0]) == 75
     assert "begun" not in logs[0].read_text()
+
+
+def test_signals_stop_the_launcher_while_it_listens_and_are_as_before_afterwards(tmp_path):
+    before, launcher = signal.getsignal(signal.SIGTERM), Launcher()
+    with launcher.listening():
+        signal.raise_signal(signal.SIGTERM)
+    assert launcher([sys.executable, "-c", "print('begun')"], tmp_path / "log") == 75
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_exit_codes_and_output_of_commands(tmp_path):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import pathlib
 import signal
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 
 from mamlpp_jax.training.preemption import STOPPED_EXIT_CODE
@@ -22,7 +23,7 @@ class Launcher:
         self._running: set[subprocess.Popen[bytes]] = set()
 
     def __call__(self, command: Sequence[str], log: pathlib.Path) -> int:
-        """The exit code of a command, whose output is appended to `log`; 75 when it was stopped."""
+        """Returns the exit code of a command, whose output is appended to `log`; 75 when it was stopped."""
         if self._stopping:
             return STOPPED_EXIT_CODE
         with log.open("ab") as output:
@@ -43,13 +44,19 @@ class Launcher:
         return STOPPED_EXIT_CODE if self._stopping else code
 
     def stop(self, number: int, frame: FrameType | None) -> None:
-        """A signal handler."""
+        """Stops; a signal handler."""
         del number, frame
         self._stopping = True
         for process in list(self._running):
             process.terminate()
 
-    def listen(self) -> None:
-        """Makes SIGTERM and SIGINT call `stop`."""
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self.stop)
+    @contextlib.contextmanager
+    def listening(self) -> Iterator[None]:
+        """Makes SIGTERM and SIGINT call `stop` within the block."""
+        signals = (signal.SIGTERM, signal.SIGINT)
+        before = {number: signal.signal(number, self.stop) for number in signals}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
