@@ -20,6 +20,7 @@ from mamlpp_jax.artifacts.workdir import Workdir
 from mamlpp_jax.cli.config_files import load_config
 from mamlpp_jax.config.fields import FIELDS
 from mamlpp_jax.errors import WorkdirError
+from mamlpp_jax.statistics import find_statistics
 from mamlpp_jax.utils.files import exists, read_json, wrap_os_errors
 
 # A folder in which these differ from its name holds another run.
@@ -178,8 +179,11 @@ def load_folder(folder: pathlib.Path) -> ArchivedRun | None:
 
 def _changed(planned: dict[str, Any], config: dict[str, Any]) -> tuple[str, ...]:
     """Fields that changed what was computed."""
+    annealed = find_statistics(config["norm.train_statistics"]).annealed
     return tuple(
         f"{key}={value}"
         for key, value in sorted(config.items())
-        if planned[key] != value and not FIELDS[key].resumable
+        if planned[key] != value
+        and not FIELDS[key].resumable
+        and (annealed or key != "norm.hand_over")  # read by such statistics alone
     )

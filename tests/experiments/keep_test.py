@@ -130,7 +130,7 @@ def test_weights_say_whose_they_are(workdir, kept):
 def test_a_model_is_read_though_its_run_lacks_later_fields(kept, tmp_path):
     older = shutil.copytree(kept, tmp_path / "older")
     config = json.loads((older / "config.json").read_text())
-    del config["norm"]["anneal"], config["model"]["shared_head"]
+    del config["norm"]["hand_over"], config["model"]["shared_head"]
     (older / "config.json").write_text(json.dumps(config))
     assert find_model(older).fields == find_model(kept).fields
 
