@@ -39,11 +39,11 @@ setup(
         "orbax-checkpoint>=0.12",
         "pillow>=10.0",
         "pooch>=1.8",
+        "rich>=14.1",  # nested live displays
         "safetensors>=0.5",
         "tabulate>=0.9",
         "tensorboardX>=2.6",
         "tensorflow-datasets>=4.9.10",
-        "tqdm>=4.66",
     ],
     extras_require={
         # experiments/: tables of runs and of the benchmark

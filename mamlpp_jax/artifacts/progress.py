@@ -1,9 +1,10 @@
-"""How far training is: a bar on a terminal, log lines elsewhere."""
+"""Progress of a training: a bar on a terminal, log lines elsewhere."""
 
 from __future__ import annotations
 
 import contextlib
 import datetime
+import math
 import sys
 import time
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from typing import Any, TextIO
 
 from absl import logging
 
-from mamlpp_jax.utils.terminal import terminal_bar
+from mamlpp_jax.utils.terminal import can_redraw, live_display
 
 
 class Progress:
@@ -32,7 +33,7 @@ class Progress:
             start_step: outer steps done by earlier runs.
             log_every_seconds: shortest time between two log lines when there is no terminal.
             stream: destination of the bar, drawn only if it is a terminal; default stderr.
-            clock: seconds since any moment, for the log lines.
+            clock: seconds since any moment, for the rate.
         """
         self._total = total_steps
         self._every = log_every_seconds
@@ -40,18 +41,10 @@ class Progress:
         self._clock = clock
         self._stack = contextlib.ExitStack()
         self._bar: Any = None
-        if self._stream.isatty():
-            bar = terminal_bar(
-                self._stream,
-                total=total_steps,
-                initial=start_step,
-                unit=" steps",
-                mininterval=0.5,
-                miniters=1,  # a fixed count: otherwise the bar stalls when steps become slower
-            )
-            self._bar = self._stack.enter_context(bar)
-        # Time and step of the last log line; set by the first update, so that the first rate
-        # leaves out compilation.
+        if can_redraw(self._stream):
+            self._bar = self._stack.enter_context(_bar(self._stream))
+            self._bar.add_task("", total=total_steps, completed=start_step)
+        # Time and step from which the rate is counted; set by the first update, to leave out compilation.
         self._mark: tuple[float, int] | None = None
 
     def update(self, step: int, loss: float, accuracy: float, epoch: int) -> None:
@@ -63,19 +56,28 @@ class Progress:
             accuracy: query accuracy of the last step, a fraction.
             epoch: counted from 0; people are shown it counted from 1, as in validation lines.
         """
-        if self._bar is None:
-            self._log(step, loss, accuracy, epoch)
+        now = self._clock()
+        self._mark = self._mark or (now, step)
+        seconds, steps = now - self._mark[0], step - self._mark[1]
+        text = f"epoch {epoch + 1}: loss {loss:.4f}, accuracy {100 * accuracy:.1f} %"
+        rate = steps / max(seconds, 1e-9)
+        if rate > 0:
+            text += f", {rate:.2f} steps/s"
+        if self._bar is not None:
+            self._bar.update(self._bar.task_ids[0], completed=step, description=text)
+        if seconds < self._every or steps <= 0:
             return
-        texts = {"epoch": epoch + 1, "loss": f"{loss:.4f}", "accuracy": f"{100 * accuracy:.1f} %"}
-        self._bar.set_postfix(texts, refresh=False)
-        self._bar.update(step - self._bar.n)
+        self._mark = now, step
+        if self._bar is None:
+            left = datetime.timedelta(seconds=round((self._total - step) / rate))
+            logging.info("step %d/%d, %s, ETA %s", step, self._total, text, left)
 
     def message(self, text: str) -> None:
         """Prints a line above the bar, or logs it where there is none."""
         if self._bar is None:
             logging.info("%s", text)
         else:
-            self._bar.write(text, file=self._stream)
+            self._bar.console.print(text)
 
     def __enter__(self) -> Progress:
         return self
@@ -84,18 +86,19 @@ class Progress:
         """Leaves the bar as it stands and ends its line."""
         self._stack.close()
 
-    def _log(self, step: int, loss: float, accuracy: float, epoch: int) -> None:
-        now = self._clock()
-        if self._mark is None:
-            self._mark = now, step
-            return
-        seconds, steps = now - self._mark[0], step - self._mark[1]
-        if seconds < self._every or steps <= 0:
-            return
-        self._mark = now, step
-        rate = steps / max(seconds, 1e-9)
-        left = datetime.timedelta(seconds=round((self._total - step) / rate))
-        logging.info(
-            "step %d/%d, epoch %d: loss %.4f, accuracy %.1f %%, %.2f steps/s, ETA %s",
-            *(step, self._total, epoch + 1, loss, 100 * accuracy, rate, left),
-        )
+
+def _bar(stream: TextIO) -> Any:
+    from rich import progress, table
+
+    return live_display(
+        stream,
+        progress.BarColumn(bar_width=8),
+        progress.MofNCompleteColumn(),
+        progress.TimeElapsedColumn(),
+        progress.TextColumn("ETA"),
+        progress.TimeRemainingColumn(),
+        # Cut on a narrow terminal.
+        progress.TextColumn("{task.description}", table_column=table.Column(no_wrap=True, ratio=1)),
+        expand=True,
+        speed_estimate_period=math.inf,  # Steps may take minutes.
+    )

@@ -6,15 +6,15 @@ import logging as std_logging
 
 from absl import logging
 
-from mamlpp_jax.utils.terminal import log_above_bars
+from mamlpp_jax.utils.terminal import log_above_displays
 
 _AT_LENGTH = ("jax._src.xla_bridge", "matplotlib")  # of a missing TPU, of fonts
 
 
 def set_up_log() -> None:
-    """Shows information, above any bar, and every warning once; of other libraries no more than warnings."""
+    """Shows information, above any live display, and every warning once; of other libraries no more than warnings."""
     logging.set_verbosity(logging.INFO)
-    log_above_bars()
+    log_above_displays()
     logging.get_absl_logger().addFilter(_Once())
     quiet_libraries()
 

@@ -1,18 +1,20 @@
-"""What a terminal shows while a program works: bars, and the parts of a run with a running clock."""
+"""Output on a terminal while a program works: bars, and the phases of a run with a running clock."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import sys
-import threading
 import time
 from collections.abc import Iterator
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from absl import logging
 
-_REFRESH_SECONDS = 1.0
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress, ProgressColumn
 
 
 @contextlib.contextmanager
@@ -24,82 +26,71 @@ def phase(text: str, stream: TextIO | None = None) -> Iterator[None]:
     but the first.
 
     Args:
-        text: what begins, such as "making the data set".
-        stream: where a terminal is looked for; default stderr.
+        text: name of the part, such as "making the data set".
+        stream: possible terminal; default stderr.
     """
     stream = sys.stderr if stream is None else stream
     if not logging.level_info():
         yield
         return
     started = time.monotonic()
-    if not stream.isatty():
+    if not can_redraw(stream):
         logging.info("%s ...", text)
         yield
         logging.info("%s: %.1f s", text, time.monotonic() - started)
         return
-    with terminal_bar(stream, leave=False, desc=text, bar_format="{desc} ... {elapsed}") as bar:
+    from rich.progress import TextColumn, TimeElapsedColumn
+
+    columns = TextColumn("{task.description} ...", markup=False), TimeElapsedColumn()
+    with live_display(stream, *columns, transient=True) as display:
+        display.add_task(text, total=None)
         yield
-    bar.write(f"{text}: {time.monotonic() - started:.1f} s", file=stream)
+    display.console.print(f"{text}: {time.monotonic() - started:.1f} s")
 
 
-@contextlib.contextmanager
-def terminal_bar(stream: TextIO, **options: Any) -> Iterator[Any]:
-    """A `tqdm.tqdm` that is redrawn every second, so that its clock runs, and closed at the end.
+def can_redraw(stream: TextIO) -> bool:
+    """Whether a stream is a terminal whose lines can be drawn again."""
+    return stream.isatty() and os.environ.get("TERM", "").lower() not in ("dumb", "unknown")
 
-    Args:
-        stream: a terminal.
-        **options: of `tqdm.tqdm`.
-    """
-    import tqdm
 
-    # A container's terminal may report a size of 0 by 0; tqdm would then draw nothing.
-    known = _has_size(stream)
-    bar = tqdm.tqdm(
-        file=stream,
-        dynamic_ncols=known,
-        ncols=None if known else 100,
-        nrows=None if known else 24,
+def live_display(stream: TextIO, *columns: ProgressColumn, **options: Any) -> Progress:
+    """A context manager that keeps lines of these columns at the foot of a terminal, below those of an outer one."""
+    import rich.progress
+
+    return rich.progress.Progress(
+        *columns,
+        console=_console(stream),
+        refresh_per_second=2,
+        redirect_stdout=False,  # It may be a file.
+        redirect_stderr=False,
         **options,
     )
-    stopped = threading.Event()
-
-    def redraw() -> None:
-        while not stopped.wait(_REFRESH_SECONDS):
-            bar.refresh()
-
-    clock = threading.Thread(target=redraw, daemon=True)
-    clock.start()
-    try:
-        yield bar
-    finally:
-        stopped.set()
-        clock.join()
-        bar.close()
 
 
-def _has_size(terminal: TextIO) -> bool:
-    try:
-        return 0 not in os.get_terminal_size(terminal.fileno())
-    except (AttributeError, OSError, ValueError):
-        return False
+def log_above_displays() -> None:
+    """Writes log lines above the live displays of a terminal instead of into them; for the start of a program."""
+    if can_redraw(sys.stderr):
+        from rich.file_proxy import FileProxy
+
+        stream = FileProxy(_console(sys.stderr), sys.stderr)
+        logging.get_absl_handler().python_handler.setStream(stream)
 
 
-def log_above_bars() -> None:
-    """Writes log lines above the bars of a terminal instead of into them; for the start of a program."""
-    if sys.stderr.isatty():
-        logging.get_absl_handler().python_handler.setStream(_AboveBars(sys.stderr))
+@functools.lru_cache(maxsize=1)
+def _console(stream: TextIO) -> Console:
+    """The one console of a terminal, through which its displays know of one another."""
+    import rich.console
 
+    class VisibleCursor(rich.console.Console):
+        def show_cursor(self, show: bool = True) -> bool:
+            return False  # A process that is killed would leave it hidden.
 
-class _AboveBars:
-    """A terminal whose bars make room for what is written to it."""
-
-    def __init__(self, terminal: TextIO) -> None:
-        self._terminal = terminal
-
-    def write(self, text: str) -> None:
-        import tqdm
-
-        tqdm.tqdm.write(text, file=self._terminal, end="")
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._terminal, name)
+    # Text is shown as it is, and its lines are left to the terminal.
+    return VisibleCursor(
+        file=stream,
+        force_terminal=True,
+        markup=False,
+        emoji=False,
+        highlight=False,
+        soft_wrap=True,
+    )

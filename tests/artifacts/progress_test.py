@@ -1,6 +1,7 @@
 import re
 
 from mamlpp_jax.artifacts.progress import Progress
+from tests.helpers.pseudo_terminal import lines
 
 
 class Stream:
@@ -42,10 +43,10 @@ def test_a_log_file_gets_one_line_per_interval(log_lines):
     stream = Stream(terminal=False)
     logged(Clock(), stream, range(101, 201), 1.0, log_every_seconds=30.0)
     assert stream.text == ""
-    lines = log_lines()
-    assert [re.search(r"(\d+)/1000", line)[1] for line in lines] == ["131", "161", "191"]
+    logged_lines = log_lines()
+    assert [re.search(r"(\d+)/1000", line)[1] for line in logged_lines] == ["131", "161", "191"]
     for part in ("epoch 3", "loss 0.5000", "accuracy 25.0 %", "1.00 steps/s", "ETA 0:14:29"):
-        assert part in lines[0]  # 869 steps are left
+        assert part in logged_lines[0]  # 869 steps are left
 
 
 def test_a_log_file_stays_quiet_within_the_interval(log_lines):
@@ -67,17 +68,19 @@ def test_the_first_rate_leaves_out_compilation(log_lines):
     assert "4.00 steps/s, ETA 0:03:58" in log_lines()[0]
 
 
-def test_a_terminal_gets_a_bar_and_no_log(log_lines):
+def test_a_terminal_gets_a_bar_and_no_log(log_lines, monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "120")
     stream = Stream(terminal=True)
     with Progress(40, 10, stream=stream) as progress:
         progress.update(20, loss=0.125, accuracy=0.9, epoch=1)
-        progress.message("validation: 91.8 %")
+        progress.message("validation: [91.8] %")
         progress.update(40, loss=0.0625, accuracy=0.95, epoch=1)
-    assert "10/40" in stream.text  # resumed
-    last = stream.text.rstrip("\n").rsplit("\r", 1)[-1]
-    for part in ("40/40", "steps/s", "epoch=2", "loss=0.0625", "accuracy=95.0 %"):
-        assert part in last
-    assert re.search(r"\r *\r?validation: 91\.8 % *\n", stream.text)  # a line of its own
+    shown = lines(stream.text)
+    assert "10/40" in shown[0]  # resumed
+    for part in ("40/40", "steps/s", "epoch 2", "loss 0.0625", "accuracy 95.0 %"):
+        assert part in shown[-1]
+    assert "validation: [91.8] %" in shown  # a line of its own
     assert log_lines() == []
 
 

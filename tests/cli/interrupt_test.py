@@ -12,7 +12,7 @@ def test_an_interrupted_command_says_so_in_one_line_even_while_it_loads():
     with pseudo_terminal() as terminal:
         with subprocess.Popen(
             [sys.executable, "-m", "mamlpp_jax.main", "--mode=evaluate"],
-            env={**os.environ, "JAX_PLATFORMS": "cpu"},
+            env={**os.environ, "JAX_PLATFORMS": "cpu", "TERM": "xterm"},
             stdout=terminal.stream,
             stderr=terminal.stream,
         ) as process:

@@ -7,20 +7,21 @@ import re
 import select
 import time
 
+COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
 class PseudoTerminal:
-    """Collects what is written to `stream`; 100 columns wide unless `size` says otherwise."""
+    """Collects what is written to `stream`."""
 
     def __init__(self, stream, reader):
         self.stream, self._reader = stream, reader
         self.text = ""
 
     def read(self, wanted="", seconds=60):
-        """Reads what is there by now, and waits until `wanted` is among it; returns all so far."""
+        """Reads what is there by now, until it matches `wanted`, colours aside; returns all so far."""
         deadline = time.monotonic() + seconds
-        while self._read_once(0.05) or wanted not in self.text:
+        while self._read_once(0.05) or not re.search(wanted, COLOURS.sub("", self.text)):
             assert time.monotonic() < deadline, f"{wanted!r} did not appear in {self.text!r}"
         return self.text
 
@@ -56,6 +57,6 @@ def pseudo_terminal():
 
 
 def lines(text):
-    """What stood on the lines one after another, redrawn ones each time, without escapes."""
-    parts = re.split(r"[\r\n]+", _ESCAPES.sub("\n", text))
+    """The lines as they stood one after another, redrawn ones each time, without escapes."""
+    parts = re.split(r"[\r\n]+", _ESCAPES.sub("\n", COLOURS.sub("", text)))
     return [part.strip() for part in parts if part.strip()]
