@@ -41,6 +41,7 @@ setup(
         "pooch>=1.8",
         "rich>=14.1",  # nested live displays
         "safetensors>=0.5",
+        "scipy>=1.14",
         "tabulate>=0.9",
         "tensorboardX>=2.6",
         "tensorflow-datasets>=4.9.10",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -11,12 +10,12 @@ import numpy as np
 
 
 class Predictions(NamedTuple):
-    """What a model predicts on T tasks.
+    """Predictions of a model on T tasks.
 
     Attributes:
-        logits: float32 [T, S + 1, M, K], of the query set after 0..S inner steps; [T, 1, M, K] where
+        logits: outputs, float32 [T, S + 1, M, K], of the query set after 0..S inner steps; [T, 1, M, K] where
             only the last step was asked for.
-        labels: int32 [T, M].
+        labels: classes of the query set, int32 [T, M].
     """
 
     logits: np.ndarray
@@ -47,49 +46,24 @@ def ensemble(predictions: Sequence[Predictions]) -> Predictions:
 
 def score(predictions: Predictions) -> Scores:
     """Accuracy, its interval over tasks, and loss."""
+    from scipy.special import log_softmax
+
     logits, labels = predictions.logits.astype(np.float64), predictions.labels
     correct = (logits.argmax(-1) == labels[:, None]).mean(-1)  # [T, S + 1]
     last = correct[:, -1]
     ci95 = student_t95(len(last) - 1) * float(last.std(ddof=1)) / math.sqrt(len(last))
-    return Scores(float(last.mean()), ci95, _loss(logits[:, -1], labels), correct.mean(0).tolist())
+    log_p = np.take_along_axis(log_softmax(logits[:, -1], axis=-1), labels[..., None], axis=-1)
+    return Scores(float(last.mean()), ci95, float(-log_p.mean()), correct.mean(0).tolist())
 
 
 def correct_per_task(predictions: Predictions) -> np.ndarray:
-    """How many query images of each task are right after the last inner step, uint16 [T]."""
+    """Counts the query images of each task that are right after the last inner step, uint16 [T]."""
     right = predictions.logits[:, -1].argmax(-1) == predictions.labels
     return right.sum(-1).astype(np.uint16)
 
 
-@functools.lru_cache
 def student_t95(dof: int) -> float:
-    """The t that Student's distribution with `dof` >= 1 degrees of freedom stays within with probability 0.95.
+    """The t that Student's distribution with `dof` >= 1 degrees of freedom stays within with probability 0.95."""
+    from scipy.special import stdtrit
 
-    Bisects its distribution function, a finite series in the angle atan(t / sqrt(dof)).
-
-    References:
-        Abramowitz & Stegun, Handbook of Mathematical Functions, 1964, 26.7.3 and 26.7.4.
-    """
-    odd = dof % 2
-    k = np.arange(2 + odd, dof - 1, 2)
-    factors = np.cumprod(np.append(1.0, (k - 1) / k))
-    powers = 2 * np.arange(len(factors)) + odd
-
-    def within(angle: float) -> float:
-        series = math.sin(angle) * float((factors * math.cos(angle) ** powers).sum())
-        if not odd:
-            return series
-        return 2 / math.pi * (angle + (series if dof > 1 else 0.0))
-
-    low, high = 0.0, math.pi / 2
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if within(middle) < 0.95 else (low, middle)
-    return math.sqrt(dof) * math.tan(low)
-
-
-def _loss(logits: np.ndarray, labels: np.ndarray) -> float:
-    """Mean cross-entropy of logits [T, M, K] and labels [T, M]."""
-    shifted = logits - logits.max(-1, keepdims=True)
-    log_partition = np.log(np.exp(shifted).sum(-1))
-    chosen = np.take_along_axis(shifted, labels[..., None], axis=-1)[..., 0]
-    return float((log_partition - chosen).mean())
+    return float(stdtrit(dof, 0.975))
