@@ -25,7 +25,7 @@ from mamlpp_jax.training.experiment import (
     build_experiment,
     check_tasks,
     choose_classes,
-    task_shape,
+    task_spec,
 )
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def describe(config: ConfigDict, dataset: Dataset) -> str:
     for split, members in classes.items():
         sizes = dataset.class_sizes[members]
         low, high = int(sizes.min()), int(sizes.max())
-        rotations = task_shape(config, split).rotations
+        rotations = task_spec(config, split).rotations
         lines.append(
             f"{split + ':':<6} {len(members):>5} classes, {int(sizes.sum()):>6} images, "
             f"{low if low == high else f'{low} to {high}'} per class"
@@ -76,8 +76,8 @@ def draw_contact_sheet(experiment: Experiment, dataset: Dataset) -> Figure:
         )
         for split, stream in experiment.tasks.items()
     ]
-    shape = task_shape(experiment.config)
-    return contact_sheet.draw(splits, shape.mean, shape.std)
+    spec = task_spec(experiment.config)
+    return contact_sheet.draw(splits, spec.mean, spec.std)
 
 
 def _main(argv: list[str]) -> None:

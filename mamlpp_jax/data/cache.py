@@ -46,14 +46,7 @@ class CacheKey(NamedTuple):
 
 
 def cache_folder(cache_dir: str) -> Path:
-    """Returns the folder of cached files.
-
-    Args:
-        cache_dir: ``data.cache_dir``; "" for ``mamlpp_jax`` in the user's cache folder.
-
-    Returns:
-        The folder, which need not exist.
-    """
+    """`data.cache_dir`, or where that is "" ``mamlpp_jax`` in the user's cache folder; it need not exist."""
     if cache_dir:
         return Path(cache_dir).expanduser()
     user_cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
@@ -67,13 +60,9 @@ def load_or_make(
 
     Args:
         folder: the cache folder, made when missing.
-        key: the data set.
-        make: reads the data set from its source. Other processes that need a data set with the same
-            name and identity wait meanwhile.
-        source_dir: the folder `make` reads; when the cache is used instead, the log says so.
-
-    Returns:
-        The data set.
+        key: name and identity; other processes that need the same ones wait while the data set is made.
+        make: reader of the data set's source.
+        source_dir: folder that `make` reads; when the cache is used instead, the log says so.
 
     Raises:
         ConfigError: the data set has to be made and the folder is not writable.
@@ -98,12 +87,18 @@ def load_or_make(
             with phase(f"making the data set {key.name} at {key.image_size} pixels"):
                 dataset = make()
             with phase(f"writing {path}"):
-                _write(dataset, path)
+                try:
+                    dataset_lib.save(dataset, path)
+                except OSError as error:
+                    raise DataError(
+                        f"data.cache_dir: {path} cannot be written ({error}); set data.cache_dir to a folder "
+                        "with enough room."
+                    ) from error
     return dataset
 
 
 def _stamp(path: Path) -> tuple[int, int] | None:
-    """Changes when a file is replaced; None when it is missing."""
+    """Identifies a version of a file; None when it is missing."""
     try:
         status = path.stat()
     except OSError:
@@ -130,7 +125,7 @@ def _read(path: Path, key: CacheKey) -> Dataset | None:
 
 
 def _require_writable(folder: Path) -> None:
-    """Fails before a data set is made that could not be kept."""
+    """Fails before a data set is made that could not be stored."""
     problem = "it is not writable"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -142,13 +137,3 @@ def _require_writable(folder: Path) -> None:
         f"data.cache_dir: the cache folder {folder} cannot be used ({problem}); set data.cache_dir "
         "to a folder that can be made and written."
     )
-
-
-def _write(dataset: Dataset, path: Path) -> None:
-    try:
-        dataset_lib.save(dataset, path)
-    except OSError as error:
-        raise DataError(
-            f"data.cache_dir: {path} cannot be written ({error}); set data.cache_dir to a folder "
-            "with enough room."
-        ) from error

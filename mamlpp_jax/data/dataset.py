@@ -20,12 +20,10 @@ _FORMAT = 1
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:
-    """Images grouped by class.
-
-    The images of class c are rows ``sum(class_sizes[:c])`` to ``sum(class_sizes[:c + 1])``.
+    """Images grouped by class: those of class c are rows ``sum(class_sizes[:c])`` to ``sum(class_sizes[:c + 1])``.
 
     Attributes:
-        name: as in ``data.name``; part of reports.
+        name: `data.name`; part of reports.
         images: uint8 [T, H, W, C], in the order of ``class_names``. Written characters (Omniglot,
             glyphs) are inverted: ink 255, paper 0.
         class_names: unique and sorted, so that every source gives the same split.
@@ -53,12 +51,12 @@ class Dataset:
         return len(self.class_names)
 
     def _problem(self) -> str | None:
-        """What is wrong and what is allowed; None when all parts are consistent."""
+        """The first inconsistency and what is allowed instead; None when there is none."""
         images, sizes, names = self.images, self.class_sizes, self.class_names
         if not isinstance(images, np.ndarray) or images.dtype != np.uint8 or images.ndim != 4:
-            return f"images are {_kind(images)}; they must be a uint8 array [T, H, W, C]"
+            return f"images are {_described(images)}; they must be a uint8 array [T, H, W, C]"
         if not isinstance(sizes, np.ndarray) or sizes.dtype != np.int32 or sizes.ndim != 1:
-            return f"class_sizes are {_kind(sizes)}; they must be int32 [num_classes]"
+            return f"class_sizes are {_described(sizes)}; they must be int32 [num_classes]"
         if images.shape[3] not in (1, 3) or 0 in images.shape:
             return f"images have the shape {images.shape}; C must be 1 or 3, none empty"
         if not isinstance(names, tuple) or not all(isinstance(name, str) for name in names):
@@ -79,19 +77,14 @@ class Dataset:
         return None
 
 
-def _kind(value: object) -> str:
-    """Describes an array, or whatever came in its place."""
+def _described(value: object) -> str:
     if isinstance(value, np.ndarray):
         return f"{value.dtype} {list(value.shape)}"
     return f"of type {type(value).__name__}"
 
 
 def fingerprint(dataset: Dataset) -> str:
-    """SHA-256, in hexadecimal, of every image and of its class and published split.
-
-    Data sets with the same fingerprint are the same to train on, wherever they came from; the name
-    does not count.
-    """
+    """SHA-256, in hexadecimal, of every image and of its class and published split, not of the data set's name."""
     digest = hashlib.sha256(repr((dataset.class_names, dataset.class_splits)).encode())
     digest.update(repr((dataset.images.shape, dataset.class_sizes.tolist())).encode())
     digest.update(dataset.images.data)
@@ -101,12 +94,8 @@ def fingerprint(dataset: Dataset) -> str:
 def save(dataset: Dataset, path: str | os.PathLike[str]) -> None:
     """Writes a data set to one ``.npz`` file, atomically.
 
-    Args:
-        dataset: the data set.
-        path: the file, in a folder that exists; an existing file is replaced.
-
     Raises:
-        OSError: the folder cannot be written.
+        OSError: the folder is missing or cannot be written.
     """
     with atomic_open(Path(path)) as file:
         np.savez(
@@ -122,12 +111,6 @@ def save(dataset: Dataset, path: str | os.PathLike[str]) -> None:
 
 def load(path: str | os.PathLike[str]) -> Dataset:
     """Reads a data set written by `save`.
-
-    Args:
-        path: the ``.npz`` file.
-
-    Returns:
-        The data set.
 
     Raises:
         DataError: the file is missing, truncated, damaged or not a data set.

@@ -27,13 +27,13 @@ NORMALIZATIONS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
 
 
 class TaskSource(NamedTuple):
-    """What episodes are sampled from; a pytree that lives on the device.
+    """The images and classes that tasks are sampled from; a pytree that lives on the device.
 
     Attributes:
         images: uint8 [T, H, W, C], every image of the data set, of all splits.
         starts: int32 [classes], first image of each class of this split.
         sizes: int32 [classes], images of each class of this split.
-        key: the random key of this stream of tasks.
+        key: random key of this stream of tasks.
     """
 
     images: Array
@@ -42,15 +42,15 @@ class TaskSource(NamedTuple):
     key: Array
 
     def task_images(
-        self, step: Array, index: Array, shape: TaskShape, max_class_size: int
+        self, step: Array, index: Array, spec: TaskSpec, max_class_size: int
     ) -> tuple[Array, Array]:
         """The images of one task, uint8 [K, shot + query, H, W, C], and the classes' quarter rotations [K]."""
         key = task_key(self.key, step, index)
-        indices, rotations = sample_indices(key, self.starts, self.sizes, shape, max_class_size)
+        indices, rotations = sample_indices(key, self.starts, self.sizes, spec, max_class_size)
         return self.images[indices], rotations
 
 
-class TaskShape(NamedTuple):
+class TaskSpec(NamedTuple):
     """The static part of sampling.
 
     Attributes:
@@ -71,7 +71,7 @@ class TaskShape(NamedTuple):
 
 
 def class_rows(dataset: Dataset, classes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Where the images of some classes lie in `dataset.images`: int32 starts and sizes."""
+    """Int32 starts and sizes of the rows of some classes in `dataset.images`."""
     sizes = np.asarray(dataset.class_sizes, np.int32)
     starts = np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.int32)
     return starts[classes], sizes[classes]
@@ -83,29 +83,29 @@ def task_key(key: Array, step: Array, index: Array) -> Array:
 
 
 def sample_indices(
-    key: Array, starts: Array, sizes: Array, shape: TaskShape, max_class_size: int
+    key: Array, starts: Array, sizes: Array, spec: TaskSpec, max_class_size: int
 ) -> tuple[Array, Array]:
-    """Which images make up one task.
+    """Samples the images of one task.
 
     Args:
         key: of this task.
         starts: int32 [classes].
         sizes: int32 [classes], at least shot + query each.
-        shape: the kind of task.
+        spec: way, shot, query and rotations.
         max_class_size: at least every class size; static.
 
     Returns:
         int32 [way, shot + query] image indices, no image twice in a class, and int32 [way] quarter rotations.
     """
     class_key, image_key = jax.random.split(key)
-    order = _order(jax.random.bits(class_key, (len(starts) * shape.rotations,)))
-    chosen = order[: shape.way]
-    base, rotations = chosen // shape.rotations, chosen % shape.rotations
+    order = _order(jax.random.bits(class_key, (len(starts) * spec.rotations,)))
+    chosen = order[: spec.way]
+    base, rotations = chosen // spec.rotations, chosen % spec.rotations
     # One bit less than 32, so that the padding of small classes sorts behind every real image.
-    bits = jax.random.bits(image_key, (shape.way, max_class_size)) >> 1
+    bits = jax.random.bits(image_key, (spec.way, max_class_size)) >> 1
     absent = jnp.arange(max_class_size) >= sizes[base][:, None]
     within = _order(jnp.where(absent, _LAST, bits))
-    return starts[base][:, None] + within[:, : shape.shot + shape.query], rotations
+    return starts[base][:, None] + within[:, : spec.shot + spec.query], rotations
 
 
 def _order(bits: Array) -> Array:
@@ -133,33 +133,28 @@ def normalize(images: Array, mean: Sequence[float], std: Sequence[float]) -> Arr
     return (pixels - jnp.asarray(mean, jnp.float32)) / jnp.asarray(std, jnp.float32)
 
 
-def assemble(images: Array, rotations: Array, shape: TaskShape) -> Episode:
+def assemble(images: Array, rotations: Array, spec: TaskSpec) -> Episode:
     """Makes the images of one task, uint8 [K, shot + query, H, W, C], an episode of floats."""
-    if shape.rotations > 1:
+    if spec.rotations > 1:
         images = _rotate(images, rotations)
-    pixels = normalize(images, shape.mean, shape.std)
-    support, query = pixels[:, : shape.shot], pixels[:, shape.shot :]
-    labels = jnp.arange(shape.way, dtype=jnp.int32)
+    pixels = normalize(images, spec.mean, spec.std)
+    support, query = pixels[:, : spec.shot], pixels[:, spec.shot :]
+    labels = jnp.arange(spec.way, dtype=jnp.int32)
     return Episode(
-        Batch(support.reshape(-1, *support.shape[2:]), jnp.repeat(labels, shape.shot)),
-        Batch(query.reshape(-1, *query.shape[2:]), jnp.repeat(labels, shape.query)),
+        Batch(support.reshape(-1, *support.shape[2:]), jnp.repeat(labels, spec.shot)),
+        Batch(query.reshape(-1, *query.shape[2:]), jnp.repeat(labels, spec.query)),
     )
 
 
-def make_sample_tasks(shape: TaskShape, max_class_size: int) -> SampleTasks:
-    """The function that samples tasks of one shape.
+def make_sample_tasks(spec: TaskSpec, max_class_size: int) -> SampleTasks:
+    """The function that samples tasks: ``(source, step, task_indices [B]) -> Episode`` with a leading B.
 
-    Args:
-        shape: the kind of task.
-        max_class_size: images of the largest class.
-
-    Returns:
-        ``sample_tasks(source, step, task_indices [B]) -> Episode`` with a leading B; the source is a `TaskSource`,
-        or a `host_episodes.HostBatch` that has these tasks.
+    The source is a `TaskSource`, or a `host_episodes.HostBatch` that has these tasks; `max_class_size` is the number
+    of images of the data set's largest class.
     """
 
     def sample_one(source: Any, step: Array, index: Array) -> Episode:
-        images, rotations = source.task_images(step, index, shape, max_class_size)
-        return assemble(images, rotations, shape)
+        images, rotations = source.task_images(step, index, spec, max_class_size)
+        return assemble(images, rotations, spec)
 
     return jax.vmap(sample_one, in_axes=(None, None, 0))

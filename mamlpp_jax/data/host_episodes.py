@@ -11,12 +11,12 @@ import dataclasses
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
 
-from mamlpp_jax.data.episodes import TaskShape, sample_indices, task_key
+from mamlpp_jax.data.episodes import TaskSource, TaskSpec, sample_indices, task_key
 from mamlpp_jax.types import Array
 
 _T = TypeVar("_T")
@@ -40,32 +40,26 @@ class HostBatch(NamedTuple):
     rotations: Array
 
     def task_images(
-        self, step: Array, index: Array, shape: TaskShape, max_class_size: int
+        self, step: Array, index: Array, spec: TaskSpec, max_class_size: int
     ) -> tuple[Array, Array]:
         """See `episodes.TaskSource.task_images`."""
-        del shape, max_class_size
+        del spec, max_class_size
         at = (step - self.first_step, index - self.first_task)
         return self.images[at], self.rotations[at]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class HostSource:
-    """What episodes are sampled from, on the host.
+    """The source of a split's tasks, on the host.
 
     Attributes:
-        images: uint8 [T, H, W, C], every image of the data set, of all splits.
-        starts: int32 [classes], first image of each class of this split.
-        sizes: int32 [classes], images of each class of this split.
-        key: the random key of this stream of tasks.
-        shape: the kind of task.
-        max_class_size: images of the largest class.
+        source: images, classes and key; its arrays are NumPy's.
+        spec: way, shot, query, rotations and normalisation.
+        max_class_size: images of the data set's largest class.
     """
 
-    images: np.ndarray
-    starts: np.ndarray
-    sizes: np.ndarray
-    key: Array
-    shape: TaskShape
+    source: TaskSource
+    spec: TaskSpec
     max_class_size: int
 
     def indices(self, steps: range, tasks: range) -> tuple[np.ndarray, np.ndarray]:
@@ -73,12 +67,11 @@ class HostSource:
         # A CPU device: an accelerator would answer only after the work it has queued.
         with jax.default_device(_host_device()):
             indices, rotations = _sample_many(
-                jax.device_put(self.key, _host_device()),
-                self.starts,
-                self.sizes,
+                jax.device_put(self.source.key, _host_device()),
+                (self.source.starts, self.source.sizes),
                 np.asarray(steps, np.int32),
                 np.asarray(tasks, np.int32),
-                shape=self.shape,
+                spec=self.spec,
                 max_class_size=self.max_class_size,
             )
         return np.asarray(indices), np.asarray(rotations)
@@ -86,35 +79,31 @@ class HostSource:
     def batch(self, steps: range, tasks: range) -> HostBatch:
         """The tasks with these global indices of each of these outer steps."""
         indices, rotations = self.indices(steps, tasks)
-        return HostBatch(
-            np.int32(steps.start),  # type: ignore[arg-type]
-            np.int32(tasks.start),  # type: ignore[arg-type]
-            self.images[indices],
-            rotations,  # type: ignore[arg-type]
-        )
+        first = np.int32(steps.start), np.int32(tasks.start)
+        on_host: Any = (*first, self.source.images[indices], rotations)
+        return HostBatch(*on_host)
 
     @property
     def task_bytes(self) -> int:
         """Bytes of one task's images."""
-        images = self.shape.way * (self.shape.shot + self.shape.query)
-        return images * int(np.prod(self.images.shape[1:]))
+        images = self.spec.way * (self.spec.shot + self.spec.query)
+        return images * int(np.prod(self.source.images.shape[1:]))
 
 
-@partial(jax.jit, static_argnames=("shape", "max_class_size"))
+@partial(jax.jit, static_argnames=("spec", "max_class_size"))
 def _sample_many(
     key: Array,
-    starts: Array,
-    sizes: Array,
+    classes: tuple[Array, Array],
     steps: Array,
     tasks: Array,
     *,
-    shape: TaskShape,
+    spec: TaskSpec,
     max_class_size: int,
 ) -> tuple[Array, Array]:
     """`sample_indices` of every step and task, with leading axes [steps, tasks]."""
 
     def one(step: Array, task: Array) -> tuple[Array, Array]:
-        return sample_indices(task_key(key, step, task), starts, sizes, shape, max_class_size)
+        return sample_indices(task_key(key, step, task), *classes, spec, max_class_size)
 
     return jax.vmap(lambda step: jax.vmap(partial(one, step))(tasks))(steps)
 

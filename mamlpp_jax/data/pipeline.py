@@ -13,7 +13,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from mamlpp_jax.data.dataset import Dataset
-from mamlpp_jax.data.episodes import TaskShape, TaskSource, class_rows, make_sample_tasks
+from mamlpp_jax.data.episodes import TaskSource, TaskSpec, class_rows, make_sample_tasks
 from mamlpp_jax.data.host_episodes import HostSource, prefetched
 from mamlpp_jax.distributed.mesh import replicate
 from mamlpp_jax.types import Array, Episode, SampleTasks
@@ -34,13 +34,13 @@ class TaskStream:
     """Samples tasks of one split; the same ones wherever its images lie.
 
     Attributes:
-        host: what they are sampled from, on the host.
+        host: source of the tasks, on the host.
         class_names: of the split, before rotation.
         sample_tasks: ``(source, step, task_indices [B]) -> Episode``, to be called inside jit with a source from
             `windows` or `blocks`.
         mesh: the devices.
         device_images: uint8 [T, H, W, C], replicated over the mesh; None where they stay on the host.
-        batch_bytes: of images that are sent to the devices at a time where they stay on the host.
+        batch_bytes: bytes of images sent to the devices at a time where they stay on the host.
     """
 
     host: HostSource
@@ -53,11 +53,11 @@ class TaskStream:
     @property
     def num_classes(self) -> int:
         """Classes that tasks are sampled from; each rotation counts."""
-        return len(self.class_names) * self.host.shape.rotations
+        return len(self.class_names) * self.host.spec.rotations
 
     @property
     def tasks_per_window(self) -> int | None:
-        """How many tasks a window should have at most; None for any number."""
+        """Number of tasks that a window should have at most; None for any number."""
         if self.device_images is not None:
             return None
         return max(1, self.batch_bytes // self.host.task_bytes)
@@ -68,18 +68,13 @@ class TaskStream:
         Images on the host are prepared a few windows ahead, in a thread; close the iterator to end it.
         """
         if self.device_images is not None:
-            host = self.host
-            source = TaskSource(
-                self.device_images,
-                *replicate(
-                    (jnp.asarray(host.starts), jnp.asarray(host.sizes), host.key), self.mesh
-                ),
-            )
+            _, *classes_and_key = self.host.source
+            source = TaskSource(self.device_images, *replicate(classes_and_key, self.mesh))
             yield from itertools.repeat(source, len(windows))
-            return
-        yield from prefetched(
-            lambda window: replicate(self.host.batch(*window), self.mesh), windows
-        )
+        else:
+            yield from prefetched(
+                lambda window: replicate(self.host.batch(*window), self.mesh), windows
+            )
 
     def window(self, steps: range, tasks: range) -> Any:
         """The source of one window."""
@@ -92,7 +87,7 @@ class TaskStream:
         """See `algorithms.evaluation.TaskBlocks`.
 
         Data on the devices need one block. Tasks that the host assembles come in blocks of a limited size, all of
-        the same shape for the sake of one compiled function.
+        the same spec so that one compiled function serves them.
         """
         limit, (chunks, per_chunk) = self.tasks_per_window, task_indices.shape
         rows = chunks
@@ -114,12 +109,11 @@ class TaskStream:
 
     def task_class_names(self, task: int) -> list[str]:
         """Names of the classes of one of these tasks, with the rotations they were sampled at."""
-        host = self.host
-        indices, rotations = host.indices(range(1), range(task, task + 1))
-        starts, ends = host.starts, host.starts + host.sizes
+        indices, rotations = self.host.indices(range(1), range(task, task + 1))
+        _, starts, sizes, _ = self.host.source
         names = []
         for image, quarters in zip(indices[0, 0, :, 0], rotations[0, 0], strict=True):
-            name = self.class_names[int(np.argmax((starts <= image) & (image < ends)))]
+            name = self.class_names[int(np.argmax((starts <= image) & (image < starts + sizes)))]
             names.append(f"{name}, rotated {90 * quarters}°" if quarters else name)
         return names
 
@@ -128,26 +122,28 @@ def make_task_stream(
     dataset: Dataset,
     classes: np.ndarray,
     key: Array,
-    shape: TaskShape,
+    spec: TaskSpec,
     mesh: Mesh,
     device_images: Array | None,
 ) -> TaskStream:
     """The stream of one split.
 
     Args:
-        dataset: whose images are sampled.
+        dataset: all splits together.
         classes: int [classes], the split's class indices.
         key: a typed JAX random key.
-        shape: the kind of task.
+        spec: way, shot, query, rotations and normalisation.
         mesh: the devices.
-        device_images: `dataset.images` replicated over the mesh, which splits share; None to keep them on the host.
+        device_images: `dataset.images` replicated over the mesh, which splits share; None to leave them on the host.
     """
     largest = int(dataset.class_sizes.max())
-    starts, sizes = class_rows(dataset, classes)
+    on_host: Any = (dataset.images, *class_rows(dataset, classes), key)
+    source = TaskSource(*on_host)
+
     return TaskStream(
-        HostSource(dataset.images, starts, sizes, key, shape, largest),
+        HostSource(source, spec, largest),
         tuple(dataset.class_names[index] for index in classes),
-        make_sample_tasks(shape, largest),
+        make_sample_tasks(spec, largest),
         mesh,
         device_images,
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -12,6 +11,7 @@ import numpy as np
 
 from mamlpp_jax.config import parse_fractions
 from mamlpp_jax.data.dataset import SPLITS, Dataset
+from mamlpp_jax.data.readers.csv_files import read_csv
 from mamlpp_jax.errors import ConfigError, DataError
 
 _HEADER = ["class", "split"]
@@ -27,15 +27,15 @@ def split_dataset(
     """The classes of each split, by the first of these rules that applies.
 
     1. ``split_file`` lists the classes. 2. The data set was published with splits. 3. Numbers of
-    classes (``train_classes`` and so on). 4. ``split_fractions`` of the classes. 5. What was chosen before.
+    classes (``train_classes`` and so on). 4. ``split_fractions`` of the classes. 5. The recorded classes.
     6. The usual fractions, moved so that every split has classes for ``way`` as far as there are enough
     (`automatic_counts`). Under rules 1 and 2 the numbers may ask for fewer classes than there are; 0 takes all.
 
     Args:
-        dataset: whose classes are dealt out.
+        dataset: classes in name order.
         data_config: has ``seed`` and the fields above.
         way: classes of a task.
-        rotations: as how many classes each class of a split counts, where not as one.
+        rotations: number of classes that each class of a split counts as; 1 where it is missing.
         recorded: names of the classes of each split, where they have been chosen before.
 
     Returns:
@@ -109,13 +109,9 @@ def _recorded_classes(
 def automatic_counts(
     num_classes: int, fractions: Sequence[float], way: int, rotations: Mapping[str, int]
 ) -> dict[str, int]:
-    """Classes per split, of which each has `way`, or else as many for each as there are.
+    """Classes per split: at least `way` in each, or else as many in each as there are.
 
-    Args:
-        num_classes: of the data set.
-        fractions: what the splits should have, as far as it fits.
-        way: classes of a task.
-        rotations: as how many classes each class of a split counts, where not as one.
+    `fractions` and `rotations` are as in `split_dataset`.
 
     Raises:
         ConfigError: there are fewer than three classes.
@@ -163,23 +159,14 @@ def fraction_counts(num_classes: int, fractions: Sequence[float]) -> dict[str, i
 
 
 def read_split_file(path: Path, dataset: Dataset) -> tuple[str, ...]:
-    """Reads a list of classes: a CSV file with the header ``class,split``.
+    """Reads the split of each class of a data set, "" for classes that are left out, from a CSV file.
 
-    Args:
-        path: the file; one line per class. Classes it leaves out are not used.
-        dataset: whose classes are listed.
-
-    Returns:
-        The split of each class of the data set, "" for unused ones.
+    The file has the header ``class,split`` and one line per class.
 
     Raises:
         DataError: the file is missing, malformed, or names an unknown class or split, or a class twice.
     """
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = [row for row in csv.reader(file) if row]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"data.split_file: {path} cannot be read ({error}).") from error
+    rows = read_csv(path, "data.split_file: ")
     if not rows or [cell.strip() for cell in rows[0]] != _HEADER:
         raise DataError(
             f"data.split_file: {path} must begin with the line 'class,split'; then one line per class follows."
@@ -206,10 +193,9 @@ def split_classes(num_classes: int, counts: Mapping[str, int], seed: int) -> dic
     never to change, so a seed names the same split under every version.
 
     Args:
-        num_classes: number of classes, which are taken to be in name order.
-        counts: classes per split, by the names in ``SPLITS``; each 0 or more. Their sum may be
-            smaller than ``num_classes``; the remaining classes are unused.
-        seed: what the split depends on besides ``num_classes``; at least 0.
+        num_classes: number of classes, in name order.
+        counts: classes per split, each 0 or more; where their sum is smaller than ``num_classes``, the rest is unused.
+        seed: at least 0.
 
     Returns:
         For each name in ``SPLITS`` int32 [count] class indices; no class is in two splits.

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from mamlpp_jax import config as config_lib
 from mamlpp_jax.algorithms.learner import Learner
 from mamlpp_jax.data.dataset import SPLITS, Dataset
-from mamlpp_jax.data.episodes import NORMALIZATIONS, TaskShape
+from mamlpp_jax.data.episodes import NORMALIZATIONS, TaskSpec
 from mamlpp_jax.data.pipeline import TaskStream, make_task_stream
 from mamlpp_jax.data.splits import split_dataset
 from mamlpp_jax.distributed.mesh import make_mesh, replicate, replicated
@@ -79,12 +79,12 @@ class Experiment:
         return state_shapes(self.config, self.image_shape, replicated(self.mesh))
 
 
-def task_shape(config: ConfigDict, split: str = "train") -> TaskShape:
+def task_spec(config: ConfigDict, split: str = "train") -> TaskSpec:
     """The kind of task a configuration asks for in a split."""
     rotated = config.data.rotations and (split == "train" or config.data.rotate_evaluation)
     rotations = _ROTATIONS if rotated else 1
     mean, std = NORMALIZATIONS[config.data.normalize]
-    return TaskShape(config.task.way, config.task.shot, config.task.query, rotations, mean, std)
+    return TaskSpec(config.task.way, config.task.shot, config.task.query, rotations, mean, std)
 
 
 def choose_classes(
@@ -103,7 +103,7 @@ def choose_classes(
     Raises:
         ConfigError: a field asks for what the data do not have.
     """
-    rotations = {split: task_shape(config, split).rotations for split in SPLITS}
+    rotations = {split: task_spec(config, split).rotations for split in SPLITS}
     return split_dataset(dataset, config.data, config.task.way, rotations, recorded)
 
 
@@ -122,7 +122,7 @@ def check_tasks(config: ConfigDict, dataset: Dataset, classes: Mapping[str, np.n
     for split, members in classes.items():
         smallest = min(members, key=dataset.class_sizes.__getitem__)
         smallest_class = dataset.class_names[smallest], int(dataset.class_sizes[smallest])
-        rotations = task_shape(config, split).rotations
+        rotations = task_spec(config, split).rotations
         config_lib.check_classes(config, split, len(members) * rotations, *smallest_class)
 
 
@@ -171,7 +171,7 @@ def _make_streams(
             dataset,
             members,
             stream_key(seeds[split], split),
-            task_shape(config, split),
+            task_spec(config, split),
             mesh,
             images,
         )

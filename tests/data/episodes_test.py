@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mamlpp_jax.data.dataset import Dataset
-from mamlpp_jax.data.episodes import TaskShape, assemble, sample_indices
+from mamlpp_jax.data.episodes import TaskSpec, assemble, sample_indices
 from mamlpp_jax.data.pipeline import make_task_stream
 from mamlpp_jax.distributed.mesh import make_mesh
 
@@ -23,10 +23,10 @@ def dataset():
     return Dataset("numbers", images.copy(), tuple("abcde"), SIZES)
 
 
-def sample_many(dataset, shape, tasks=200, classes=(0, 1, 2, 3, 4), step=3, seed=0):
+def sample_many(dataset, spec, tasks=200, classes=(0, 1, 2, 3, 4), step=3, seed=0):
     images = jnp.asarray(dataset.images)
     mesh = make_mesh(1)
-    stream = make_task_stream(dataset, np.array(classes), jax.random.key(seed), shape, mesh, images)
+    stream = make_task_stream(dataset, np.array(classes), jax.random.key(seed), spec, mesh, images)
     source = stream.window(range(step, step + 1), range(tasks))
     return jax.device_get(stream.sample_tasks(source, jnp.int32(step), jnp.arange(tasks)))
 
@@ -40,8 +40,8 @@ def classes_of(indices):
 
 
 def test_support_and_query_are_disjoint_and_of_the_labelled_class(dataset):
-    shape = TaskShape(way=3, shot=2, query=1)
-    episodes = sample_many(dataset, shape)
+    spec = TaskSpec(way=3, shot=2, query=1)
+    episodes = sample_many(dataset, spec)
     assert episodes.support.inputs.shape == (200, 6, 4, 4, 1)
     assert episodes.query.inputs.shape == (200, 3, 4, 4, 1)
     np.testing.assert_array_equal(episodes.support.targets[0], [0, 0, 1, 1, 2, 2])
@@ -57,7 +57,7 @@ def test_support_and_query_are_disjoint_and_of_the_labelled_class(dataset):
 
 
 def test_every_image_and_class_is_sampled_about_equally_often(dataset):
-    episodes = sample_many(dataset, TaskShape(way=2, shot=1, query=1), tasks=4000)
+    episodes = sample_many(dataset, TaskSpec(way=2, shot=1, query=1), tasks=4000)
     sampled = values(episodes.support.inputs).ravel()
     class_counts = np.bincount(classes_of(sampled), minlength=5)
     np.testing.assert_allclose(class_counts / len(sampled), 0.2, atol=0.03)
@@ -66,17 +66,17 @@ def test_every_image_and_class_is_sampled_about_equally_often(dataset):
 
 
 def test_only_classes_of_the_split_are_sampled(dataset):
-    episodes = sample_many(dataset, TaskShape(way=2, shot=1, query=2), classes=(1, 4))
+    episodes = sample_many(dataset, TaskSpec(way=2, shot=1, query=2), classes=(1, 4))
     assert set(classes_of(values(episodes.query.inputs).ravel())) == {1, 4}
 
 
 def test_a_task_depends_on_key_step_and_index_alone(dataset):
-    shape = TaskShape(way=3, shot=1, query=1)
-    whole = sample_many(dataset, shape, tasks=8)
-    again = sample_many(dataset, shape, tasks=5)
+    spec = TaskSpec(way=3, shot=1, query=1)
+    whole = sample_many(dataset, spec, tasks=8)
+    again = sample_many(dataset, spec, tasks=5)
     np.testing.assert_array_equal(whole.support.inputs[:5], again.support.inputs)
     for change in ({"step": 4}, {"seed": 1}):
-        other = sample_many(dataset, shape, tasks=8, **change)
+        other = sample_many(dataset, spec, tasks=8, **change)
         assert not np.array_equal(whole.support.inputs, other.support.inputs)
     assert not np.array_equal(whole.support.inputs[0], whole.support.inputs[1])
 
@@ -85,8 +85,8 @@ def test_rotations_are_classes_of_their_own():
     images = np.zeros((4, 2, 2, 1), np.uint8)
     images[:, 0, 0] = 255  # a mark in the upper left corner
     dataset = Dataset("marks", images, ("a",), np.array([4], np.int32))
-    shape = TaskShape(way=4, shot=1, query=1, rotations=4)
-    episodes = sample_many(dataset, shape, tasks=6, classes=(0,))
+    spec = TaskSpec(way=4, shot=1, query=1, rotations=4)
+    episodes = sample_many(dataset, spec, tasks=6, classes=(0,))
     for support, query in zip(episodes.support.inputs, episodes.query.inputs, strict=True):
         corners = [tuple(np.argwhere(image[..., 0] == 1)[0]) for image in support]
         assert len(set(corners)) == 4
@@ -97,7 +97,7 @@ def test_rotations_are_those_of_numpy():
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, size=(4, 2, 5, 5, 1), dtype=np.uint8)
     episode = assemble(
-        jnp.asarray(images), jnp.arange(4), TaskShape(way=4, shot=1, query=1, rotations=4)
+        jnp.asarray(images), jnp.arange(4), TaskSpec(way=4, shot=1, query=1, rotations=4)
     )
     for k in range(4):
         expected = np.rot90(images[k, 0], k) / np.float32(255)
@@ -106,8 +106,8 @@ def test_rotations_are_those_of_numpy():
 
 def test_pixels_are_normalised_per_channel():
     images = np.full((2, 2, 3, 3, 3), 51, np.uint8)
-    shape = TaskShape(2, 1, 1, mean=(0.1, 0.2, 0.3), std=(1.0, 0.5, 0.25))
-    episode = assemble(jnp.asarray(images), jnp.zeros(2, jnp.int32), shape)
+    spec = TaskSpec(2, 1, 1, mean=(0.1, 0.2, 0.3), std=(1.0, 0.5, 0.25))
+    episode = assemble(jnp.asarray(images), jnp.zeros(2, jnp.int32), spec)
     np.testing.assert_allclose(episode.query.inputs[0, 0, 0], [0.1, 0.0, -0.4], atol=1e-6)
 
 
@@ -115,8 +115,8 @@ def test_sampling_is_the_sorting_of_random_bits(dataset):
     """What a host-side sampler has to do to sample the same tasks."""
     key = jax.random.key(7)
     starts = np.concatenate([[0], np.cumsum(SIZES)[:-1]]).astype(np.int32)
-    shape = TaskShape(way=3, shot=2, query=1)
-    sampled, _ = sample_indices(key, jnp.asarray(starts), jnp.asarray(SIZES), shape, 8)
+    spec = TaskSpec(way=3, shot=2, query=1)
+    sampled, _ = sample_indices(key, jnp.asarray(starts), jnp.asarray(SIZES), spec, 8)
     class_key, image_key = jax.random.split(key)
     chosen = np.argsort(np.asarray(jax.random.bits(class_key, (5,))), kind="stable")[:3]
     bits = np.asarray(jax.random.bits(image_key, (3, 8))) >> 1

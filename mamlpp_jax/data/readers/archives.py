@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from mamlpp_jax.errors import DataError
 
-# What zipfile and its decompressors raise for damaged files.
+# Raised by zipfile and its decompressors for damaged files.
 _DAMAGE = (
     OSError,
     EOFError,
@@ -32,12 +32,6 @@ _MAX_MEMBER_BYTES = 2**28
 @contextmanager
 def open_zip(path: Path) -> Iterator[zipfile.ZipFile]:
     """Opens a zip archive whose member names are safe.
-
-    Args:
-        path: the archive.
-
-    Yields:
-        The open archive.
 
     Raises:
         DataError: the file is missing, is no complete zip archive, or has a member whose name is
@@ -62,7 +56,7 @@ def open_zip(path: Path) -> Iterator[zipfile.ZipFile]:
 
 
 def is_safe(name: str) -> bool:
-    """Tells whether a member name stays inside the folder an archive is unpacked to."""
+    """Whether a member name stays inside the folder an archive is unpacked to."""
     # Windows' rules are checked on every system: they add drives and backslashes.
     for path in (PurePosixPath(name), PureWindowsPath(name)):
         if path.anchor or ".." in path.parts:
@@ -72,13 +66,6 @@ def is_safe(name: str) -> bool:
 
 def read_member(archive: zipfile.ZipFile, name: str) -> bytes:
     """Reads one member and verifies its checksum.
-
-    Args:
-        archive: an open archive.
-        name: the member.
-
-    Returns:
-        Its contents.
 
     Raises:
         DataError: the member is missing, damaged, or larger than 256 MiB.

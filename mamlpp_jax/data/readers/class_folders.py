@@ -23,13 +23,7 @@ def subfolders(folder: Path) -> list[Path]:
 
 
 def scan_classes(folder: Path) -> dict[str, list[Path]]:
-    """Lists the image files of each class.
-
-    Args:
-        folder: has a folder per class.
-
-    Returns:
-        Sorted image files by class name, classes sorted.
+    """Sorted image files by class name, classes sorted; a class is a folder in `folder`.
 
     Raises:
         DataError: the folder cannot be read, has no class folder, or a class has no image.

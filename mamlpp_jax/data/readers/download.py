@@ -13,11 +13,10 @@ def download(url: str, path: Path, sha256: str, advice: str) -> None:
     """Downloads a file, unless it is there already with the right contents.
 
     Args:
-        url: its address.
-        path: where to put it; missing folders are made. The file appears complete and verified, or
-            not at all.
-        sha256: the expected SHA-256, hexadecimal.
-        advice: one sentence for the error message, on what to do without a download.
+        url: address of the file.
+        path: destination; missing folders are made. The file appears complete and verified, or not at all.
+        sha256: expected SHA-256, hexadecimal.
+        advice: one sentence for the error, on getting the file otherwise.
 
     Raises:
         DataError: the download failed, or its contents are not the expected ones.

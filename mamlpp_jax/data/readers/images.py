@@ -16,7 +16,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from mamlpp_jax.errors import ConfigError, DataError
 from mamlpp_jax.utils.memory import host_memory, memory_text
 
-# What Pillow's decoders raise for damaged files; SyntaxError stands for a broken PNG chunk.
+# Raised by Pillow's decoders for damaged files; SyntaxError stands for a broken PNG chunk.
 _DECODE_ERRORS = (
     OSError,
     SyntaxError,
@@ -45,14 +45,7 @@ ImageLoader = Callable[[], Image.Image]  # reads and decodes one image to mode "
 
 
 def decode_grey(encoded: bytes, origin: str) -> Image.Image:
-    """Decodes an image to 8-bit grey.
-
-    Args:
-        encoded: contents of an image file (PNG, JPEG ...).
-        origin: names the image in an error.
-
-    Returns:
-        A Pillow image of mode "L"; a 1-bit image becomes 0 and 255.
+    """Decodes an image file to mode "L"; a 1-bit image becomes 0 and 255, and `origin` names it in an error.
 
     Raises:
         DataError: the bytes are not an image.
@@ -61,17 +54,10 @@ def decode_grey(encoded: bytes, origin: str) -> Image.Image:
 
 
 def decode_rgb(encoded: bytes, origin: str) -> Image.Image:
-    """Decodes an image of any kind to 8-bit colour, upright.
+    """Decodes an image of any sort to 8-bit colour, upright; `origin` names it in an error.
 
-    Palettes and CMYK become RGB, 16-bit grey is scaled to 8 bits, transparent parts become white,
-    the orientation in the EXIF data is applied, and of an animation the first frame is taken.
-
-    Args:
-        encoded: contents of an image file (PNG, JPEG ...).
-        origin: names the image in an error.
-
-    Returns:
-        A Pillow image of mode "RGB"; a grey image has three equal channels.
+    Palettes and CMYK become RGB, grey becomes three equal channels, 16-bit grey is scaled to 8 bits, transparent parts
+    become white, the orientation in the EXIF data is applied, and of an animation the first frame is taken.
 
     Raises:
         DataError: the bytes are not an image, or its pixels have no known conversion to 8 bits.
@@ -82,7 +68,7 @@ def decode_rgb(encoded: bytes, origin: str) -> Image.Image:
 
 
 def convert_rgb(image: Image.Image, origin: str) -> Image.Image:
-    """Converts an opened image to 8-bit colour, upright, as `decode_rgb` does.
+    """Converts an opened image as `decode_rgb` does.
 
     Raises:
         DataError: its file is damaged, or its pixels have no known conversion to 8 bits.
@@ -113,18 +99,14 @@ def _explain(origin: str) -> Iterator[None]:
 
 
 def _upright_rgb(image: Image.Image) -> Image.Image:
-    return _to_rgb(ImageOps.exif_transpose(image))
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
+    image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):
         image = _from_deep_grey(image)
     if image.mode == "F":
         raise ValueError("its pixels are floating-point numbers, whose range is unknown")
     if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image)
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert("RGB")
 
 
@@ -137,37 +119,21 @@ def _from_deep_grey(image: Image.Image) -> Image.Image:
 
 
 def square_rgb(image: Image.Image, size: int) -> np.ndarray:
-    """Resizes an image to a square, unless it has that size already.
-
-    Args:
-        image: Pillow image of mode "RGB".
-        size: height and width of the result in pixels.
-
-    Returns:
-        uint8 [size, size, 3]; an image that was not square is squeezed, nothing is cut off.
-    """
+    """Resizes an RGB image to uint8 [size, size, 3]; one that is not square is squeezed, nothing is cut off."""
     if image.size != (size, size):
         image = image.resize((size, size), Image.Resampling.LANCZOS)
     return np.asarray(image, dtype=np.uint8)
 
 
 def square_ink(image: Image.Image, size: int) -> np.ndarray:
-    """Resizes dark writing on white paper to a square and inverts it.
-
-    Args:
-        image: Pillow image of mode "L".
-        size: height and width of the result in pixels.
-
-    Returns:
-        uint8 [size, size], ink 255 and paper 0.
-    """
+    """Resizes dark writing on white paper, mode "L", to uint8 [size, size], ink 255 and paper 0."""
     # LANCZOS widens its filter when it shrinks, so thin strokes turn grey instead of breaking up.
     small = image.resize((size, size), Image.Resampling.LANCZOS)
     return 255 - np.asarray(small, dtype=np.uint8)
 
 
 def empty_images(count: int, size: int, channels: int) -> np.ndarray:
-    """Room for square images, uint8 [count, size, size, channels], with any content.
+    """Uninitialised uint8 [count, size, size, channels].
 
     Raises:
         ConfigError: this machine has less memory than they take.
@@ -182,14 +148,7 @@ def empty_images(count: int, size: int, channels: int) -> np.ndarray:
 
 
 def load_squares(loaders: Sequence[ImageLoader], size: int) -> np.ndarray:
-    """Loads and resizes many images, on all cores.
-
-    Args:
-        loaders: one per image.
-        size: height and width of the results in pixels.
-
-    Returns:
-        uint8 [n, size, size, 3].
+    """Loads and resizes images on all cores: uint8 [n, size, size, 3].
 
     Raises:
         DataError: an image cannot be read or decoded; the first one is named.
@@ -207,15 +166,9 @@ def load_squares(loaders: Sequence[ImageLoader], size: int) -> np.ndarray:
 
 
 def with_channels(images: np.ndarray, channels: int) -> np.ndarray:
-    """Converts colour images to the wanted number of channels.
+    """Converts colour images, uint8 [n, H, W, 3], to the wanted number of channels.
 
-    Args:
-        images: uint8 [n, H, W, 3].
-        channels: 1 for grey by Pillow's weights, 3 for colour, 0 for grey when all channels are
-            equal in every image and colour otherwise.
-
-    Returns:
-        uint8 [n, H, W, 1] or [n, H, W, 3].
+    1 is grey by Pillow's weights and 3 is colour; 0 is grey where all channels are equal in every image, else colour.
     """
     if channels == 0:
         # Image by image: a comparison of all at once takes as much memory as they do.

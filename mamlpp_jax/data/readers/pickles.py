@@ -27,16 +27,10 @@ _PUTS = frozenset(["PUT", "BINPUT", "LONG_BINPUT"])
 def load_arrays(path: Path) -> Any:
     """Reads a pickle of NumPy arrays, numbers, strings and plain containers.
 
-    Pickles of Python 2 can be read too; their strings are taken as Latin-1.
-
-    Args:
-        path: the file.
-
-    Returns:
-        What was pickled.
+    Strings of Python 2 are taken as Latin-1.
 
     Raises:
-        DataError: the file is missing, broken, or holds any other kind of object.
+        DataError: the file is missing, broken, or holds any other object.
     """
     try:
         with path.open("rb") as file:
@@ -78,21 +72,21 @@ def _encode(text: str, encoding: str) -> bytes:
     return text.encode("latin1")
 
 
-def _bytes_constructor(kind: type[bytes] | type[bytearray]) -> Callable[..., Any]:
+def _bytes_constructor(cls: type[bytes] | type[bytearray]) -> Callable[..., Any]:
     """A constructor of bytes that refuses a size, which could ask for gigabytes of zeros."""
 
     def construct(*arguments: Any) -> bytes | bytearray:
         if arguments and isinstance(arguments[0], int):
-            raise _ForbiddenError(f"{kind.__name__} of a mere size")
-        return kind(*arguments)
+            raise _ForbiddenError(f"{cls.__name__} of a mere size")
+        return cls(*arguments)
 
     return construct
 
 
-def _reconstruct(kind: Any, shape: Any, dtype: Any) -> np.ndarray:
-    """The empty array that a pickle goes on to fill; no other kind of array."""
-    if kind is not _ARRAY:
-        raise _ForbiddenError(f"an array of the kind {kind!r}")
+def _reconstruct(cls: Any, shape: Any, dtype: Any) -> np.ndarray:
+    """The empty array that a pickle goes on to fill; no subclass of NumPy's."""
+    if cls is not _ARRAY:
+        raise _ForbiddenError(f"an array of the kind {cls!r}")
     return np.asarray(multiarray._reconstruct(np.ndarray, shape, dtype))
 
 
@@ -104,14 +98,9 @@ _ALLOWED: dict[tuple[str, str], Any] = {
     ("numpy", "dtype"): np.dtype,
     ("numpy", "ndarray"): _ARRAY,
     **{
-        (module, kind.__name__): kind
+        (module, cls.__name__): _bytes_constructor(cls) if cls in (bytes, bytearray) else cls
         for module in ("builtins", "__builtin__")
-        for kind in (list, dict, set, frozenset, tuple, int)
-    },
-    **{
-        (module, kind.__name__): _bytes_constructor(kind)
-        for module in ("builtins", "__builtin__")
-        for kind in (bytes, bytearray)
+        for cls in (list, dict, set, frozenset, tuple, int, bytes, bytearray)
     },
     **{
         (f"numpy.{core}.{module}", function.__name__): function
@@ -139,21 +128,21 @@ class _ArrayUnpickler(_Reader):
             raise _ForbiddenError(f"{module}.{name}") from None
 
     def load_build(self) -> None:
-        made, state = self.stack[-2:]
-        if isinstance(made, np.dtype):
-            _check_dtype(made, state)
-        if isinstance(made, np.ndarray):
+        value, state = self.stack[-2:]
+        if isinstance(value, np.dtype):
+            _check_dtype(value, state)
+        if isinstance(value, np.ndarray):
             _check_array(state)
         super().load_build()
 
     dispatch[pickle.BUILD[0]] = load_build
 
 
-def _check_dtype(made: np.dtype, state: Any) -> None:
+def _check_dtype(dtype: np.dtype, state: Any) -> None:
     """Refuses to change a dtype into one that NumPy would not have pickled so."""
     order = state[1] if isinstance(state, tuple) and len(state) > 1 else None
-    if order not in ("|", "<", ">", "=") or state != made.newbyteorder(order).__reduce__()[2]:
-        raise ValueError(f"it describes a {made} as {state}")
+    if order not in ("|", "<", ">", "=") or state != dtype.newbyteorder(order).__reduce__()[2]:
+        raise ValueError(f"it describes a {dtype} as {state}")
 
 
 def _check_array(state: Any) -> None:

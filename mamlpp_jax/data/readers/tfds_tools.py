@@ -9,14 +9,11 @@ from typing import Any
 
 from mamlpp_jax.errors import DataError
 
-INFO_FILE = "dataset_info.json"  # what TFDS writes last: a version that has it is complete
+INFO_FILE = "dataset_info.json"  # written last by TFDS: a version that has it is complete
 
 
-def import_tfds(what: str) -> Any:
-    """Imports TFDS.
-
-    Args:
-        what: the data set it is needed for, for the message.
+def import_tfds(dataset: str) -> Any:
+    """Imports TFDS, which is needed for the data set of this name.
 
     Raises:
         DataError: it is not installed completely.
@@ -25,7 +22,7 @@ def import_tfds(what: str) -> Any:
         import tensorflow_datasets
     except ImportError as error:
         raise DataError(
-            f"Reading {what} from its source needs TFDS, which cannot be imported ({error}); "
+            f"Reading {dataset} from its source needs TFDS, which cannot be imported ({error}); "
             "install tensorflow-datasets, array_record and importlib_resources."
         ) from error
     return tensorflow_datasets
@@ -33,7 +30,7 @@ def import_tfds(what: str) -> Any:
 
 @contextmanager
 def wrap_tfds_errors(folder: Path) -> Iterator[None]:
-    """Reports any error inside the block as a `DataError` that names the folder of a prepared version."""
+    """Turns any error inside the block into a `DataError` that names the folder of a prepared version."""
     try:
         yield
     except DataError:
@@ -46,29 +43,21 @@ def wrap_tfds_errors(folder: Path) -> Iterator[None]:
 
 
 def latest_version(folder: Path) -> Path | None:
-    """Returns the newest complete version in a data set's folder, or None."""
+    """The newest complete version in a data set's folder; None when there is none."""
 
     def numbers(path: Path) -> list[tuple[int, str]]:
-        return [(int(part) if part.isdigit() else -1, part) for part in path.parent.name.split(".")]
+        return [(int(part) if part.isdigit() else -1, part) for part in path.name.split(".")]
 
-    found = sorted(folder.glob(f"*.*.*/{INFO_FILE}"), key=numbers)
-    return found[-1].parent if found else None
+    versions = (path.parent for path in folder.glob(f"*.*.*/{INFO_FILE}"))
+    return max(versions, key=numbers, default=None)
 
 
 def encoded_examples(
     builder: Any, image_key: str, splits: Sequence[str]
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Reads examples without decoding their image.
+    """Yields the position of each example, for errors, and the example with its image still encoded.
 
-    TFDS would decode with whichever library is installed, and their pixels differ.
-
-    Args:
-        builder: of the prepared data set.
-        image_key: the feature that is left encoded.
-        splits: TFDS splits to read.
-
-    Yields:
-        The position of the example, for errors, and the example.
+    TFDS would decode `image_key` with whichever library is installed, and their pixels differ.
     """
     tfds = import_tfds(builder.name)
     decoders = {image_key: tfds.decode.SkipDecoding()}

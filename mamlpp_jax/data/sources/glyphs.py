@@ -59,13 +59,7 @@ class _Face(NamedTuple):
 
 
 def build(data_config: Any) -> Dataset:
-    """Renders the whole set.
-
-    Args:
-        data_config: has ``image_size`` (pixels).
-
-    Returns:
-        One class per letter, 20 images each, uint8 [T, image_size, image_size, 1], ink 255.
+    """Renders the whole set: one class per letter, 20 images each, with `data_config.image_size` pixels a side.
 
     Raises:
         DataError: matplotlib's fonts are missing or broken.
@@ -74,56 +68,41 @@ def build(data_config: Any) -> Dataset:
 
 
 def render(code_points: Iterable[int] | None, image_size: int = 28) -> Dataset:
-    """Renders the letters of some code points.
+    """Renders the letters of some code points, uint8 [T, image_size, image_size, 1], ink 255.
 
     The images of a class depend on its letter alone. Of several letters that look alike, the one with
-    the smallest code point is kept.
+    the smallest code point is taken. Classes are named like ``U+0041 LATIN CAPITAL LETTER A``.
 
     Args:
         code_points: candidates; those that are no letters or in too few typefaces are left out. None
             for all letters.
         image_size: height and width of the images in pixels.
 
-    Returns:
-        One class per remaining letter, named like ``U+0041 LATIN CAPITAL LETTER A``.
-
     Raises:
         DataError: matplotlib's fonts are missing or broken, or no letter remains.
     """
-    faces = _load_faces(_font_folder())
+    faces = _load_faces()
     candidates = _letters(faces, code_points)
     references = {point: letter for point in candidates if (letter := _reference(faces, point))}
-    kept = _without_look_alikes(references)
-    if not kept:
+    classes = {_class_name(point): point for point in _without_look_alikes(references)}
+    if not classes:
         raise DataError("Data set 'glyphs': none of the code points is a letter in enough faces.")
-    classes = {_class_name(point): point for point in kept}
     names = tuple(sorted(classes))
-    images = empty_images(len(names) * INSTANCES_PER_CLASS, image_size, 1).reshape(
-        len(names), INSTANCES_PER_CLASS, image_size, image_size, 1
-    )
-    for row, name in enumerate(names):
-        images[row, ..., 0] = _render_class(faces, classes[name], image_size)
-    return Dataset(
-        name="glyphs",
-        images=images.reshape(-1, image_size, image_size, 1),
-        class_names=names,
-        class_sizes=np.full(len(names), INSTANCES_PER_CLASS, np.int32),
-    )
+    sizes = np.full(len(names), INSTANCES_PER_CLASS, np.int32)
+    images = empty_images(sizes.sum(), image_size, 1)
+    for members, name in zip(np.split(images, len(names)), names, strict=True):
+        members[..., 0] = _render_class(faces, classes[name], image_size)
+    return Dataset("glyphs", images, names, sizes)
 
 
-def _font_folder() -> Path:
-    import matplotlib
-
-    return Path(matplotlib.get_data_path()) / "fonts" / "ttf"
-
-
-def _load_faces(folder: Path) -> list[_Face]:
+def _load_faces() -> list[_Face]:
     """Opens the fonts and reads which code points each one has."""
+    import matplotlib
     from matplotlib import ft2font
 
     faces = []
     for name in FACES:
-        path = folder / f"{name}.ttf"
+        path = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / f"{name}.ttf"
         try:
             # Glyph 0 is the placeholder for a missing letter.
             charmap = ft2font.FT2Font(str(path)).get_charmap()
@@ -140,7 +119,7 @@ def _load_faces(folder: Path) -> list[_Face]:
 
 
 def _letters(faces: list[_Face], code_points: Iterable[int] | None) -> list[int]:
-    """Returns the candidates that are letters and in enough faces, sorted."""
+    """The candidates that are letters and in enough faces, sorted."""
     if code_points is None:
         code_points = frozenset().union(*(face.code_points for face in faces))
     return sorted(
@@ -182,20 +161,20 @@ def _letter(face: _Face, point: int) -> Image.Image | None:
 
 
 def _without_look_alikes(references: Mapping[int, Image.Image]) -> list[int]:
-    """Keeps the first of every group of letters that look alike."""
-    kept: list[int] = []
+    """The first of every group of letters that look alike."""
+    distinct: list[int] = []
     signatures = np.empty((len(references), _SIGNATURE_SIDE**2), np.float32)
     for point, letter in references.items():
         signature = _signature(letter)
-        distances = np.square(signatures[: len(kept)] - signature).sum(axis=1)
+        distances = np.square(signatures[: len(distinct)] - signature).sum(axis=1)
         if not (distances < _ALIKE * np.square(signature).sum()).any():
-            signatures[len(kept)] = signature
-            kept.append(point)
-    return kept
+            signatures[len(distinct)] = signature
+            distinct.append(point)
+    return distinct
 
 
 def _signature(letter: Image.Image) -> np.ndarray:
-    """Returns a coarse image of a letter, centred in a square: float32 [side * side]."""
+    """A coarse image of a letter, centred in a square: float32 [side * side]."""
     square = Image.new("L", (_LETTER_SIDE, _LETTER_SIDE))
     square.paste(letter, ((_LETTER_SIDE - letter.width) // 2, (_LETTER_SIDE - letter.height) // 2))
     small = square.resize((_SIGNATURE_SIDE, _SIGNATURE_SIDE), Image.Resampling.BOX)
@@ -216,16 +195,13 @@ def _render_class(faces: list[_Face], point: int, image_size: int) -> np.ndarray
 
 
 def _uniform(point: int, count: int) -> np.ndarray:
-    """Returns numbers in [-1, 1) that depend on the code point only.
-
-    They are made from raw bits, which NumPy guarantees never to change.
-    """
+    """Numbers in [-1, 1) that depend on the code point only, from raw bits, which NumPy guarantees never to change."""
     bits = np.random.PCG64([_SEED, point]).random_raw(count)
     return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-52 - 1.0
 
 
 def _deform(letter: Image.Image, random: np.ndarray, image_size: int) -> np.ndarray:
-    """Makes one image of a letter with ``_NUM_RANDOM`` random numbers in [-1, 1)."""
+    """One image of a letter from ``_NUM_RANDOM`` random numbers in [-1, 1)."""
     angle, shear, width, height, right, down, weight, softness = random.tolist()
     canvas = image_size * _OVERSAMPLING
     angle *= _MAX_ROTATION
@@ -250,6 +226,6 @@ def _deform(letter: Image.Image, random: np.ndarray, image_size: int) -> np.ndar
 
 
 def _edge_table(middle: float) -> list[int]:
-    """Returns the grey that replaces each of 0..255: steeper, and 127 at ``middle``."""
+    """The grey that replaces each of 0..255: steeper, and 127 at ``middle``."""
     greys = 127.5 + (np.arange(256) - middle) * 2.5
     return np.clip(np.rint(greys), 0, 255).astype(int).tolist()

@@ -28,9 +28,6 @@ def identity(data_config: Any) -> str:
 
     A copy of the folder that keeps the times has the same identity, wherever it lies.
 
-    Args:
-        data_config: has ``manual_dir`` and ``channels``.
-
     Raises:
         ConfigError: no folder is configured.
         DataError: the folder has no class folders.
@@ -50,14 +47,10 @@ def identity(data_config: Any) -> str:
 
 
 def build(data_config: Any) -> Dataset:
-    """Reads and resizes the images.
+    """Reads and resizes the images, according to `manual_dir`, `image_size` (pixels) and `channels`.
 
-    Args:
-        data_config: has ``manual_dir``, ``image_size`` (pixels) and ``channels``.
-
-    Returns:
-        Classes in name order, images of a class in file name order; with the splits of
-        ``<root>/{train,val,test}/<class>/``, else without.
+    Classes are in name order, the images of a class in file name order; with the splits of
+    ``<root>/{train,val,test}/<class>/``, else without.
 
     Raises:
         ConfigError: no folder is configured.

@@ -22,13 +22,7 @@ from mamlpp_jax.errors import DataError
 
 
 def build(data_config: Any) -> Dataset:
-    """Reads mini-ImageNet from ``data.manual_dir``.
-
-    Args:
-        data_config: has ``manual_dir`` ("" = unset) and ``image_size`` (pixels).
-
-    Returns:
-        100 classes of 600 colour images, with the published splits.
+    """Reads 100 classes of 600 colour images, with the published splits, from ``data.manual_dir``.
 
     Raises:
         DataError: the source is missing or broken.
@@ -49,27 +43,20 @@ def _assemble(layout: Layout, image_size: int) -> Dataset:
     class_names = tuple(sorted(split_of))
     sizes = np.array([len(layout.listing[split_of[name]][name]) for name in class_names], np.int32)
     images = empty_images(int(sizes.sum()), image_size, 3)
-    blocks = dict(zip(class_names, np.split(images, np.cumsum(sizes)[:-1]), strict=True))
+    members = dict(zip(class_names, np.split(images, np.cumsum(sizes)[:-1]), strict=True))
     for split in layout.listing:
         for name, loaders in layout.read(split):
-            blocks[name][:] = load_squares(loaders, image_size)
-    _report_duplicates(
-        images,
-        (
-            f"{split_of[name]}/{i}"
-            for name in class_names
-            for i in layout.listing[split_of[name]][name]
-        ),
-    )
-    for block in blocks.values():
-        block[:] = block[np.argsort([image.tobytes() for image in block], kind="stable")]
-    return Dataset(
-        name="mini_imagenet",
-        images=images,
-        class_names=class_names,
-        class_sizes=sizes,
-        class_splits=tuple(split_of[name] for name in class_names),
-    )
+            members[name][:] = load_squares(loaders, image_size)
+    class_splits = tuple(split_of[name] for name in class_names)
+    names = [
+        f"{split}/{image}"
+        for name, split in zip(class_names, class_splits, strict=True)
+        for image in layout.listing[split][name]
+    ]
+    _report_duplicates(images, names)
+    for group in members.values():
+        group[:] = group[np.argsort([image.tobytes() for image in group], kind="stable")]
+    return Dataset("mini_imagenet", images, class_names, sizes, class_splits)
 
 
 def _report_duplicates(images: np.ndarray, names: Iterable[str]) -> None:

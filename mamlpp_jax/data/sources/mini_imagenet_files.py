@@ -8,7 +8,6 @@ and ``test.csv``; (b) the folders ``train``, ``val`` and ``test`` with a folder 
 from __future__ import annotations
 
 import contextlib
-import csv
 import functools
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -27,6 +26,7 @@ from mamlpp_jax.data.readers.class_folders import (
     scan_classes,
     subfolders,
 )
+from mamlpp_jax.data.readers.csv_files import read_csv
 from mamlpp_jax.data.readers.images import SUFFIXES, ImageLoader, decode_rgb
 from mamlpp_jax.data.readers.pickles import load_arrays
 from mamlpp_jax.errors import DataError
@@ -42,11 +42,11 @@ _Listing = dict[str, list[str]]  # names of the images by class
 
 
 class Layout(NamedTuple):
-    """One form of the data set, found complete.
+    """One form of the data set.
 
     Attributes:
         listing: names of the images by split and class.
-        read: from a split to its classes in the order of `listing`, each with the loaders of its
+        read: function from a split to its classes in the order of `listing`, each with the loaders of its
             images. A class is read when the one before has been used, so that memory holds one class,
             or one pickle, at a time.
     """
@@ -56,13 +56,9 @@ class Layout(NamedTuple):
 
 
 def find_layout(folder: Path) -> Layout:
-    """Recognises the form a folder has.
+    """Recognises the form a folder has; it is only read.
 
-    Args:
-        folder: ``data.manual_dir``; only read.
-
-    Returns:
-        The layout; reading and loading from it may raise a `DataError` that names a broken image.
+    Loading from the layout may raise a `DataError` that names a broken image.
 
     Raises:
         DataError: the folder has none of the forms, or not 64/16/20 classes of 600 images.
@@ -137,14 +133,14 @@ def _folder_layout(folder: Path) -> Layout:
         paths[split] = scan_classes(folder / split)
     report_strays(folder, [p.name for p in subfolders(folder) if p.name not in SPLITS])
     listing = {
-        split: {name: [f"{name}/{path.name}" for path in found] for name, found in classes.items()}
+        split: {name: [f"{name}/{path.name}" for path in files] for name, files in classes.items()}
         for split, classes in paths.items()
     }
     _check_listing(listing, lambda split: folder / split)
 
     def read(split: str) -> Iterator[tuple[str, list[ImageLoader]]]:
-        for class_name, found in paths[split].items():
-            yield class_name, [partial(read_rgb, path) for path in found]
+        for class_name, files in paths[split].items():
+            yield class_name, [partial(read_rgb, path) for path in files]
 
     return Layout(listing, read)
 
@@ -154,27 +150,19 @@ def _pickle_layout(folder: Path) -> Layout:
     listing = {}
     for split in SPLITS:
         _, rows = _read_pickle(_pickle(folder, split))
-        listing[split] = {name: [str(row) for row in found] for name, found in rows.items()}
+        listing[split] = {name: list(map(str, members)) for name, members in rows.items()}
     _check_listing(listing, partial(_pickle, folder))
 
     def read(split: str) -> Iterator[tuple[str, list[ImageLoader]]]:
         images, rows = _read_pickle(_pickle(folder, split))
-        for class_name, found in rows.items():
-            yield class_name, [partial(Image.fromarray, images[row]) for row in found]
+        for class_name, members in rows.items():
+            yield class_name, [partial(Image.fromarray, images[row]) for row in members]
 
     return Layout(listing, read)
 
 
 def _check_listing(listing: dict[str, _Listing], origin: Callable[[str], Path]) -> None:
-    """Checks for 64/16/20 classes of 600 images, no class in two splits.
-
-    Args:
-        listing: names of the images by split and class.
-        origin: the file or folder of a split, for the message.
-
-    Raises:
-        DataError: names the origin and what differs.
-    """
+    """Checks for 64/16/20 classes of 600 images, no class in two splits; `origin` is the file or folder of a split."""
     split_of: dict[str, str] = {}
     for split, classes in listing.items():
         if len(classes) != CLASSES[split]:
@@ -206,15 +194,11 @@ def _pickle(folder: Path, split: str) -> Path:
 
 def _read_csv(path: Path) -> _Listing:
     """Reads ``filename,label`` lines; a repeated line counts once and is reported."""
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = [row for row in csv.reader(file) if row]
-    except FileNotFoundError as error:
+    if not path.exists():
         raise DataError(
             f"{path} does not exist; Ravi & Larochelle's train.csv, val.csv and test.csv must lie together."
-        ) from error
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path} cannot be read as a CSV file ({error}).") from error
+        )
+    rows = read_csv(path)
     if not rows or rows[0] != _HEADER:
         raise DataError(
             f"{path} must begin with the line 'filename,label'; it is not the original file."
@@ -246,21 +230,20 @@ def _read_csv(path: Path) -> _Listing:
 def _find_images(folder: Path) -> dict[str, tuple[Path, str]]:
     """The location of each image by file name: (file, "") or (archive, member)."""
     images = folder / "images"
+    locations: dict[str, tuple[Path, str]] = {}
     if images.is_dir():
-        found: dict[str, tuple[Path, str]] = {}
         for path in sorted(images.rglob("*")):
             if path.suffix.lower() in SUFFIXES and not path.name.startswith("."):
-                if path.name in found:
-                    logging.warning("%s is left out: %s has its name.", path, found[path.name][0])
-                found.setdefault(path.name, (path, ""))
-        return found
+                first, _ = locations.setdefault(path.name, (path, ""))
+                if first != path:
+                    logging.warning("%s is left out: %s has its name.", path, first)
+        return locations
     archives = sorted(folder.glob("*.zip"))
     if not archives:
         raise DataError(
             f"{folder} has neither a folder images nor a zip archive; the images listed in train.csv, "
             "val.csv and test.csv must lie in one of them."
         )
-    locations: dict[str, tuple[Path, str]] = {}
     repeated = []
     for path in archives:
         with open_zip(path) as archive:
@@ -288,8 +271,8 @@ def _read_pickle(path: Path) -> tuple[np.ndarray, dict[str, list[int]]]:
         content = {_text(key): value for key, value in content.items()}
         images = content["image_data"]
         rows = {
-            _text(name): np.asarray(found).astype(np.int64, casting="same_kind").ravel().tolist()
-            for name, found in content["class_dict"].items()
+            _text(name): np.asarray(members).astype(np.int64, casting="same_kind").ravel().tolist()
+            for name, members in content["class_dict"].items()
         }
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise DataError(
@@ -304,7 +287,7 @@ def _read_pickle(path: Path) -> tuple[np.ndarray, dict[str, list[int]]]:
         or 0 in images.shape
     ):
         raise DataError(f"{path}: image_data must be a uint8 array [n, H, W, 3], not empty.")
-    every = [row for found in rows.values() for row in found]
+    every = [row for members in rows.values() for row in members]
     if len(set(every)) != len(every) or any(not 0 <= row < len(images) for row in every):
         raise DataError(
             f"{path}: class_dict names rows twice or beyond the {len(images)} images of image_data."

@@ -37,33 +37,23 @@ _MEMBER = re.compile(r"(.+/)?[^/]+/character\d+/[^/]+\.png")
 
 
 class Archive(NamedTuple):
-    """One official archive.
-
-    Attributes:
-        file: its file name.
-        num_classes: characters in it.
-        url: where it is published.
-        sha256: checksum of the published file.
-    """
+    """One official archive: its name, its number of characters and the SHA-256 of the published file."""
 
     file: str
     num_classes: int
-    url: str
     sha256: str
 
 
-_URL = "https://raw.githubusercontent.com/brendenlake/omniglot/master/python/"
+URL = "https://raw.githubusercontent.com/brendenlake/omniglot/master/python/"
 ARCHIVES = (
     Archive(
         "images_background.zip",
         964,
-        _URL + "images_background.zip",
         "ad41ab679c8b5d90b271ef46be6987cc81211774a695c29dcc5367b2b26ee640",
     ),
     Archive(
         "images_evaluation.zip",
         659,
-        _URL + "images_evaluation.zip",
         "1f61a8f3366785b057fc117d9228e78a16e3d976c8953b2a10fcc74cf0609cee",
     ),
 )
@@ -79,11 +69,7 @@ class Drawing(NamedTuple):
 def build(data_config: Any) -> Dataset:
     """Reads Omniglot from ``data.tfds_dir``, else ``data.manual_dir``, else the archives downloaded.
 
-    Args:
-        data_config: has ``tfds_dir``, ``manual_dir``, ``cache_dir`` ("" = unset) and ``image_size`` (pixels).
-
-    Returns:
-        1623 classes of 20 grey images.
+    It has 1623 classes of 20 grey images.
 
     Raises:
         DataError: the source is missing or broken.
@@ -100,19 +86,12 @@ def build(data_config: Any) -> Dataset:
         folder = cache_folder(data_config.cache_dir) / "downloads" / "omniglot"
         for archive in ARCHIVES:
             advice = f"Without a network, put {archive.file} into a folder and set data.manual_dir to it."
-            download(archive.url, folder / archive.file, archive.sha256, advice)
+            download(URL + archive.file, folder / archive.file, archive.sha256, advice)
     return read_archives(folder, size)
 
 
 def read_archives(folder: Path, image_size: int) -> Dataset:
-    """Reads the two official archives.
-
-    Args:
-        folder: where they lie; only read.
-        image_size: height and width of the images in pixels.
-
-    Returns:
-        1623 classes of 20 images.
+    """Reads the two official archives; their folder is only read.
 
     Raises:
         DataError: an archive is missing, broken or incomplete, or a drawing cannot be decoded.
@@ -125,17 +104,10 @@ def read_archives(folder: Path, image_size: int) -> Dataset:
 
 
 def archive_drawings(path: Path, num_classes: int) -> Iterator[tuple[str, Drawing]]:
-    """Reads one archive.
-
-    Args:
-        path: an official archive, ``*/<Alphabet>/character<NN>/<file>.png`` inside.
-        num_classes: the number of classes it must have.
-
-    Yields:
-        Class name and drawing.
+    """Yields class name and drawing from an archive, which has ``*/<Alphabet>/character<NN>/<file>.png`` inside.
 
     Raises:
-        DataError: the archive is missing, broken, or has other counts.
+        DataError: the archive is missing, broken, or has another number of classes than `num_classes`.
     """
     if not path.exists():
         raise DataError(
@@ -155,14 +127,7 @@ def archive_drawings(path: Path, num_classes: int) -> Iterator[tuple[str, Drawin
 
 
 def read_prepared(tfds_dir: Path, image_size: int) -> Dataset:
-    """Reads a copy prepared by TFDS.
-
-    Args:
-        tfds_dir: TFDS root; holds ``omniglot/<version>``.
-        image_size: height and width of the images in pixels.
-
-    Returns:
-        1623 classes of 20 images.
+    """Reads a copy prepared by TFDS, ``omniglot/<version>`` in its root folder.
 
     Raises:
         DataError: the folder is missing, broken or incomplete, or a drawing cannot be decoded.
@@ -187,19 +152,13 @@ def _assemble(drawings: Mapping[str, Sequence[Drawing]], image_size: int, origin
     """Decodes, orders and resizes the drawings of all classes."""
     _check_counts(drawings, NUM_CLASSES, origin)
     names = tuple(sorted(drawings))
-    images = empty_images(len(names) * DRAWINGS_PER_CLASS, image_size, 1).reshape(
-        len(names), DRAWINGS_PER_CLASS, image_size, image_size, 1
-    )
-    for row, name in enumerate(names):
+    sizes = np.full(len(names), DRAWINGS_PER_CLASS, np.int32)
+    images = empty_images(sizes.sum(), image_size, 1)
+    for members, name in zip(np.split(images, len(names)), names, strict=True):
         decoded = sorted((_decode(name, d) for d in drawings[name]), key=Image.Image.tobytes)
-        for column, image in enumerate(decoded):
-            images[row, column, :, :, 0] = square_ink(image, image_size)
-    return Dataset(
-        name="omniglot",
-        images=images.reshape(-1, image_size, image_size, 1),
-        class_names=names,
-        class_sizes=np.full(len(names), DRAWINGS_PER_CLASS, np.int32),
-    )
+        for row, image in enumerate(decoded):
+            members[row, :, :, 0] = square_ink(image, image_size)
+    return Dataset("omniglot", images, names, sizes)
 
 
 def _decode(class_name: str, drawing: Drawing) -> Image.Image:
@@ -232,21 +191,19 @@ def _warn_of_unknown_checksums(folder: Path) -> None:
     for archive in ARCHIVES:
         path = folder / archive.file
         try:
-            known = not path.is_file() or _sha256(path) == archive.sha256
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+        except FileNotFoundError:
+            continue
         except OSError as error:
             raise DataError(f"{path} cannot be read: {error}.") from error
-        if not known:
+        if digest != archive.sha256:
             logging.warning(
                 "%s is not the published file (its SHA-256 is not %s); it is used as it is, after "
                 "checking that it is undamaged and complete.",
                 path,
                 archive.sha256,
             )
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _class_name(tfds_name: str, folder: Path) -> str:

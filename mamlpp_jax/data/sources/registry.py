@@ -53,7 +53,7 @@ _SOURCES = {
 
 
 def known_names() -> tuple[str, ...]:
-    """Returns the values ``data.name`` may have, sorted."""
+    """The values ``data.name`` may have, sorted."""
     return tuple(sorted(_SOURCES))
 
 
@@ -89,13 +89,6 @@ def load_dataset(data_config: Any) -> Dataset:
     Omniglot and mini-ImageNet have one cache file per image size, because every source of them gives
     the same arrays. The cache files of image folders and TFDS data sets depend on their contents too,
     so that changes are noticed. Nothing is written beside a source.
-
-    Args:
-        data_config: has ``name``, ``image_size`` (pixels), ``channels``, ``tfds_dir``, ``manual_dir``
-            and ``cache_dir`` ("" = unset; the cache is then the user's cache folder).
-
-    Returns:
-        The data set.
 
     Raises:
         ConfigError: the name is unknown, the size not positive, a folder is set that is not read, or the cache not

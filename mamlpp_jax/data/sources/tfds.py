@@ -29,9 +29,6 @@ _NAME = re.compile(r"tfds:(?P<folder>\w+(/[\w+-][\w.+-]*)?)(:(?P<version>\d+\.\d
 def identity(data_config: Any) -> str:
     """Identifies a prepared data set by its metadata and class names, wherever it lies.
 
-    Args:
-        data_config: has ``name``, ``tfds_dir`` and ``channels``.
-
     Raises:
         ConfigError: the name is malformed.
         DataError: the data set is not prepared.
@@ -45,44 +42,32 @@ def identity(data_config: Any) -> str:
 
 
 def build(data_config: Any) -> Dataset:
-    """Reads a prepared data set.
+    """Reads a prepared data set; `tfds_dir` is "" for TFDS's own default.
 
-    Args:
-        data_config: has ``name``, ``tfds_dir`` ("" for TFDS's own default), ``image_size`` (pixels) and ``channels``.
-
-    Returns:
-        The classes that have images, in name order; images of a class in the order of TFDS's splits.
+    The classes that have images are in name order, the images of a class in the order of TFDS's splits.
 
     Raises:
         ConfigError: the name is malformed.
         DataError: the data set is not prepared, is broken, or is not one of images and labels.
     """
-    folder = _version_folder(data_config)
-    what = data_config.name
-    tfds = tfds_tools.import_tfds(what)
-    logging.info("Reading %s as prepared in %s.", what, folder)
+    folder, name = _version_folder(data_config), data_config.name
+    tfds = tfds_tools.import_tfds(name)
+    logging.info("Reading %s as prepared in %s.", name, folder)
     with tfds_tools.wrap_tfds_errors(folder):
         builder = tfds.builder_from_directory(folder)
         image_key, label_key = _keys(tfds, builder, folder)
-        by_class = _squares_by_class(builder, image_key, label_key, int(data_config.image_size))
+        by_label = _squares_by_label(builder, image_key, label_key, int(data_config.image_size))
         names = builder.info.features[label_key].names
-    return _assemble(
-        what, folder, {names[label]: by_class[label] for label in by_class}, data_config
-    )
-
-
-def _assemble(
-    what: str, folder: Path, by_class: dict[str, list[np.ndarray]], data_config: Any
-) -> Dataset:
-    if not by_class:
+    if not by_label:
         raise DataError(f"{folder} has no examples.")
+    by_class = {names[label]: by_label[label] for label in by_label}
     class_names = tuple(sorted(by_class))
     squares = np.stack([square for name in class_names for square in by_class[name]])
     sizes = np.array([len(by_class[name]) for name in class_names], np.int32)
-    return Dataset(what, with_channels(squares, int(data_config.channels)), class_names, sizes)
+    return Dataset(name, with_channels(squares, int(data_config.channels)), class_names, sizes)
 
 
-def _squares_by_class(
+def _squares_by_label(
     builder: Any, image_key: str, label_key: str, size: int
 ) -> dict[int, list[np.ndarray]]:
     """Images [size, size, 3] by label; TFDS marks an unlabelled one with -1."""
@@ -121,22 +106,16 @@ def _keys(tfds: Any, builder: Any, folder: Path) -> tuple[str, str]:
     """Names of the image and label features: the supervised pair, or the only ones of their types."""
     features = dict(builder.info.features.items())
     image, label = (*(builder.info.supervised_keys or ()), None, None)[:2]
-    if _are_image_and_label(tfds, features, image, label):
-        return image, label
     images = [k for k, f in features.items() if isinstance(f, tfds.features.Image)]
     labels = [k for k, f in features.items() if isinstance(f, tfds.features.ClassLabel)]
+    if image in images and label in labels:
+        return image, label
     if len(images) != 1 or len(labels) != 1:
         raise DataError(
             f"{folder} has the features {', '.join(features)}; to be an image classification data set it must "
             "have one image and one class label."
         )
     return images[0], labels[0]
-
-
-def _are_image_and_label(tfds: Any, features: Any, image: Any, label: Any) -> bool:
-    return isinstance(features.get(image), tfds.features.Image) and isinstance(
-        features.get(label), tfds.features.ClassLabel
-    )
 
 
 def _version_folder(data_config: Any) -> Path:
@@ -152,9 +131,9 @@ def _version_folder(data_config: Any) -> Path:
     ).expanduser()
     base = root / match["folder"]
     if match["version"]:
-        found = base / match["version"]
-        if (found / tfds_tools.INFO_FILE).is_file():
-            return found
+        wanted = base / match["version"]
+        if (wanted / tfds_tools.INFO_FILE).is_file():
+            return wanted
     elif version := tfds_tools.latest_version(base):
         return version
     return _only_configuration(data_config.name, root, base)
@@ -162,13 +141,12 @@ def _version_folder(data_config: Any) -> Path:
 
 def _only_configuration(name: str, root: Path, base: Path) -> Path:
     """The newest version of the only configuration, which need not be named."""
-    versions = {
-        path.name: tfds_tools.latest_version(path) for path in base.glob("*") if path.is_dir()
-    }
-    found = {configuration: version for configuration, version in versions.items() if version}
-    if len(found) == 1 and name.count(":") == 1:
-        return next(iter(found.values()))
-    hint = f" It has {', '.join(sorted(found))}." if found else ""
+    folders = (path for path in base.glob("*") if path.is_dir())
+    versions = {path.name: v for path in folders if (v := tfds_tools.latest_version(path))}
+    if len(versions) == 1 and name.count(":") == 1:
+        return next(iter(versions.values()))
+    hint = f" It has {', '.join(sorted(versions))}." if versions else ""
+
     raise DataError(
         f"data.tfds_dir: {root} holds no prepared {name.removeprefix(PREFIX)} ({base} has no complete version).{hint} "
         f'Prepare it once, where TensorFlow is installed if its builder needs it: python -c "import '
