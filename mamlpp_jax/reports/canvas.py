@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 FORMATS = (".png", ".pdf", ".svg")
 _IMAGE = 0.92  # side of an image, in tiles
 _LINE_LENGTH, _LINES = 17, 5  # of a class name
-# What stays on one line: an escape, a character of a script without spaces, a word or a part of it, spaces.
+# Stays on one line: an escape, a character of a script without spaces, a word or a part of it, spaces.
 _PIECE = re.compile(
     r"\\u[0-9a-f]{4}|\\U[0-9a-f]{8}|[\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff\uff00-\uffef]"
     rf"|[^\s/_\\\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff\uff00-\uffef-]{{1,{_LINE_LENGTH}}}[\s/_-]*|[\s/_-]+|\\"
@@ -34,11 +34,7 @@ def new_figure(width: float, height: float, constrained: bool = True) -> Figure:
 
 
 def save_figure(figure: Figure, path: pathlib.Path) -> None:
-    """Writes a figure to a file, atomically.
-
-    Args:
-        figure: what to write.
-        path: its suffix, one of `FORMATS`, says in which format.
+    """Writes a figure to a file, atomically; the suffix, one of `FORMATS`, is the format.
 
     Raises:
         WorkdirError: the file cannot be written; an older one is untouched.
@@ -52,20 +48,10 @@ class Canvas:
     """One axes over a whole figure. Lengths are in tiles, an image with its margin; y grows downwards.
 
     An axes per image would take seconds to draw.
-
-    Attributes:
-        figure: what has been drawn.
     """
 
     def __init__(self, width: float, height: float, inches: float, cmap: str = "gray") -> None:
-        """Makes an empty canvas.
-
-        Args:
-            width: of the figure, in tiles.
-            height: of the figure, in tiles.
-            inches: side of a tile.
-            cmap: colour map of grey images; "gray" shows 0 as black.
-        """
+        """Makes an empty canvas of so many tiles of so many inches; by the colour map "gray" a grey 0 is black."""
         self.figure = new_figure(inches * width, inches * height, constrained=False)
         self._axes = self.figure.add_axes((0.0, 0.0, 1.0, 1.0), xlim=(0, width), ylim=(height, 0))
         self._axes.axis("off")
@@ -73,13 +59,9 @@ class Canvas:
         self._cmap = cmap
 
     def image(self, left: float, top: float, image: np.ndarray, **frame: Any) -> None:
-        """Draws an image into the tile at (left, top).
+        """Draws an image, [H, W, 1 or 3] in 0..1, into the tile at (left, top).
 
-        Args:
-            left: of the tile.
-            top: of the tile.
-            image: [H, W, 1 or 3] in 0..1.
-            **frame: properties of the line around it (color, linewidth, linestyle); none: no line.
+        `frame` has the properties of the line around it (color, linewidth, linestyle); there is no line without.
         """
         left, right = left + (1 - _IMAGE) / 2, left + (1 + _IMAGE) / 2
         top, bottom = top + (1 - _IMAGE) / 2, top + (1 + _IMAGE) / 2
@@ -102,7 +84,7 @@ class Canvas:
         self._axes.text(x, y, text, size=size, parse_math=False, family=families(text), **style)
 
     def label(self, left: float, top: float, text: str) -> None:
-        """Writes what the column of images below this point is."""
+        """Writes the heading of the column of images below this point."""
         self.text(left + (1 - _IMAGE) / 2, top - 0.06, text, size=6, va="bottom", color="#444444")
 
     def row_name(self, right: float, top: float, name: str) -> None:

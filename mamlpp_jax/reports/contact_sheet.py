@@ -23,13 +23,13 @@ _SHOTS = _QUERIES = 5  # of a class of an episode
 _INCHES = 0.55
 _NAME = 1.95
 _GAP = 0.3  # between support and query images
-_BLOCK_GAP = 0.6
+_GROUP_GAP = 0.6
 _HEAD = 0.95
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class SplitSample:
-    """What a contact sheet shows of one split.
+    """The part of one split in a contact sheet.
 
     Attributes:
         name: "train", "val" or "test".
@@ -52,7 +52,7 @@ class SplitSample:
 def draw(
     splits: Sequence[SplitSample], mean: Sequence[float] = (0.0,), std: Sequence[float] = (1.0,)
 ) -> Figure:
-    """Draws a block of classes and the episodes of each split.
+    """Draws some classes and the episodes of each split.
 
     At most 10 classes, spread evenly over the split in the order given, and 8 images of each, spread evenly
     over the class, are drawn; of an episode at most 10 classes with 5 support and 5 query images each.
@@ -64,33 +64,18 @@ def draw(
     """
     episodes = [(split, index) for split in splits for index in range(len(split.episode_classes))]
     layout = _choose_layout(
-        splits, [_HEAD + _rows(split.episode_classes[0]) for split, _ in episodes]
+        splits, [_HEAD + min(len(split.episode_classes[0]), _CLASSES) for split, _ in episodes]
     )
     canvas = Canvas(layout.width, layout.height, _INCHES)
     for split, (left, top) in zip(splits, layout.classes, strict=True):
         _draw_classes(canvas, left, top + _HEAD, split)
     for (split, index), (left, top) in zip(episodes, layout.episodes, strict=True):
-        _draw_episode(canvas, left + _BLOCK_GAP, top + _HEAD, split, index, mean, std)
+        _draw_episode(canvas, left + _GROUP_GAP, top + _HEAD, split, index, mean, std)
     return canvas.figure
 
 
-def _rows(classes: Mapping[str, np.ndarray] | Sequence[str]) -> int:
-    return min(len(classes), _CLASSES)
-
-
-def _classes_width(splits: Sequence[SplitSample]) -> float:
-    largest = max(len(images) for split in splits for images in split.classes.values())
-    return _NAME + min(largest, _IMAGES)
-
-
-def _episode_width(split: SplitSample) -> float:
-    sets = split.episodes.support.inputs, split.episodes.query.inputs
-    shots, queries = (split.by_class(images).shape[2] for images in sets)
-    return _BLOCK_GAP + _NAME + min(shots, _SHOTS) + _GAP + min(queries, _QUERIES)
-
-
 class _Layout(NamedTuple):
-    """Where the blocks go: of each its left and top; lengths in tiles, y downwards."""
+    """Left and top of every group of images; lengths in tiles, y downwards."""
 
     width: float
     height: float
@@ -100,8 +85,13 @@ class _Layout(NamedTuple):
 
 def _choose_layout(splits: Sequence[SplitSample], episode_heights: Sequence[float]) -> _Layout:
     """Columns of classes beside columns of episodes, as many of each as leave least of the sheet empty."""
-    class_heights = [_HEAD + _rows(split.classes) for split in splits]
-    class_width, episode_width = _classes_width(splits), _episode_width(splits[0])
+    class_heights = [_HEAD + min(len(split.classes), _CLASSES) for split in splits]
+    largest = max(len(images) for split in splits for images in split.classes.values())
+    class_width = _NAME + min(largest, _IMAGES)
+    first = splits[0]
+    shots = first.by_class(first.episodes.support.inputs).shape[2]
+    queries = first.by_class(first.episodes.query.inputs).shape[2]
+    episode_width = _GROUP_GAP + _NAME + min(shots, _SHOTS) + _GAP + min(queries, _QUERIES)
 
     def lay_out(class_columns: int, episode_columns: int) -> _Layout:
         low, classes = _stack(class_heights, class_columns)
@@ -124,11 +114,7 @@ def _choose_layout(splits: Sequence[SplitSample], episode_heights: Sequence[floa
 
 
 def _stack(heights: Sequence[float], columns: int) -> tuple[float, list[tuple[int, float]]]:
-    """Places blocks in order in columns, such that the highest column is as low as can be.
-
-    Returns:
-        The height of that column; column and top of every block.
-    """
+    """The height of the highest column, as low as can be, and column and top of every part, in their order."""
     cuts = itertools.combinations(range(1, len(heights)), columns - 1)
     divisions = [itertools.pairwise((0, *ends, len(heights))) for ends in cuts]
     parts = min(
@@ -178,9 +164,9 @@ def _draw_episode(
     left += _NAME
     for row, name in enumerate(names[:_CLASSES]):
         canvas.row_name(left, top + row, name)
-    for kind, images, most in (("support", support, _SHOTS), ("query", query, _QUERIES)):
+    for name, images, most in (("support", support, _SHOTS), ("query", query, _QUERIES)):
         each = images.shape[1]
-        canvas.label(left, top, kind if each <= most else f"{kind}, {most} of {each}")
+        canvas.label(left, top, name if each <= most else f"{name}, {most} of {each}")
         pixels = np.clip(images[:_CLASSES, :most] * np.asarray(std) + np.asarray(mean), 0.0, 1.0)
         for row, column in np.ndindex(pixels.shape[:2]):
             canvas.image(left + column, top + row, pixels[row, column])

@@ -22,14 +22,14 @@ _MAX_CLASSES = 40
 _MAX_QUERIES = 40
 _MAX_QUERIES_OF_A_CLASS = 8
 _MAX_SHOTS = 5
-_ROWS_OF_A_BLOCK = 10  # more classes are set in further blocks beside the first
+_ROWS_OF_A_COLUMN = 10  # more classes are set in further columns beside the first
 _LONGEST_CAPTION = 11  # characters of a class name below an image
 
 # Lengths in tiles.
 _INCHES = 0.72
 _NAME = 1.35
 _GAP = 0.35  # between support and query images
-_BLOCK_GAP = 0.45
+_COLUMN_GAP = 0.45
 _HEAD = 1.2
 _ROW, _ROW_UNJUDGED = 1.42, 1.24  # an image with its caption of two lines or one
 _MIN_WIDTH = 3.9  # room for the title
@@ -119,7 +119,7 @@ def _check(episode: Episode, probabilities: np.ndarray, class_names: Sequence[st
 
 
 def _names(class_names: Sequence[str] | None, way: int) -> tuple[Sequence[str], Sequence[str]]:
-    """What stands beside each class's row and what below its predictions, [K] each.
+    """The names beside the rows and those below the predictions, [K] each.
 
     Names too long for the space below an image are replaced there by a number: cut short, those
     of one family ("Sanskrit/character01" ...) would all look the same.
@@ -155,7 +155,7 @@ def _displayable(support: Array, query: Array) -> tuple[np.ndarray, np.ndarray, 
 
 @dataclasses.dataclass(frozen=True)
 class _Layout:
-    """How many of what there are and are drawn, and where; lengths in tiles, y downwards."""
+    """Total and drawn numbers, and positions; lengths in tiles, y downwards."""
 
     way: int
     shot: int
@@ -176,21 +176,21 @@ class _Layout:
         return cls(way, shot, classes, min(shot, _MAX_SHOTS), min(query, fair), row)
 
     @property
-    def blocks(self) -> int:
-        return -(-self.classes // _ROWS_OF_A_BLOCK)
+    def columns(self) -> int:
+        return -(-self.classes // _ROWS_OF_A_COLUMN)
 
     @property
     def rows(self) -> int:
-        """Of each block but the last, which may have fewer."""
-        return -(-self.classes // self.blocks)
+        """Rows of each column but the last, which may have fewer."""
+        return -(-self.classes // self.columns)
 
     @property
-    def block_width(self) -> float:
-        return _NAME + self.shots + _GAP + self.queries + _BLOCK_GAP
+    def column_width(self) -> float:
+        return _NAME + self.shots + _GAP + self.queries + _COLUMN_GAP
 
     @property
     def width(self) -> float:
-        return self.blocks * self.block_width - _BLOCK_GAP + 0.1
+        return self.columns * self.column_width - _COLUMN_GAP + 0.1
 
     @property
     def height(self) -> float:
@@ -198,8 +198,8 @@ class _Layout:
 
     def corner(self, label: int) -> tuple[float, float]:
         """Top left of the class's row."""
-        block, row = divmod(label, self.rows)
-        return block * self.block_width, _HEAD + row * self.row
+        column, row = divmod(label, self.rows)
+        return column * self.column_width, _HEAD + row * self.row
 
 
 def _title(episode: Episode, predictions: np.ndarray, layout: _Layout, judged: bool) -> list[str]:
@@ -228,14 +228,14 @@ def _title(episode: Episode, predictions: np.ndarray, layout: _Layout, judged: b
 
 
 def _draw_head(canvas: Canvas, layout: _Layout, title: Sequence[str]) -> None:
-    """Title, and over each block what its columns are."""
+    """Title, and the headings over each column."""
     first, *rest = title
     canvas.text(0.1, 0.12, first, size=9, weight="bold", va="top")
     canvas.text(0.1, 0.37, "\n".join(rest), size=7, va="top", linespacing=1.3)
-    for block in range(layout.blocks):
-        left = block * layout.block_width + _NAME
+    for column in range(layout.columns):
+        left = column * layout.column_width + _NAME
         query = left + layout.shots + _GAP
         canvas.label(left, _HEAD, "support")
         canvas.label(query, _HEAD, "query")
-        rows = min(layout.rows, layout.classes - block * layout.rows)
+        rows = min(layout.rows, layout.classes - column * layout.rows)
         canvas.divider(query - _GAP / 2, _HEAD - 0.3, _HEAD + rows * layout.row - 0.12)

@@ -9,25 +9,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mamlpp_jax.reports.canvas import new_figure
+from mamlpp_jax.reports.tables import Rows
 from mamlpp_jax.statistics import STATISTICS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-Rows = Sequence[Mapping[str, Any]]
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart.
 _BLUE, _ORANGE, _GREEN, _RED, _PURPLE = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7"
 _GREY = "#666666"
-_STYLES = (
-    (_ORANGE, "o"),
-    (_PURPLE, "^"),
-    (_GREEN, "s"),
-    (_RED, "D"),
-    (_BLUE, "P"),
-)  # of statistics
-_OTHER_STYLE = (_GREY, "X")
+# One for each of the statistics, the last for any other name.
+_STYLES = ((_ORANGE, "o"), (_PURPLE, "^"), (_GREEN, "s"), (_RED, "D"), (_BLUE, "P"), (_GREY, "X"))
 
 _MAX_POINTS = 1000  # of a raw curve; more are drawn as a band
 
@@ -81,11 +75,7 @@ def _fix_loss_axis(axes: Axes, followed: np.ndarray) -> None:
 
 
 def _training_curve(axes: Axes, rows: Rows, name: str, scale: float) -> np.ndarray:
-    """Draws each step's value, lightly, and the moving average over 2 % of the steps.
-
-    Returns:
-        The moving average, [n].
-    """
+    """Draws each step's value, lightly, and the moving average over 2 % of the steps, which it returns."""
     steps, values = _finite_or_nan(rows, "step"), _finite_or_nan(rows, name, scale)
     if not rows:
         return values
@@ -119,20 +109,19 @@ def _moving_average(values: np.ndarray, window: int) -> np.ndarray:
 
 def _bands(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Steps [b], 5th and 95th percentile [b] of b runs of neighbouring values, b <= 250."""
-    centres, low, high = [], [], []
+    bands = []
     for part in np.array_split(np.arange(len(values)), _MAX_POINTS // 4):
         finite = values[part][np.isfinite(values[part])]
-        centres.append(steps[part].mean())
-        five, ninety_five = np.percentile(finite, (5, 95)) if len(finite) else (np.nan, np.nan)
-        low.append(five)
-        high.append(ninety_five)
-    return np.array(centres), np.array(low), np.array(high)
+        low, high = np.percentile(finite, (5, 95)) if len(finite) else (np.nan, np.nan)
+        bands.append((steps[part].mean(), low, high))
+    centres, lows, highs = np.array(bands).T
+    return centres, lows, highs
 
 
 def _style(mode: str) -> tuple[str, str]:
     """Colour and marker of a statistics mode."""
-    place = [*STATISTICS].index(mode) if mode in STATISTICS else len(_STYLES)
-    return (*_STYLES, _OTHER_STYLE)[min(place, len(_STYLES))]
+    names = [*STATISTICS][: len(_STYLES) - 1]
+    return _STYLES[names.index(mode) if mode in names else -1]
 
 
 def _validation_modes(rows: Rows) -> list[str]:
@@ -176,8 +165,7 @@ def accuracy_per_inner_step(test: Rows) -> Figure:
     """Draws the test accuracy after 0..S inner steps, one line per evaluation statistics.
 
     Args:
-        test: rows of the "test" list of `results.json`; the ensemble's are drawn, or all rows when
-            there is no ensemble.
+        test: rows of the "test" list of `results.json`; those of the ensemble are drawn, or all without an ensemble.
     """
     from matplotlib.ticker import MaxNLocator
 
@@ -247,15 +235,16 @@ def inner_rates(rates: Mapping[str, np.ndarray]) -> Figure:
     """Draws the learned inner rates as a heat map with their values: tensors down, steps across.
 
     Args:
-        rates: {"conv0/kernel": [S], ...}; of an array [S, ...] (a rate per element) the mean over
-            the elements is drawn.
+        rates: {"conv0/kernel": [S], ...}; the elements of an array [S, ...] (a rate per element) are averaged.
 
     Raises:
         ValueError: no rates, or arrays with different S.
     """
     if not rates:
         raise ValueError("no inner rates to draw")
-    means = {name: _mean_per_step(array) for name, array in rates.items()}
+    means = {
+        name: np.reshape(array, (len(array), -1)).mean(axis=1) for name, array in rates.items()
+    }
     if len({len(row) for row in means.values()}) > 1:
         raise ValueError("the inner rates belong to different numbers of inner steps")
     table = np.stack(list(means.values()))
@@ -276,11 +265,6 @@ def inner_rates(rates: Mapping[str, np.ndarray]) -> Figure:
     figure.colorbar(image, ax=axes, label=label, pad=0.02)
     axes.spines[:].set_visible(False)
     return figure
-
-
-def _mean_per_step(array: np.ndarray) -> np.ndarray:
-    array = np.asarray(array, dtype=float)
-    return array.reshape(len(array), -1).mean(axis=1)
 
 
 def _annotate_cells(axes: Axes, table: np.ndarray, limit: float) -> None:

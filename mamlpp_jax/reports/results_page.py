@@ -22,14 +22,10 @@ FIGURES = (
 
 
 def results_table(results: Mapping[str, Any]) -> str:
-    """The test results as plain text for the terminal.
+    """The content of `results.json` as plain text for the terminal.
 
-    Args:
-        results: the content of `results.json`.
-
-    Returns:
-        Two tables: one line per test (accuracy and half-width of its 95 % confidence interval in
-        percent), and the accuracy after 0..S inner steps.
+    One table has a line per test (accuracy and half-width of its 95 % confidence interval in
+    percent), another the accuracy after 0..S inner steps.
     """
     test = results.get("test") or []
     if not test:
@@ -42,14 +38,11 @@ def results_table(results: Mapping[str, Any]) -> str:
 
 
 def results_page(results: Mapping[str, Any], workdir: pathlib.Path | None = None) -> str:
-    """The results as a Markdown page.
+    """The results as a Markdown page: the run, both tables, how to read them, and the figures.
 
     Args:
-        results: the content of `results.json`; keys it lacks are left out.
-        workdir: where the page will lie; figures found there (`FIGURES`) are shown.
-
-    Returns:
-        Markdown with what was run, both tables, how to read them, and the figures.
+        results: content of `results.json`; keys it lacks are left out.
+        workdir: future folder of the page; figures that lie there (`FIGURES`) are shown.
     """
     title = " ".join(str(results[key]) for key in ("experiment", "method") if results.get(key))
     parts = [f"# {title or 'Results'}", markdown_table(_run(results))]
@@ -157,7 +150,7 @@ def _run(results: Mapping[str, Any]) -> Rows:
 
 
 def _data(results: Mapping[str, Any]) -> str | None:
-    """What the run was trained on, with the name of the folder of one's own images."""
+    """The data the run was trained on, with the name of the folder of one's own images."""
     config = results.get("config") or {}
     return config_lib.data_label(ConfigDict(config)) if "data" in config else None
 
