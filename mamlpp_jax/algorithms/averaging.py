@@ -52,5 +52,5 @@ def average_weights(decay: float) -> optax.GradientTransformation:
 
 
 def evaluated_meta(state: MetaState) -> MetaParams:
-    """What validation, tests and predictions use: the average where one is kept, else the meta-parameters."""
+    """The meta-parameters of validation, tests and predictions: the average where there is one."""
     return optax.tree.get(state.opt_state, "average", state.meta)

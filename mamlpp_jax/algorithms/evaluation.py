@@ -53,7 +53,7 @@ def task_logits(
 
     Args:
         learner: the static part.
-        meta: what the outer loop learned.
+        meta: meta-parameters.
         batch_stats: running statistics.
         episode: the task.
         modes: modes with the same inner loop; they differ only in how queries are normalised. () for the learner's.

@@ -38,12 +38,12 @@ Values = TypeVar("Values", bound=HasInner)
 
 
 class Trace(NamedTuple):
-    """What the inner loop leaves behind, one entry per inner step.
+    """By-products of the inner loop, one entry per inner step.
 
     Attributes:
         loss: [S], at theta_0 .. theta_{S-1}.
         aux: by-products of the loss, leaves [S, ...], without derivatives.
-        after: what `after_step` returned, leaves [S, ...]; None without it.
+        after: results of `after_step`, leaves [S, ...]; None without it.
     """
 
     loss: Array

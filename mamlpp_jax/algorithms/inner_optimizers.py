@@ -50,7 +50,7 @@ def _everything(path: str) -> bool:
 
 
 class InnerOptimizer(NamedTuple):
-    """What adapts a task's parameters.
+    """The rule that adapts a task's parameters, with a learned part.
 
     Attributes:
         init: (params, num_steps) -> learned pytree, leaves [S, ...], or [1, ...] where all steps share an
@@ -170,7 +170,7 @@ def masked(base: InnerOptimizer, adapts: Callable[[str], bool]) -> InnerOptimize
     """Adapts only some parameter tensors in the inner loop; the others stay at theta_0.
 
     Args:
-        base: what adapts them; it learns nothing for the others.
+        base: the inner optimizer of these; it learns nothing for the others.
         adapts: path of a tensor, such as "conv0/kernel" -> whether the inner loop changes it.
 
     Raises:

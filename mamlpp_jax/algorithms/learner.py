@@ -24,13 +24,13 @@ def same_for_every_task(
 
 @dataclasses.dataclass(frozen=True)
 class Learner:
-    """What does not change while training.
+    """The part of a few-shot learner that does not change while training.
 
     Attributes:
         forward: the backbone.
         inner_optimizer: adapts a task's parameters.
         inner_steps: S.
-        statistics: what normalises, a record or the name of one (`mamlpp_jax.statistics`).
+        statistics: the mode of batch-norm statistics, a record or its name (`mamlpp_jax.statistics`).
         per_step_affine: batch-norm scale and bias per inner step (BNWB), or shared.
         per_step_statistics: running statistics per inner step (BNRS), or shared.
         inner_loss: of the support set, descended by the inner loop.

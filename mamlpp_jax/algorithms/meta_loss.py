@@ -72,7 +72,7 @@ def meta_loss(
 
     Args:
         learner: the static part.
-        meta: what is learned; norm leaves [S, F] or [F].
+        meta: meta-parameters; norm leaves [S, F] or [F].
         batch_stats: running statistics; read by modes with `reads_running` alone.
         episodes: leaves with a leading B.
         plan: derivative order, multi-step or not, and its weights.

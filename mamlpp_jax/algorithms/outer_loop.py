@@ -32,7 +32,7 @@ from mamlpp_jax.types import (
 
 
 class StepMetrics(NamedTuple):
-    """What one outer step reports; scalars.
+    """Metrics of one outer step; scalars.
 
     Attributes:
         loss: the meta-loss before the update.
@@ -48,7 +48,7 @@ class StepMetrics(NamedTuple):
 
 
 class OuterGradient(NamedTuple):
-    """What a batch of tasks contributes to an outer step, each a mean over its tasks.
+    """The contribution of a batch of tasks to an outer step, each a mean over its tasks.
 
     Attributes:
         gradient: the direction the outer optimizer descends.
@@ -187,7 +187,7 @@ def make_train_step(
         tasks_per_step: B, the meta-batch.
         tasks_per_chunk: tasks computed together, a divisor of the tasks per device; all by default.
         mesh: a one-axis mesh (`distributed.mesh.make_mesh`) over which tasks are sharded; None for one device.
-        gradient_function: what a chunk of tasks contributes; another one makes another outer loop.
+        gradient_function: makes the contribution of a chunk of tasks; another one makes another outer loop.
         key: of the random numbers that a backbone draws in training (`nn.Dropout`), which differ between outer steps
             and tasks; None to draw none.
 

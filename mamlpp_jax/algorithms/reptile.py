@@ -35,12 +35,12 @@ def reptile_gradient(
     """The direction ``theta_0 - theta_S``, mean over tasks, in the place of a gradient; see `make_train_step`.
 
     The inner loop takes its `minibatches` from the support and the query set. Scale and bias of batch norm, which it
-    does not change, descend its mean loss in first order. What an inner optimizer learns is left as it is: there is
-    no loss after adaptation to learn it from; so is an inner loss.
+    does not change, descend its mean loss in first order. The learned parts of inner optimizer and
+    inner loss stay as they are: there is no loss after adaptation to learn them from.
 
     Args:
         learner: the static part.
-        meta: what is learned.
+        meta: meta-parameters.
         batch_stats: running statistics; read by modes with `reads_running` alone.
         episodes: leaves with a leading B.
         plan: its `anneal` alone is read.

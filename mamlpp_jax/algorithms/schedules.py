@@ -1,4 +1,4 @@
-"""What changes while training, as functions of the epoch (counted from 0) or the outer step."""
+"""Schedules of training, as functions of the epoch (counted from 0) or the outer step."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def derivative_order(epoch: int, first_order_epochs: int) -> int:
 
 
 def is_multi_step(epoch: int, multi_step_epochs: int) -> bool:
-    """Whether the epoch's loss looks at every inner step; later only the last one counts."""
+    """True while the loss looks at every inner step; later only the last one counts."""
     return epoch < multi_step_epochs
 
 
@@ -54,7 +54,7 @@ def outer_learning_rate(
         learning_rate: at step 0.
         final_learning_rate: at `total_steps`; read only when `cosine`.
         total_steps: outer steps of the whole run.
-        cosine: whether to anneal (Loshchilov & Hutter, SGDR, 2017; one period, no restarts).
+        cosine: True to anneal (Loshchilov & Hutter, SGDR, 2017; one period, no restarts).
         held_steps: outer steps during which a rate is held: those of an epoch for a cosine per epoch.
 
     Returns:

@@ -161,7 +161,7 @@ def make_task(
 
     Args:
         learner: the static part.
-        meta: what the outer loop learned.
+        meta: meta-parameters.
         batch_stats: running statistics; read by modes with `reads_running` alone.
         episode: leaves without a leading B.
         anneal: as in `StepPlan`.
@@ -264,7 +264,7 @@ def _body(learner: Learner) -> Forward:
 
 
 def _body_is_fixed(learner: Learner, theta: Params, per_step: PerStep) -> bool:
-    """Whether every inner step leaves the features of the body as they are."""
+    """Returns True where every inner step leaves the features of the body as they are."""
     split = learner.body_and_head
     statistics_change = learner.mode.reads_running and learner.per_step_statistics
     inputs_change = per_step.key is not None or per_step.support is not None

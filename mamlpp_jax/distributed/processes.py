@@ -32,7 +32,7 @@ _LOOPBACK = re.compile(r"localhost|127\.\d+\.\d+\.\d+|\[::1\]")
 
 
 class Group(NamedTuple):
-    """Which processes compute a run together.
+    """The processes that compute a run together.
 
     Attributes:
         detect: ask the cluster (SLURM, Open MPI, Kubernetes, a TPU pod) for what is None below.
@@ -120,7 +120,7 @@ def join(group: Group, timeout_seconds: int = 300) -> int:
 
 
 def sharing_host(group: Group, processes: int) -> int:
-    """How many of the processes certainly share this host's cores: all on a loopback address, else 1.
+    """The number of processes that certainly share this host's cores: all on a loopback address, else 1.
 
     A cluster that puts several processes on a host binds each to cores of its own.
     """
@@ -129,18 +129,18 @@ def sharing_host(group: Group, processes: int) -> int:
 
 
 def joined() -> bool:
-    """Whether this process has been connected with others."""
+    """Returns True where this process has been connected with others."""
     return jax.distributed.is_initialized()
 
 
 def process_prefix() -> str:
-    """What messages start with: "process 1 of 2: ", nothing where there is one process."""
+    """The start of messages: "process 1 of 2: ", nothing where there is one process."""
     state = jax_distributed.global_state
     return f"process {state.process_id} of {state.num_processes}: " if joined() else ""
 
 
 def is_first() -> bool:
-    """Whether this is process 0, which alone reports and writes."""
+    """Returns True in process 0, which alone reports and writes."""
     return jax.process_index() == 0
 
 
@@ -169,7 +169,7 @@ def first_then_others(name: str) -> Iterator[None]:
 
 
 def any_process(flag: bool) -> bool:
-    """Whether the flag is set in any process; every process must call it, and gets the same answer."""
+    """Returns True where any process has set the flag; every process must call it."""
     if jax.process_count() == 1:
         return flag
     return bool(multihost_utils.process_allgather(np.array([flag])).any())

@@ -148,7 +148,7 @@ def _square(image: Image.Image, image_format: ImageFormat) -> np.ndarray:
 
 
 def _has_light_border(grey: np.ndarray) -> bool:
-    """Whether most of the border [H, W] is nearer to the lightest pixel of the image than to the darkest."""
+    """Returns True where most of the border [H, W] is nearer to the lightest pixel of the image than to the darkest."""
     width = max(1, min(grey.shape) // _BORDER_SHARE)
     inside = np.zeros(grey.shape, bool)
     inside[width:-width, width:-width] = True

@@ -20,7 +20,7 @@ class Conv4(nn.Module):
         filters: F of every block.
         max_pool: 2x2 max pooling; False for the "strided" network of the paper's Figure 1, which
             halves by stride-2 convolutions and ends in global average pooling.
-        conv: which convolution (`mamlpp_jax.ops.conv.IMPL_NAMES`).
+        conv: implementation of the convolution (`mamlpp_jax.ops.conv.IMPL_NAMES`).
         compute_dtype: "bfloat16" rounds the factors of the convolutions' products; everything else
             (parameters, sums, activations, statistics) keeps the dtype of the images.
     """

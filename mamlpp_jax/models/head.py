@@ -15,7 +15,7 @@ HEAD = "linear"
 def head_with_ways(params: Params, ways: int) -> Params:
     """The weights of a backbone with another number of columns of its head; see `with_ways`.
 
-    Of a head of a single column this makes equal ones. Kept as such and widened for each task, it is the shared head
+    A head of a single column becomes equal columns. Kept single and widened for each task, it is the shared head
     of UNICORN-MAML: adaptation alone tells the classes apart, so their order cannot matter and any number of ways fits.
 
     References:

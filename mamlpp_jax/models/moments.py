@@ -27,7 +27,7 @@ def update_running(running: RunningStats, batch: Moments, momentum: float = 0.9)
     Args:
         running: {layer: {"mean", "var"}}, layers nested as in the backbone.
         batch: of the same layers, with "count" (n) beside mean and biased variance.
-        momentum: what is kept.
+        momentum: share of the old value.
     """
 
     def one(old: dict[str, Array], new: dict[str, Array]) -> dict[str, Array]:
@@ -51,7 +51,7 @@ def fold_moments(
         running: leaves [S, F], or [F] when shared; empty for a backbone without batch norm.
         support: leaves [S, F].
         query: leaves [S, F] or [1, F].
-        per_step: whether `running` has an entry per inner step.
+        per_step: True where `running` has an entry per inner step.
     """
     if not jax.tree.leaves(running):
         return running

@@ -13,7 +13,7 @@ scale and bias are per step). Few support images say little about the moments, a
 Batch renormalisation has the values of running statistics with the derivatives of the batch's own moments. With running
 statistics alone the inner loop of MAML breaks down: a support gradient that flows through the batch's moments does not
 see the scale of a convolution's weights, and steps of 0.1 stay small; constants in their place let the same steps blow
-the activations up. What batch norm returns is multiplied and shifted by
+the activations up. Here the output of batch norm is multiplied and shifted by
 
     r = sqrt(var_batch + eps) / sqrt(var_running + eps),    d = (mean_batch - mean_running) / sqrt(var_running + eps)
 

@@ -27,7 +27,7 @@ class ResNet12(nn.Module):
     Attributes:
         ways: K, outputs.
         filters: F of the first block; see `widths`.
-        conv: which convolution (`mamlpp_jax.ops.conv.IMPL_NAMES`).
+        conv: implementation of the convolution (`mamlpp_jax.ops.conv.IMPL_NAMES`).
         compute_dtype: as in `Conv4`.
 
     References:

@@ -40,7 +40,7 @@ def _corners(x: Array) -> tuple[Array, Array, Array, Array]:
 
 
 def choose(x: Array, sign: Array | float) -> Array:
-    """Which element of each window is the largest of ``sign * x``, uint8: 0 to 3, row by row."""
+    """The position of the largest element of ``sign * x`` in each window, uint8: 0 to 3, row by row."""
     sign = jnp.reshape(jnp.asarray(sign, x.dtype), (1, 1, 1, -1))
     a, b, c, d = (corner * sign for corner in _corners(x))
     upper, lower = jnp.where(a >= b, 0, 1), jnp.where(c >= d, 2, 3)

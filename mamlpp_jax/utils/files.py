@@ -38,7 +38,7 @@ def wrap_os_errors(path: pathlib.Path, action: str) -> Iterator[None]:
 
 
 def exists(path: pathlib.Path) -> bool:
-    """Whether a file or folder is there.
+    """Returns True where there is a file or folder.
 
     Raises:
         WorkdirError: that cannot be told: a name too long, a folder that may not be searched, a lost disk.
@@ -75,7 +75,7 @@ def atomic_open(path: pathlib.Path) -> Iterator[BinaryIO]:
 
 
 def is_unfinished(name: str) -> bool:
-    """Whether a file has the name of one that `atomic_open` is writing, or was when it was cut off."""
+    """Returns True for names of files that `atomic_open` is writing, or was when it was cut off."""
     return _TEMPORARY_NAME.fullmatch(name) is not None
 
 
@@ -167,7 +167,7 @@ def _is_deeper(value: Any, levels: int) -> bool:
 
 
 def _plain(value: Any) -> Any:
-    """What JSON can hold of a value."""
+    """The part of a value that JSON can hold."""
     if isinstance(value, Mapping):
         return {key: _plain(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
