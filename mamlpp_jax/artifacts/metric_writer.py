@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import operator
 import os
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -31,13 +30,16 @@ class MetricsWriter:
     Opening the files removes what a crashed run wrote after its last checkpoint: lines of later
     steps and a torn last line. `metrics.jsonl` holds no measured times, so equal numbers give
     equal bytes, whether or not the run was interrupted. A context manager.
+
+    Raises:
+        WorkdirError: by every method, where a file cannot be written.
     """
 
     def __init__(self, workdir: pathlib.Path, start_step: int, tensorboard: bool = True) -> None:
         """Opens the files for appending.
 
         Args:
-            workdir: the run's directory; made when missing.
+            workdir: folder of the run; made when missing.
             start_step: outer steps already done; lines of later steps are removed.
             tensorboard: whether to write events to `workdir/tensorboard`.
 
@@ -47,9 +49,14 @@ class MetricsWriter:
         workdir = pathlib.Path(workdir)
         with wrap_os_errors(workdir, "create"):
             workdir.mkdir(parents=True, exist_ok=True)
-        for name in (METRICS_FILE, TIMING_FILE):
-            _truncate(workdir / name, start_step)
-        _warn_of_gap(workdir / METRICS_FILE, start_step)
+        _truncate(workdir / TIMING_FILE, start_step)
+        last = _truncate(workdir / METRICS_FILE, start_step)
+        if last < start_step:
+            logging.warning(
+                "%s ends at outer step %d, although the run goes on after step %d: the lines between were "
+                "lost, and stay missing.",
+                *(workdir / METRICS_FILE, last, start_step),
+            )
         self._events: EventWriter | None = None
         # The stack closes the files already open when a later one cannot be opened or closed.
         with contextlib.ExitStack() as stack:
@@ -63,49 +70,26 @@ class MetricsWriter:
             self._stack = stack.pop_all()
 
     def train(self, records: Sequence[Record]) -> None:
-        """Writes one line per outer step, and its scalars under `train/`.
-
-        Args:
-            records: numbers of consecutive steps, each with the key "step".
-
-        Raises:
-            WorkdirError: a file cannot be written.
-        """
+        """Writes one line per outer step, each with the key "step", and its scalars under `train/`."""
         self._write(records, "train")
 
     def validation(self, record: Record) -> None:
-        """Writes one line for a validation after the step `record["step"]`, scalars under `val/`.
-
-        Raises:
-            WorkdirError: a file cannot be written.
-        """
+        """Writes one line for a validation after the step `record["step"]`, scalars under `val/`."""
         self._write([record], "val")
 
     def timing(self, record: Mapping[str, float | int | str]) -> None:
-        """Writes one line of measured times to `timing.jsonl`; `record` has the key "step".
-
-        Raises:
-            WorkdirError: the file cannot be written.
-        """
+        """Writes one line of measured times to `timing.jsonl`; `record` has the key "step"."""
         self._timing.append([_plain_record(record)])
 
     def flush(self) -> None:
-        """Puts everything on the disk; call it before a checkpoint, which relies on these lines.
-
-        Raises:
-            WorkdirError: a file cannot be written.
-        """
+        """Puts everything on the disk; call it before a checkpoint, which relies on these lines."""
         self._metrics.flush()
         self._timing.flush()
         if self._events is not None:
             self._events.flush()
 
     def close(self) -> None:
-        """Flushes and closes the files; a second call does nothing.
-
-        Raises:
-            WorkdirError: a file cannot be written.
-        """
+        """Flushes and closes the files; a second call does nothing."""
         self._stack.close()
 
     def __enter__(self) -> MetricsWriter:
@@ -139,12 +123,7 @@ class NullWriter:
 def read_metrics(workdir: pathlib.Path, file: str = METRICS_FILE) -> list[dict[str, Any]]:
     """Reads `metrics.jsonl`, records of training ("loss") and validation ("val_accuracy"), or `timing.jsonl`.
 
-    Args:
-        workdir: the run's directory; the run may still be writing.
-        file: METRICS_FILE or TIMING_FILE.
-
-    Returns:
-        One dict per line, in the order written; a torn last line is left out.
+    The run may still be writing: a torn last line is left out.
 
     Raises:
         WorkdirError: the file is missing, or damaged elsewhere; the message names file and line.
@@ -179,16 +158,8 @@ class _JsonLines:
 
 
 def _plain_record(record: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: _plain_value(value) for key, value in record.items()}
-
-
-def _plain_value(value: Any) -> int | float | str:
-    if isinstance(value, str):
-        return value
-    try:
-        return operator.index(value)  # int, NumPy integer, integer array of no dimensions
-    except TypeError:
-        return float(value)  # NaN and infinity stay what they are
+    """The record with NumPy's and JAX's numbers as Python's; NaN and infinity stay."""
+    return {k: value.item() if hasattr(value, "item") else value for k, value in record.items()}
 
 
 def _read_lines(path: pathlib.Path) -> list[tuple[dict[str, Any], bytes]]:
@@ -219,21 +190,11 @@ def _parse_record(line: bytes) -> dict[str, Any] | None:
     return record if isinstance(record, dict) and isinstance(record.get("step"), int) else None
 
 
-def _truncate(path: pathlib.Path, last_step: int) -> None:
-    """Drops lines of steps after `last_step`; kept lines keep their bytes."""
+def _truncate(path: pathlib.Path, last_step: int) -> int:
+    """Drops lines of steps after `last_step`; the others keep their bytes. Returns the greatest step, or 0."""
     if not path.exists():
-        return
-    kept = [line + b"\n" for record, line in _read_lines(path) if record["step"] <= last_step]
-    write_atomically(path, b"".join(kept))
-
-
-def _warn_of_gap(path: pathlib.Path, start_step: int) -> None:
-    """Warns when lines before the checkpoint are missing."""
-    records = _read_lines(path) if path.exists() else []
-    last = max((record["step"] for record, _ in records), default=0)
-    if last < start_step:
-        logging.warning(
-            "%s ends at outer step %d, although the run goes on after step %d: the lines between were "
-            "lost, and stay missing.",
-            *(path, last, start_step),
-        )
+        return 0
+    lines = [(record["step"], line) for record, line in _read_lines(path)]
+    lines = [(step, line) for step, line in lines if step <= last_step]
+    write_atomically(path, b"".join(line + b"\n" for _, line in lines))
+    return max((step for step, _ in lines), default=0)

@@ -15,11 +15,7 @@ import jax
 
 
 def provenance(devices: int) -> dict[str, Any]:
-    """The code and the machine a run is computed with, for `results.json`.
-
-    Args:
-        devices: how many devices the run uses.
-    """
+    """The code, and the machine with so many devices, that a run is computed with, for `results.json`."""
     hardware = {
         "platform": jax.default_backend(),
         "device": jax.devices()[0].device_kind,
@@ -32,31 +28,32 @@ def provenance(devices: int) -> dict[str, Any]:
     return {"commit": _commit(), "hardware": hardware}
 
 
-def describe(made: Mapping[str, Any]) -> str:
-    """What `provenance` returned, as one line; "unknown" for what is missing."""
-    hardware = made.get("hardware", {})
+def describe(record: Mapping[str, Any]) -> str:
+    """The result of `provenance` as one line, with "unknown" for a missing part."""
+    hardware = record.get("hardware", {})
     device = hardware.get("device", "unknown hardware")
     if hardware.get("platform") == "cpu":
         device = hardware.get("processor") or device
     number = hardware.get("devices", "unknown number of")
-    words = [f"{device}, {number} {'device' if number == 1 else 'devices'}"]
-    words.append(f"JAX {hardware.get('jax', 'unknown')}")
-    return ", ".join([*words, f"commit {made.get('commit', 'unknown')}"])
+    return (
+        f"{device}, {number} {'device' if number == 1 else 'devices'}, "
+        f"JAX {hardware.get('jax', 'unknown')}, commit {record.get('commit', 'unknown')}"
+    )
 
 
 def _processor() -> str:
     """The CPU's name; on Linux the platform module has none."""
     with contextlib.suppress(OSError):
         info = pathlib.Path("/proc/cpuinfo").read_text()
-        if found := re.search(r"model name\s*: (.*)", info):
-            return found[1]
+        if match := re.search(r"model name\s*: (.*)", info):
+            return match[1]
     return platform.processor()
 
 
 def _commit() -> str:
     """The git commit of the code, with "-dirty" where files differ from it.
 
-    Outside its repository it is MAMLPP_COMMIT, which says what was copied; "unknown" without that variable.
+    Outside its repository MAMLPP_COMMIT, set where the code was copied; "unknown" without that variable.
     """
     here = pathlib.Path(__file__).resolve()
     try:

@@ -1,4 +1,4 @@
-"""What a run was tested under and how well it did: the rows of `results.json`."""
+"""The rows of `results.json`: the conditions and the outcome of each test."""
 
 from __future__ import annotations
 
@@ -7,34 +7,33 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-# What a test found, and of which epochs, which change when a checkpoint is lost; all else are its conditions.
+# The outcome of a test, and its epochs, which change when a checkpoint is lost; all else are its conditions.
 _MEASURED = ("accuracy", "ci95", "loss", "accuracy_per_step", "epochs")
 _OPTIONAL: dict[str, Any] = {"data": "", "epochs": []}
+_TYPES: dict[str, Any] = {"str": str, "int": int, "float": (int, float)}
 
 
 @dataclasses.dataclass(frozen=True)
-class TestResult:
+class Evaluation:
     """One test of one model under one choice of statistics.
 
     Attributes:
         model: "ensemble" or "best".
-        train_statistics: which statistics normalised in training.
-        eval_statistics: which normalised in the test.
+        train_statistics: statistics that normalised in training.
+        eval_statistics: statistics that normalised in the test.
         way: classes of a task.
         shot: support images per class.
         query: query images per class.
         inner_steps: S.
-        tasks: how many were tested.
+        tasks: number of tested tasks.
         accuracy: after the last inner step, mean over tasks, a fraction.
         ci95: half-width of its 95 % interval over tasks.
         loss: mean cross-entropy after the last inner step; one that is not finite is null in the file, and NaN
             when it is read.
         accuracy_per_step: [S + 1], after 0..S inner steps.
-        data: the other data set that was tested on; "" for the run's own.
-        epochs: that were tested, from 0, best first; [] in results of versions that did not write it.
+        data: name of another data set that was tested on; "" for the run's own.
+        epochs: tested epochs, from 0, best first; [] in results of versions that did not write it.
     """
-
-    __test__ = False  # for pytest: no test case, whatever its name begins with
 
     model: str
     train_statistics: str
@@ -53,7 +52,7 @@ class TestResult:
 
     @property
     def conditions(self) -> dict[str, Any]:
-        """Everything but what was measured; two results of the same conditions are the same test."""
+        """Everything but the outcome; two results of the same conditions are the same test."""
         return {k: v for k, v in dataclasses.asdict(self).items() if k not in _MEASURED}
 
     @property
@@ -67,7 +66,7 @@ class TestResult:
         return {k: v for k, v in row.items() if v or k not in _OPTIONAL}
 
     @classmethod
-    def from_row(cls, row: Any) -> TestResult:
+    def from_row(cls, row: Any) -> Evaluation:
         """Reads a row of `results.json`.
 
         Raises:
@@ -78,21 +77,18 @@ class TestResult:
         values = {**_OPTIONAL, **row}
         if values.get("loss", 0) is None:
             values["loss"] = math.nan
-        kinds: dict[str, Any] = {
-            "str": str,
-            "int": int,
-            "float": (int, float),
-            "list[float]": list,
-            "list[int]": list,
-        }
-        for field in dataclasses.fields(cls):
-            value, kind = values.get(field.name), kinds[str(field.type)]
-            if not isinstance(value, kind):
-                raise ValueError(f'a row of "test" has {field.name}={value!r}')
-        for name, kind in (("accuracy_per_step", (int, float)), ("epochs", int)):
-            if not all(isinstance(value, kind) for value in values[name]):
-                raise ValueError(f'a row of "test" has {name}={values[name]!r}')
-        return cls(**{field.name: values[field.name] for field in dataclasses.fields(cls)})
+        types = {field.name: str(field.type) for field in dataclasses.fields(cls)}
+        for name, annotation in types.items():
+            if not _fits(values.get(name), annotation):
+                raise ValueError(f'a row of "test" has {name}={values.get(name)!r}')
+        return cls(**{name: values[name] for name in types})
+
+
+def _fits(value: Any, annotation: str) -> bool:
+    if annotation.startswith("list["):
+        entry = annotation[len("list[") : -1]
+        return isinstance(value, list) and all(_fits(member, entry) for member in value)
+    return isinstance(value, _TYPES[annotation])
 
 
 def to_json(results: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,17 +17,15 @@ class EventWriter:
     tensorboardX's SummaryWriter passes its events through a queue of ten to a thread. When a full
     disk ends that thread, the queue stays full and the training loop waits for ever; here the
     error reaches the caller. One event holds all scalars of a step.
+
+    Raises:
+        WorkdirError: by every method, where the file cannot be written.
     """
 
     def __init__(self, directory: pathlib.Path, start_step: int) -> None:
-        """Opens a new file.
+        """Opens a new file in a folder, made when missing.
 
-        Args:
-            directory: folder of the run's event files; made when missing.
-            start_step: outer steps already done; TensorBoard hides later steps of earlier files.
-
-        Raises:
-            WorkdirError: the file cannot be written.
+        TensorBoard hides steps of earlier files that come after `start_step`.
         """
         import tensorboardX
         from tensorboardX.proto import event_pb2, summary_pb2
@@ -44,14 +42,9 @@ class EventWriter:
         self._add(step=start_step + 1, session_log=start)
 
     def append(self, records: Iterable[Mapping[str, Any]], prefix: str) -> None:
-        """Writes one event per record.
+        """Writes one event per record, which has the key "step".
 
-        Args:
-            records: numbers, each record with the key "step".
-            prefix: group of the scalars: "val_loss" becomes "val/loss" under the prefix "val".
-
-        Raises:
-            WorkdirError: the file cannot be written.
+        Scalars are grouped by the prefix: under "val", "val_loss" becomes "val/loss".
         """
         for record in records:
             values = [
@@ -64,20 +57,12 @@ class EventWriter:
             self._add(step=record["step"], summary=self._summary(value=values))
 
     def flush(self) -> None:
-        """Hands everything to the operating system.
-
-        Raises:
-            WorkdirError: the file cannot be written.
-        """
+        """Hands everything to the operating system."""
         with wrap_os_errors(self._path, "write"):
             self._file.flush()
 
     def close(self) -> None:
-        """Flushes and closes the file.
-
-        Raises:
-            WorkdirError: the file cannot be written.
-        """
+        """Flushes and closes the file."""
         with wrap_os_errors(self._path, "write"):
             self._file.close()
 

@@ -14,7 +14,7 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from mamlpp_jax import config as config_lib
-from mamlpp_jax.artifacts.results import TestResult, to_json
+from mamlpp_jax.artifacts.results import Evaluation, to_json
 from mamlpp_jax.errors import ConfigError, WorkdirError
 from mamlpp_jax.utils.files import (
     atomic_open,
@@ -27,10 +27,9 @@ from mamlpp_jax.utils.files import (
 )
 from mamlpp_jax.utils.locks import LOCK_FILE, one_at_a_time, only_writer
 
-# What a run writes before its first checkpoint, beside its configuration.
+# Written by a run before its first checkpoint, beside its configuration.
 _OF_AN_ATTEMPT = ("data.json", "metrics.jsonl", "timing.jsonl", "tensorboard")
 
-# What to do about a file that is damaged.
 _REMEDIES = {
     "config.json": "Restore it, from the copy in run/metadata of a checkpoint if need be; or use another --workdir.",
     "data.json": "Restore it; or move it away, and the same training command writes it again.",
@@ -39,14 +38,14 @@ _REMEDIES = {
 
 
 class Workdir:
-    """The folder of a run.
+    """The folder of a run, which need not exist.
 
     Attributes:
-        path: the folder, which need not exist.
+        path: the folder.
         config_file: the run's configuration.
-        data_file: what the run is trained and tested on.
+        data_file: fingerprint and classes of the data that the run is trained and tested on.
         results_file: the run's tests.
-        correct_file: how many query images of each test task were classified correctly.
+        correct_file: correctly classified query images of each test task.
         checkpoints: the folder of its checkpoints.
     """
 
@@ -74,11 +73,7 @@ class Workdir:
 
     @contextlib.contextmanager
     def adding_results(self) -> Iterator[None]:
-        """Keeps other processes from adding tests to the results at the same time, also while the run is trained.
-
-        Raises:
-            WorkdirError: the folder cannot be written.
-        """
+        """Keeps other processes from adding tests to the results at the same time, also while the run is trained."""
         with contextlib.ExitStack() as stack:
             with wrap_os_errors(self.path, "write into"):
                 lock = one_at_a_time(self.path / "results.lock", "writing results")
@@ -86,11 +81,7 @@ class Workdir:
             yield
 
     def check_writable(self) -> None:
-        """Checks that results can be added, before they are computed.
-
-        Raises:
-            WorkdirError: the folder cannot be written.
-        """
+        """Raises a WorkdirError where results could not be added, before they are computed."""
         if not os.access(self.path, os.W_OK | os.X_OK):
             raise WorkdirError(f"cannot write into {self.path}: permission denied")
 
@@ -128,7 +119,7 @@ class Workdir:
             )
 
     def _check_empty(self) -> None:
-        """Checks that the folder holds nothing but what a claim that was cut off may have left."""
+        """Checks that the folder holds nothing but the leftovers of a claim that was cut off."""
         if self._has_checkpoint():
             raise WorkdirError(
                 f"workdir {self} holds checkpoints, but no {self.config_file.name} that says which run's they "
@@ -152,13 +143,9 @@ class Workdir:
         return self._has_checkpoint() or exists(self.results_file)
 
     def claim(self, config: ConfigDict) -> None:
-        """Writes `config.json` into the folder, which is made when missing.
+        """Writes `config.json` into the folder, which is made when missing and must be locked by this process.
 
-        What a run left that was ended before its first checkpoint is removed, with a warning.
-
-        Args:
-            config: the run's. The folder must be locked by this process, so that what unfinished writers left
-                in it can be removed.
+        The leftovers of a run that was ended before its first checkpoint are removed, with a warning.
 
         Raises:
             WorkdirError: it cannot be written, or became another run's since it was last looked at.
@@ -174,16 +161,16 @@ class Workdir:
     def _discard(self, different: Sequence[str]) -> None:
         """Removes the files of an attempt without a checkpoint."""
         with wrap_os_errors(self.path, "remove what an earlier attempt left in"):
-            found = [self.path / name for name in _OF_AN_ATTEMPT if (self.path / name).exists()]
-            if found:
+            leftovers = [path for name in _OF_AN_ATTEMPT if (path := self.path / name).exists()]
+            if leftovers:
                 logging.warning(
                     "workdir %s was begun %sand has no whole checkpoint: the run starts from the beginning. "
                     "Discarded: %s",
                     self,
                     f"with another configuration ({'; '.join(different)}) " if different else "",
-                    ", ".join(path.name for path in found),
+                    ", ".join(path.name for path in leftovers),
                 )
-            for path in found:
+            for path in leftovers:
                 if path.is_dir():
                     shutil.rmtree(path)
                 else:
@@ -205,13 +192,9 @@ class Workdir:
             raise WorkdirError(f"{self.config_file} does not fit this version: {error}") from error
 
     def check_data(self, fingerprint: str, classes: Mapping[str, Sequence[str]]) -> None:
-        """Checks that the data are those the run began with.
+        """Checks by the data's fingerprint and the classes of splits that they are those the run began with.
 
         A run without `data.json` takes any, and so does one that was ended before its first checkpoint.
-
-        Args:
-            fingerprint: of the whole data set.
-            classes: names of the classes of the splits in use.
 
         Raises:
             WorkdirError: images were added, removed or changed, or the classes are split otherwise.
@@ -233,62 +216,39 @@ class Workdir:
                 )
 
     def recorded_classes(self, fingerprint: str) -> dict[str, list[str]]:
-        """The classes of each split that the run began with; {} where none are recorded for these images.
-
-        Args:
-            fingerprint: of the whole data set.
+        """The classes of each split that the run began with; {} where none are recorded for images of this fingerprint.
 
         Raises:
             WorkdirError: `data.json` cannot be read.
         """
-        if not exists(self.data_file) or not self._has_work():
-            return {}
-        recorded = _read_object(self.data_file)
+        recorded = self._recorded() if self._has_work() else {}
         classes = recorded.get("classes")
         if recorded.get("sha256") != fingerprint or not isinstance(classes, dict):
             return {}
         return {str(split): list(map(str, names)) for split, names in classes.items()}
 
     def trained_classes(self, fingerprint: str) -> set[str]:
-        """The names of the classes that the run is trained on or chosen by; none where the images are others.
-
-        Args:
-            fingerprint: of the whole data set.
-
-        Raises:
-            WorkdirError: `data.json` cannot be read.
-        """
+        """The names of the classes that the run is trained on or chosen by; none where the images are others."""
         recorded = self.recorded_classes(fingerprint)
         return {name for split in ("train", "val") for name in recorded.get(split, ())}
 
     def record_data(
         self, fingerprint: str, channels: int, classes: Mapping[str, Sequence[str]]
     ) -> None:
-        """Writes `data.json`: what the run is trained and tested on.
-
-        Args:
-            fingerprint: of the whole data set.
-            channels: of its images.
-            classes: names of the classes of every split.
-
-        Raises:
-            WorkdirError: it cannot be written.
-        """
+        """Writes `data.json`: fingerprint, channels and classes of the data that the run is trained and tested on."""
         content = {"sha256": fingerprint, "channels": channels, "classes": dict(classes)}
         write_json(self.data_file, content)
 
     def recorded_channels(self) -> int:
-        """Channels of the images the run is trained on; 0 where `data.json` does not say.
-
-        Raises:
-            WorkdirError: the file cannot be read.
-        """
-        recorded = _read_object(self.data_file) if exists(self.data_file) else {}
-        channels = recorded.get("channels")
+        """Channels of the images the run is trained on; 0 where `data.json` does not say."""
+        channels = self._recorded().get("channels")
         return channels if isinstance(channels, int) else 0
 
+    def _recorded(self) -> dict[str, Any]:
+        return _read_object(self.data_file) if exists(self.data_file) else {}
+
     def results(self) -> dict[str, Any] | None:
-        """The content of `results.json`, "test" as `TestResult`s; None when there is none.
+        """The content of `results.json`, "test" as `Evaluation`s; None when there is none.
 
         Raises:
             WorkdirError: the file cannot be read, or is not what a run writes.
@@ -305,7 +265,7 @@ class Workdir:
             ) from error
 
     def correct_per_task(self) -> dict[str, np.ndarray]:
-        """Correct query images of each task, uint16 [tasks], by `TestResult.key`; {} where the file is missing.
+        """Correct query images of each task, uint16 [tasks], by `Evaluation.key`; {} where the file is missing.
 
         Raises:
             WorkdirError: the file cannot be read.
@@ -325,16 +285,16 @@ class Workdir:
         """Writes `results.json` and, before it, the correct query images per task of its tests.
 
         Args:
-            results: "test" is a list of `TestResult`s.
-            correct: of new tests, as `correct_per_task` returns them; those of earlier tests stay.
+            results: content of the file, "test" as a list of `Evaluation`s.
+            correct: per-task counts of new tests by their key; those of earlier tests stay.
 
         Raises:
             WorkdirError: a file cannot be written, or the earlier one cannot be read.
         """
         known = self.correct_per_task() | dict(correct)
-        kept: Any = {test.key: known[test.key] for test in results["test"] if test.key in known}
+        counts: Any = {test.key: known[test.key] for test in results["test"] if test.key in known}
         with wrap_os_errors(self.correct_file, "write"), atomic_open(self.correct_file) as file:
-            np.savez_compressed(file, **kept)
+            np.savez_compressed(file, **counts)
         write_json(self.results_file, to_json(results))
 
 
@@ -361,7 +321,7 @@ def _is_configuration(stored: dict[str, Any]) -> bool:
     return True
 
 
-def _parse_results(results: dict[str, Any]) -> list[TestResult]:
+def _parse_results(results: dict[str, Any]) -> list[Evaluation]:
     """The rows of "test"; everything else in the file is for people and other programs."""
     try:
         trained = results["config"]["task"]["way"], results["config"]["train"]["inner_steps"]
@@ -372,4 +332,4 @@ def _parse_results(results: dict[str, Any]) -> list[TestResult]:
     rows = results.get("test")
     if not isinstance(rows, list):
         raise ValueError('"test" is not a list of objects')
-    return [TestResult.from_row(row) for row in rows]
+    return [Evaluation.from_row(row) for row in rows]

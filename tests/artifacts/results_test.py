@@ -5,20 +5,20 @@ import math
 
 import pytest
 
-from mamlpp_jax.artifacts.results import TestResult, to_json
+from mamlpp_jax.artifacts.results import Evaluation, to_json
 from tests.helpers.sample_results import RESULT, ROW
 
 
 def test_a_result_is_one_row_with_these_keys():
     assert RESULT.to_row() == ROW
     assert list(RESULT.to_row()) == list(ROW)
-    assert TestResult.from_row(ROW) == RESULT
+    assert Evaluation.from_row(ROW) == RESULT
 
 
 def test_only_a_test_on_other_data_names_them():
     elsewhere = dataclasses.replace(RESULT, data="birds 1234")
     assert elsewhere.to_row() == {**ROW, "data": "birds 1234"}
-    assert TestResult.from_row(elsewhere.to_row()) == elsewhere
+    assert Evaluation.from_row(elsewhere.to_row()) == elsewhere
 
 
 def test_tests_are_the_same_when_their_conditions_are():
@@ -37,19 +37,19 @@ def test_tests_are_the_same_when_their_conditions_are():
 def test_the_tested_epochs_are_recorded_and_missing_in_older_results():
     tested = dataclasses.replace(RESULT, epochs=[2, 0])
     assert tested.to_row() == {**ROW, "epochs": [2, 0]}
-    assert TestResult.from_row(tested.to_row()) == tested
-    assert TestResult.from_row(ROW).epochs == []
+    assert Evaluation.from_row(tested.to_row()) == tested
+    assert Evaluation.from_row(ROW).epochs == []
 
 
 def test_a_loss_that_is_null_is_read_as_no_number():
-    assert math.isnan(TestResult.from_row({**ROW, "loss": None}).loss)
+    assert math.isnan(Evaluation.from_row({**ROW, "loss": None}).loss)
 
 
 @pytest.mark.parametrize("field", ROW)
 @pytest.mark.parametrize("value", [b"", {}])
 def test_a_value_of_another_kind_is_named(field, value):
     with pytest.raises(ValueError, match=f'a row of "test" has {field}='):
-        TestResult.from_row({**ROW, field: value})
+        Evaluation.from_row({**ROW, field: value})
 
 
 @pytest.mark.parametrize(
@@ -65,11 +65,11 @@ def test_a_value_of_another_kind_is_named(field, value):
 )
 def test_what_is_no_row_is_refused(row, said):
     with pytest.raises(ValueError, match=said):
-        TestResult.from_row(row)
+        Evaluation.from_row(row)
 
 
 def test_whole_accuracies_are_numbers_too():
-    assert TestResult.from_row({**ROW, "accuracy": 1, "accuracy_per_step": [0, 1]}).accuracy == 1
+    assert Evaluation.from_row({**ROW, "accuracy": 1, "accuracy_per_step": [0, 1]}).accuracy == 1
 
 
 def test_results_become_json_with_their_tests_as_rows():

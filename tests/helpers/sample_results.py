@@ -1,6 +1,6 @@
 """A row of `results.json` of the small run, and what it is read as."""
 
-from mamlpp_jax.artifacts.results import TestResult
+from mamlpp_jax.artifacts.results import Evaluation
 
 ROW = {
     "model": "best",
@@ -16,4 +16,4 @@ ROW = {
     "loss": 1.5,
     "accuracy_per_step": [0.2, 0.3, 0.5],
 }
-RESULT = TestResult(**ROW)
+RESULT = Evaluation(**ROW)
