@@ -104,12 +104,12 @@ def checkpoint_cost(cases: list[Case]) -> Iterator[Row]:
         )
 
 
-def _save_epochs(state: MetaState, keep_best: int, epochs: int) -> tuple[float, float]:
+def _save_epochs(state: MetaState, num_best: int, epochs: int) -> tuple[float, float]:
     """Seconds that the run waits for and that pass until all is on disk, per save of so many epochs."""
     blocked, total = [], []
     with (
         tempfile.TemporaryDirectory() as folder,
-        Checkpoints(pathlib.Path(folder), keep_best) as checkpoints,
+        Checkpoints(pathlib.Path(folder), num_best) as checkpoints,
     ):
         for number in range(_SAVES + 1):
             started = time.perf_counter()

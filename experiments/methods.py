@@ -26,12 +26,12 @@ from experiments.paper.keep import keep
 from experiments.paper.runs import Run
 from experiments.paper.sweep import Sweep
 from mamlpp_jax.artifacts.provenance import provenance
-from mamlpp_jax.artifacts.results import TestResult
+from mamlpp_jax.artifacts.results import Evaluation
 from mamlpp_jax.artifacts.workdir import Workdir
 from mamlpp_jax.errors import ConfigError
 from mamlpp_jax.reports.tables import markdown_table
+from mamlpp_jax.training.dry_run import count_parameters
 from mamlpp_jax.training.learner import epoch_plan, state_shapes
-from mamlpp_jax.training.summary import count_parameters
 from mamlpp_jax.utils.files import exists, read_json, write_json
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "methods"
@@ -118,7 +118,7 @@ def _accuracy(results: Mapping[str, Any] | None, mode: str) -> str:
     """The ensemble's accuracy; that of a method with statistics of its own stands in the first column."""
     if not results:
         return MISSING
-    tests: list[TestResult] = [test for test in results["test"] if test.model == "ensemble"]
+    tests: list[Evaluation] = [test for test in results["test"] if test.model == "ensemble"]
     for test in tests:
         text = f"{100 * test.accuracy:.2f} ± {100 * test.ci95:.2f}"
         if test.eval_statistics == mode:

@@ -18,7 +18,7 @@ from absl import flags
 
 from experiments.command_line import run_main
 from experiments.pretrained_card import accuracies, test_episodes
-from mamlpp_jax.artifacts.results import TestResult
+from mamlpp_jax.artifacts.results import Evaluation
 from mamlpp_jax.artifacts.workdir import Workdir
 from mamlpp_jax.cli import commands
 from mamlpp_jax.errors import ConfigError, ModelError
@@ -77,7 +77,7 @@ def compare(
     }
 
 
-def _find_row(workdir: Workdir, wanted: dict[str, Any]) -> TestResult | None:
+def _find_row(workdir: Workdir, wanted: dict[str, Any]) -> Evaluation | None:
     """The run's test of its best epoch under these conditions, if its results say which epoch that was."""
     config, results = workdir.config(), workdir.results()
     same = {

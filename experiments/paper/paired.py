@@ -14,7 +14,7 @@ from experiments.paper.archived_runs import ArchivedRun, load_runs
 from experiments.paper.cells import ACCURACIES, NO_RUN, Cell, Group, Legend, make_table
 from experiments.paper.runs import SEEDS, components, table_1
 from mamlpp_jax.algorithms.metrics import student_t95
-from mamlpp_jax.artifacts.results import TestResult
+from mamlpp_jax.artifacts.results import Evaluation
 from mamlpp_jax.artifacts.workdir import Workdir
 from mamlpp_jax.config.fields import FIELDS
 
@@ -25,7 +25,7 @@ _NOTE = (
 )
 
 # By the table's column: a test, and the accuracy on each of its tasks, None where that was not archived.
-_Tests = Mapping[str, tuple[TestResult, np.ndarray | None]]
+_Tests = Mapping[str, tuple[Evaluation, np.ndarray | None]]
 
 
 def methods_table(results: pathlib.Path) -> str:

@@ -19,7 +19,7 @@ from experiments.paper.cells import (
 from experiments.paper.paired import methods_table
 from experiments.paper.published import published_text
 from experiments.paper.runs import LISTS, SEEDS, Run
-from mamlpp_jax.artifacts.results import TestResult
+from mamlpp_jax.artifacts.results import Evaluation
 from mamlpp_jax.errors import WorkdirError
 
 # A protocol's runs are listed in this order.
@@ -94,7 +94,7 @@ def _cells(results: pathlib.Path, name: str, names: Callable[[Run], dict[str, st
 
 def _accuracies(group: Group, legend: Legend) -> list[dict[str, str]]:
     done = group.with_results
-    tests: dict[int, dict[str, list[TestResult]]] = {}  # by number of tasks and column
+    tests: dict[int, dict[str, list[Evaluation]]] = {}  # by number of tasks and column
     for run in done:
         for test in run.own_tests:
             if test.inner_steps == run.config["train.inner_steps"]:
@@ -114,7 +114,7 @@ def _accuracies(group: Group, legend: Legend) -> list[dict[str, str]]:
     ]
 
 
-def _accuracy(tests: Sequence[TestResult], runs: int) -> str:
+def _accuracy(tests: Sequence[Evaluation], runs: int) -> str:
     """Mean and spread over the seeds in percent, and the 95 % interval over tasks."""
     if not tests:
         return "not tested" if runs else "diverged"

@@ -1,4 +1,4 @@
-"""What the command line can do, as functions of a configuration."""
+"""The commands, as functions of a configuration."""
 
 from __future__ import annotations
 
@@ -16,20 +16,21 @@ from mamlpp_jax import config as config_lib
 from mamlpp_jax.artifacts.results import to_json
 from mamlpp_jax.artifacts.workdir import Workdir
 from mamlpp_jax.cli import figures
-from mamlpp_jax.cli.overrides import check_channels, with_overrides
+from mamlpp_jax.cli.evaluation_flags import check_channels, with_overrides
 from mamlpp_jax.data.dataset import Dataset, fingerprint
 from mamlpp_jax.data.sources.registry import known_channels, load_dataset
 from mamlpp_jax.distributed import processes
 from mamlpp_jax.distributed.mesh import replicated
 from mamlpp_jax.errors import ConfigError, WorkdirError
 from mamlpp_jax.reports.results_page import results_page, results_table
-from mamlpp_jax.training import final_evaluation, summary
+from mamlpp_jax.training import final_evaluation
+from mamlpp_jax.training.checkpoint_access import read_checkpoints, report_state
 from mamlpp_jax.training.checkpoints import CheckpointReader, Checkpoints, quiet_orbax
+from mamlpp_jax.training.dry_run import describe, describe_briefly, describe_test
 from mamlpp_jax.training.experiment import Experiment, build_experiment
 from mamlpp_jax.training.learner import state_shapes
 from mamlpp_jax.training.memory import check_memory
 from mamlpp_jax.training.preemption import PreemptionHandler
-from mamlpp_jax.training.reading import read_checkpoints, report_state
 from mamlpp_jax.training.trainer import train as train_loop
 from mamlpp_jax.utils.files import write_atomically
 from mamlpp_jax.utils.terminal import phase
@@ -46,10 +47,10 @@ def resolve_config(
 
     Args:
         mode: "train" or "evaluate".
-        config: of --config; None where it was not given.
-        workdir: of --workdir.
-        overrides: values of `overrides.EVALUATION_FLAGS` that were given.
-        data_config: of --data_config.
+        config: value of --config; None where it was not given.
+        workdir: folder named by --workdir.
+        overrides: given values of `evaluation_flags.EVALUATION_FLAGS`.
+        data_config: value of --data_config.
 
     Raises:
         ConfigError: there is none, it is not valid, or evaluation flags were given to another mode.
@@ -61,11 +62,12 @@ def resolve_config(
             f"{', '.join(f'--{flag}' for flag in flags)} change an evaluation only; for training use the "
             "configuration's fields (--config=FILE:way=20 or --config.task.way=20)."
         )
-    if mode == "evaluate" and workdir is None:
-        raise ConfigError("--mode=evaluate needs --workdir, the folder of a trained run.")
-    if mode == "evaluate" and workdir is not None and config is None:
-        # Devices and the way to compute are those of this machine, not of the one that trained.
-        return config_lib.with_default_compute(workdir.config())
+    if mode == "evaluate":
+        if workdir is None:
+            raise ConfigError("--mode=evaluate needs --workdir, the folder of a trained run.")
+        if config is None:
+            # Devices and the way to compute are those of this machine, not of the one that trained.
+            return config_lib.with_default_compute(workdir.config())
     if config is None:
         raise ConfigError("--config is missing, for example --config=configs/quickstart.py.")
     config_lib.validate(config)
@@ -77,7 +79,7 @@ def resolve_config(
 def to_compare(
     config: ConfigDict, overrides: Mapping[str, Any], data_config: ConfigDict | None
 ) -> list[Any]:
-    """What must be the same in every process, for JSON: not where each host has its data."""
+    """The part of a command that must be the same in every process, for JSON; each host may have its data elsewhere."""
     other = None if data_config is None else _without_folders(data_config)
     return [dict(overrides), other, _without_folders(config)]
 
@@ -94,15 +96,15 @@ def train(
     workdir: Workdir | None = None,
     preemption: PreemptionHandler | None = None,
 ) -> None:
-    """Trains, tests and reports; continues what is unfinished, only reports what is finished.
+    """Trains, tests and reports; continues an unfinished run, only reports a finished one.
 
     Args:
         config: validated.
-        workdir: the run's folder; None for a name made of the configuration.
-        preemption: consulted whether to leave early; None to run to the end.
+        workdir: folder of the run; None for a name made of the configuration.
+        preemption: handler that may ask to leave early; None to run to the end.
 
     Raises:
-        StoppedError: the handler said so; what is done is saved.
+        StoppedError: the handler said so; everything done is saved.
         MamlppError: bad input, or numbers gone bad; see `mamlpp_jax.errors`.
     """
     workdir = workdir or Workdir.default(config)
@@ -120,19 +122,21 @@ def train(
         experiment = build_experiment(config, dataset, recorded=workdir.recorded_classes(digest))
         _check_classes_everywhere(experiment)
         workdir.check_data(digest, experiment.class_names)
-        about = summary.describe_briefly(experiment)
+        about = describe_briefly(experiment)
     logging.info("%s", about)
     quiet_orbax()
     logging.info("workdir: %s", workdir)
     preemption.check_signal()
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_only_writer(workdir))
+        if processes.is_first():
+            stack.enter_context(workdir.only_writer())
         _claim_together(workdir, config)
         if processes.is_first():
             workdir.record_data(digest, dataset.images.shape[-1], experiment.class_names)
-        keep = config.evaluation.ensemble
         with phase("opening the checkpoints"):
-            checkpoints = stack.enter_context(Checkpoints(workdir.path, keep, config.to_dict()))
+            checkpoints = stack.enter_context(
+                Checkpoints(workdir.path, config.evaluation.ensemble, config.to_dict())
+            )
         train_loop(experiment, workdir, checkpoints, preemption)
         _test_and_report(experiment, workdir, checkpoints, preemption)
 
@@ -151,7 +155,7 @@ def _test_and_report(
     tests, correct, predictions = final_evaluation.run_test(
         experiment, states, before_each=preemption.check
     )
-    with workdir.adding_results() if processes.is_first() else contextlib.nullcontext():
+    with _adding_results(workdir):
         results = final_evaluation.collect_results(
             config,
             workdir.results(),
@@ -161,11 +165,16 @@ def _test_and_report(
             devices=experiment.mesh.size,
             of_training=True,
         )
+
         if processes.is_first():
             with phase("drawing the figures"):
                 figures.draw_run(workdir, experiment, states[0], results["test"], predictions)
         # Last, since a run with results counts as finished.
         _report(results, correct, workdir)
+
+
+def _adding_results(workdir: Workdir) -> contextlib.AbstractContextManager[None]:
+    return workdir.adding_results() if processes.is_first() else contextlib.nullcontext()
 
 
 def evaluate(
@@ -176,13 +185,12 @@ def evaluate(
 ) -> None:
     """Tests a trained run, also under other conditions, and adds them to its results.
 
-    Nothing else in the folder changes. Another process may be training the run: then what it has learned so far
-    is tested.
+    Nothing else in the folder changes. Another process may be training the run: then its latest state is tested.
 
     Args:
         config: the run's.
         workdir: the run's.
-        overrides: values of `overrides.EVALUATION_FLAGS`.
+        overrides: values of `evaluation_flags.EVALUATION_FLAGS`.
         data_config: a configuration whose data are tested on instead of the run's.
 
     Raises:
@@ -191,17 +199,19 @@ def evaluate(
     workdir.config()  # Nothing is made in a folder that no run has claimed.
     workdir.check_writable()
     stored = workdir.results()
-    workdir.correct_per_task()  # What cannot be added to is told of now.
+    workdir.correct_per_task()  # Files that cannot be added to are reported now.
     tested, data, latest = _prepare_test(config, workdir, overrides, data_config)
     like = state_shapes(config, tested.image_shape, replicated(tested.mesh))
-    keep = config.evaluation.ensemble
     with phase("reading the best epochs"):
         states = read_checkpoints(
-            workdir.path, lambda checkpoints: final_evaluation.best_states(checkpoints, keep, like)
+            workdir.path,
+            lambda checkpoints: final_evaluation.best_states(
+                checkpoints, config.evaluation.ensemble, like
+            ),
         )
     report_state(workdir.path, config, latest, [int(state.step) for state in states])
     tests, correct, _ = final_evaluation.run_test(tested, states, data=data)
-    with workdir.adding_results() if processes.is_first() else contextlib.nullcontext():
+    with _adding_results(workdir):
         known = workdir.results()
         overtaken = _is_finished(known) and not _is_finished(stored)
         if processes.is_first() and overtaken and latest < config_lib.total_steps(config):
@@ -210,21 +220,9 @@ def evaluate(
                 "are. Give the command again to test the finished run."
             )
         results = final_evaluation.collect_results(
-            config,
-            known,
-            states,
-            tests,
-            steps=latest,
-            devices=tested.mesh.size,
+            config, known, states, tests, steps=latest, devices=tested.mesh.size
         )
         _report(results, correct, workdir)
-
-
-def _short_hash(tested: Experiment, digest: str) -> str:
-    """Tells tests apart that take other classes, or rotations of them, from data of one name."""
-    data = tested.config.data
-    chosen = [digest, data.rotations and data.rotate_evaluation, *tested.class_names["test"]]
-    return hashlib.sha256(json.dumps(chosen).encode()).hexdigest()[:8]
 
 
 def _is_finished(results: Mapping[str, Any] | None) -> bool:
@@ -240,7 +238,7 @@ def _prepare_test(
     """Everything an evaluation needs but the states; changes nothing in the workdir.
 
     Returns:
-        The parts; what results call the data, "" for the run's own; and the latest whole checkpoint's outer step.
+        The parts; the name of the data in results, "" for the run's own; and the latest whole checkpoint's outer step.
     """
     tested_config = with_overrides(config, overrides, data_config)
     config_lib.validate(tested_config)
@@ -262,16 +260,11 @@ def _prepare_test(
             f"--data_config has the run's images, and the run was trained on or chosen by {len(seen)} of its test "
             f"classes, such as {min(seen)!r}; split them as the run does."
         )
-    return (
-        tested,
-        f"{config_lib.data_label(tested_config)} {_short_hash(tested, digest)}",
-        latest or 0,
-    )
-
-
-def _only_writer(workdir: Workdir) -> contextlib.AbstractContextManager[None]:
-    """Process 0 writes, so it holds the lock."""
-    return workdir.only_writer() if processes.is_first() else contextlib.nullcontext()
+    # Tells tests apart that take other classes, or rotations of them, from data of one name.
+    data = tested_config.data
+    chosen = [digest, data.rotations and data.rotate_evaluation, *tested.class_names["test"]]
+    short_hash = hashlib.sha256(json.dumps(chosen).encode()).hexdigest()[:8]
+    return tested, f"{config_lib.data_label(tested_config)} {short_hash}", latest or 0
 
 
 def _check_memory(config: ConfigDict, *, training: bool = True) -> None:
@@ -281,11 +274,7 @@ def _check_memory(config: ConfigDict, *, training: bool = True) -> None:
 
 
 def _load_everywhere(config: ConfigDict) -> tuple[Dataset, str]:
-    """Loads the data in every process: process 0 first, whose cache the others may find.
-
-    Returns:
-        The data set and its fingerprint.
-    """
+    """Loads the data, and their fingerprint, in every process: process 0 first, whose cache the others may use."""
     with processes.first_then_others("data"):
         dataset = load_dataset(config.data)
     with phase("hashing the images"):
@@ -307,11 +296,7 @@ def _check_classes_everywhere(experiment: Experiment) -> None:
 
 
 def _claim_together(workdir: Workdir, config: ConfigDict) -> None:
-    """Process 0 claims the workdir; the others check that it is the same folder to them.
-
-    Raises:
-        WorkdirError: it cannot be written, or is not shared; the latter in every process.
-    """
+    """Process 0 claims the workdir; the others check that it is the same folder to them."""
     if processes.is_first():
         workdir.claim(config)
     processes.wait_for_all("claim")
@@ -350,14 +335,14 @@ def _print_results(results: Mapping[str, Any] | None, workdir: Workdir) -> None:
 
 
 def dry_run(config: ConfigDict, workdir: Workdir | None = None) -> None:
-    """Prints what a run would do; writes nothing but the data cache."""
+    """Prints the parts and the schedule of a run; writes nothing but the data cache."""
     _check_memory(config)
     dataset, digest = _load_everywhere(config)
     recorded = workdir.recorded_classes(digest) if workdir is not None else {}
     experiment = build_experiment(config, dataset, recorded=recorded)
     if workdir is not None:
         workdir.check_data(digest, experiment.class_names)
-    text = summary.describe(experiment)
+    text = describe(experiment)
     if processes.is_first():
         print(f"workdir: {workdir or Workdir.default(config)}\n\n{text}")
 
@@ -368,10 +353,10 @@ def dry_run_evaluation(
     overrides: Mapping[str, Any],
     data_config: ConfigDict | None = None,
 ) -> None:
-    """Prints what `evaluate` would test; writes nothing but the data cache, and compiles nothing."""
+    """Prints the tests that `evaluate` would do; writes nothing but the data cache, and compiles nothing."""
     workdir.config()
     tested, data, latest = _prepare_test(config, workdir, overrides, data_config)
-    text = summary.describe_test(tested)
+    text = describe_test(tested)
     if processes.is_first():
         total = config_lib.total_steps(config)
         print(

@@ -1,4 +1,4 @@
-"""Configuration files: where they are found, and what is wrong with one that cannot be used."""
+"""Configuration files: where they lie, and the reasons why one cannot be used."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mamlpp_jax.errors import ConfigError, MamlppError
 from mamlpp_jax.utils.files import read_json
 
 _PACKAGE = pathlib.Path(__file__).parents[1]
-# Where a wheel puts the ready configurations, and where a checkout has them.
+# The ready configurations of a wheel, and of a checkout.
 _READY_FOLDERS = (_PACKAGE / "configs", _PACKAGE.parent / "configs")
 _MUST = (
     "A configuration file must define get_config(), which changes and returns "
@@ -32,10 +32,7 @@ def ready_configs() -> dict[str, pathlib.Path]:
 
 
 def find_config(path: str) -> pathlib.Path:
-    """Finds a configuration file: a local one, or else the ready one of that name.
-
-    Args:
-        path: a file, or "configs/NAME.py", "NAME.py" or "NAME" of a ready configuration.
+    """A local configuration file, or else the ready one of "configs/NAME.py", "NAME.py" or "NAME".
 
     Raises:
         ConfigError: neither exists; lists the ready ones.
@@ -56,11 +53,9 @@ def find_config(path: str) -> pathlib.Path:
 
 
 def load_config(argument: str) -> ConfigDict:
-    """The configuration that a command line names; its values may still be out of range.
+    """The configuration that "FILE" or "FILE:ARGUMENT" names; its values may still be out of range.
 
-    Args:
-        argument: "FILE" or "FILE:ARGUMENT". The file is Python, found as by `find_config`, or the `config.json`
-            of a run.
+    The file is Python, looked for as by `find_config`, or the `config.json` of a run.
 
     Raises:
         ConfigError: the file cannot be found, read or used; names it and says what it must be.
@@ -134,7 +129,7 @@ def _call(file: pathlib.Path, module: types.ModuleType, rest: list[str]) -> Any:
 
 
 def _broken(file: pathlib.Path, error: BaseException) -> ConfigError:
-    """What is said of a file that raises: the project's own words, else the error and its line."""
+    """The error for a file that raises: the project's own words, else the error and its line."""
     if isinstance(error, MamlppError):
         return ConfigError(str(error))
     frames = traceback.extract_tb(error.__traceback__)

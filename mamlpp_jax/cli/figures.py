@@ -10,7 +10,7 @@ import numpy as np
 from mamlpp_jax.algorithms.averaging import evaluated_meta
 from mamlpp_jax.algorithms.metrics import Predictions
 from mamlpp_jax.artifacts.metric_writer import read_metrics
-from mamlpp_jax.artifacts.results import TestResult
+from mamlpp_jax.artifacts.results import Evaluation
 from mamlpp_jax.artifacts.workdir import Workdir
 from mamlpp_jax.reports import episode_figure, plots
 from mamlpp_jax.reports.canvas import save_figure
@@ -22,13 +22,13 @@ def draw_run(
     workdir: Workdir,
     experiment: Experiment,
     best: MetaState,
-    test: Sequence[TestResult],
+    test: Sequence[Evaluation],
     predictions: Predictions,
 ) -> None:
     """Draws learning curves, accuracy per inner step, learned inner rates and one test episode.
 
     Args:
-        workdir: where the PNG files go and `metrics.jsonl` is.
+        workdir: folder of `metrics.jsonl` and of the PNG files.
         experiment: the parts.
         best: the state of the best epoch, whose inner rates are shown, as they are tested.
         test: the rows of `results.json`.
@@ -37,29 +37,22 @@ def draw_run(
     Raises:
         WorkdirError: a file cannot be written.
     """
-    stream = experiment.tasks["test"]
+    stream, metrics = experiment.tasks["test"], read_metrics(workdir.path)
     figures = {
-        "learning_curves": plots.learning_curves(
-            read_metrics(workdir.path), way=experiment.config.task.way
-        ),
-        "accuracy_per_inner_step": plots.accuracy_per_inner_step(
-            [result.to_row() for result in test]
-        ),
+        "learning_curves": plots.learning_curves(metrics, way=experiment.config.task.way),
+        "accuracy_per_inner_step": plots.accuracy_per_inner_step([row.to_row() for row in test]),
         "episode": episode_figure.draw(
             jax.tree.map(lambda leaf: leaf[0], stream.episodes(1)),
             np.asarray(jax.nn.softmax(predictions.logits[0, -1])),
             stream.task_class_names(0),
         ),
     }
-    rates = jax.tree_util.tree_leaves_with_path(
-        experiment.learner.inner_optimizer.rates(evaluated_meta(best).inner)
-    )
+    learned = experiment.learner.inner_optimizer.rates(evaluated_meta(best).inner)
+    rates = {
+        jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(leaf)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(learned)
+    }
     if rates:
-        figures["inner_rates"] = plots.inner_rates(
-            {
-                jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(leaf)
-                for path, leaf in rates
-            }
-        )
+        figures["inner_rates"] = plots.inner_rates(rates)
     for name, figure in figures.items():
         save_figure(figure, workdir.path / f"{name}.png")

@@ -1,4 +1,4 @@
-"""What the command lines share: help, and mistakes told in one paragraph."""
+"""The parts that the command lines share: help, and mistakes explained in one paragraph."""
 
 from __future__ import annotations
 
@@ -26,12 +26,7 @@ _ARGV: list[str] = []
 
 
 def define_config(name: str, text: str) -> flags.FlagHolder:
-    """A flag that names a configuration file, and flags of its fields.
-
-    Args:
-        name: of the flag.
-        text: its help.
-    """
+    """A flag of this name and help that names a configuration file, and flags of its fields."""
     return config_flags.DEFINE_config_file(name, None, text, lock_config=True, sys_argv=_ARGV)
 
 
@@ -61,7 +56,7 @@ def parse_flags(
     module: str = "__main__",
     rest: bool = False,
 ) -> list[str]:
-    """Parses flags; a mistake in them is one paragraph, not a traceback.
+    """Parses flags and returns the rest behind the program's name; a mistake is one paragraph, not a traceback.
 
     `--help` prints the docstring and the flags of the command's module, and exits with 0.
 
@@ -70,9 +65,6 @@ def parse_flags(
         configs: the flags that name configuration files.
         module: the command's module.
         rest: whether there may be arguments that are no flags.
-
-    Returns:
-        What is no flag, behind the program's name.
     """
     if not _HELP.isdisjoint(argv[1:]):
         _print_help(module, with_configs=bool(configs))
@@ -89,7 +81,7 @@ def parse_flags(
     except (flags.Error, MamlppError) as error:
         fail(_explain(error, names))
     except (TypeError, ValueError, LookupError, AttributeError, SyntaxError) as error:
-        # What ml_collections raises for a --config.FIELD in a --flagfile that is no field.
+        # Raised by ml_collections for a --config.FIELD in a --flagfile that is no field.
         fail(f"a flag cannot be used ({error_text(error)}).")
     return left
 
@@ -97,9 +89,7 @@ def parse_flags(
 def output_file(flag: flags.FlagHolder, formats: Sequence[str] = ()) -> pathlib.Path | None:
     """The file that a flag names, checked before anything is computed for it; None where it names none.
 
-    Args:
-        flag: of the command line.
-        formats: the suffixes that the file may have; empty for any.
+    `formats` are the suffixes that the file may have; empty for any.
 
     Raises:
         ConfigError: it has another suffix, its folder does not exist, or it is a folder.
@@ -147,7 +137,7 @@ def _check_field_names(argv: list[str], names: Sequence[str]) -> None:
 
 
 def _explain(error: Exception, configs: Sequence[str]) -> str:
-    """What is wrong with the flags and what they may be; the flag libraries quote Python's own errors."""
+    """The mistake in the flags and the values they may have; the flag libraries quote Python's own errors."""
     root = _root_cause(error)
     if isinstance(root, MamlppError):
         return str(root)
@@ -178,9 +168,9 @@ def _allowed(parser: flags.ArgumentParser) -> str:
         return f"one of {', '.join(parser.enum_values)}"
     if isinstance(parser, flags.BooleanParser):
         return "true or false"
-    kind = "a whole number" if isinstance(parser, flags.IntegerParser) else "a number"
+    number = "a whole number" if isinstance(parser, flags.IntegerParser) else "a number"
     low = getattr(parser, "lower_bound", None)
-    return kind if low is None else f"{kind} of at least {low:g}"
+    return number if low is None else f"{number} of at least {low:g}"
 
 
 def _root_cause(error: BaseException) -> BaseException:

@@ -1,4 +1,4 @@
-"""What the commands that prepare, train and test write into their log."""
+"""The log of the commands that prepare, train and test."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def set_up_log() -> None:
 
 
 def quiet_libraries() -> None:
-    """Keeps what other libraries tell at length out of the log."""
+    """Leaves the long messages of other libraries out of the log."""
     for name in _AT_LENGTH:
         std_logging.getLogger(name).setLevel(std_logging.WARNING)
 

@@ -19,7 +19,6 @@ import sys
 import warnings
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 import numpy as np
 from absl import app, flags
@@ -60,7 +59,7 @@ def find_images(places: Sequence[str]) -> list[pathlib.Path]:
     Raises:
         DataError: a folder has none.
     """
-    found: list[pathlib.Path] = []
+    images: list[pathlib.Path] = []
     for place in map(pathlib.Path, places):
         inside = [place]
         if place.is_dir():
@@ -68,8 +67,8 @@ def find_images(places: Sequence[str]) -> list[pathlib.Path]:
             inside = sorted(path for path in files if not path.name.startswith("."))
             if not inside:
                 raise DataError(f"The folder {place} has no image ({' '.join(sorted(SUFFIXES))}).")
-        found += inside
-    return found
+        images += inside
+    return images
 
 
 def write_csv(
@@ -90,24 +89,6 @@ def write_csv(
     write_atomically(path, text.getvalue().encode())
 
 
-def draw_figure(
-    path: pathlib.Path,
-    clf: FewShotClassifier,
-    support: Any,
-    labels: Sequence[str],
-    queries: Any,
-    probabilities: np.ndarray,
-) -> None:
-    """Draws support images and, beside the class predicted for them, queries, as the model sees them."""
-    classes = list(clf.classes_)
-    numbers = np.array([classes.index(label) for label in labels])
-    episode = Episode(
-        Batch(clf.preprocess(support) / 255.0, numbers),
-        Batch(clf.preprocess(queries) / 255.0, probabilities.argmax(axis=1)),
-    )
-    save_figure(episode_figure.draw(episode, probabilities, classes, judged=False), path)
-
-
 def predict(
     clf: FewShotClassifier,
     support: pathlib.Path,
@@ -115,17 +96,14 @@ def predict(
     output: pathlib.Path | None = None,
     figure: pathlib.Path | None = None,
 ) -> str:
-    """Learns the classes of a folder and classifies images.
+    """Learns the classes of a folder, classifies images, and returns the table of the predictions.
 
     Args:
         clf: a classifier, whose classes are replaced.
-        support: has a folder of images per class.
+        support: folder with a folder of images per class.
         queries: images, or folders of images.
         output: CSV file to write.
-        figure: file to draw, see `save_figure`.
-
-    Returns:
-        The table of the predictions.
+        figure: file to draw support images and, beside their predicted class, queries into, as the model sees them.
 
     Raises:
         MamlppError: a folder or image cannot be read, or a file not be written.
@@ -139,7 +117,12 @@ def predict(
     if output is not None:
         write_csv(output, files, names, probabilities)
     if figure is not None:
-        draw_figure(figure, clf, paths, labels, images, probabilities)
+        numbers = np.array([names.index(label) for label in labels])
+        episode = Episode(
+            Batch(clf.preprocess(paths) / 255.0, numbers),
+            Batch(clf.preprocess(images) / 255.0, probabilities.argmax(axis=1)),
+        )
+        save_figure(episode_figure.draw(episode, probabilities, names, judged=False), figure)
     return text_table(
         [
             {"file": file, "label": names[row.argmax()], "probability": f"{row.max():.3f}"}

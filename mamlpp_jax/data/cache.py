@@ -56,13 +56,10 @@ def cache_folder(cache_dir: str) -> Path:
 def load_or_make(
     folder: Path, key: CacheKey, make: Callable[[], Dataset], source_dir: str = ""
 ) -> Dataset:
-    """Returns a data set from its cache file, which is made when it is missing or broken.
+    """Returns a data set from its cache file, which is made with `make` when it is missing or broken.
 
-    Args:
-        folder: the cache folder, made when missing.
-        key: name and identity; other processes that need the same ones wait while the data set is made.
-        make: reader of the data set's source.
-        source_dir: folder that `make` reads; when the cache is used instead, the log says so.
+    Other processes that need a data set with the same name and identity wait meanwhile. When the cache is used, the
+    log says that `source_dir` is not read.
 
     Raises:
         ConfigError: the data set has to be made and the folder is not writable.

@@ -22,6 +22,8 @@ _FORMAT = 1
 class Dataset:
     """Images grouped by class: those of class c are rows ``sum(class_sizes[:c])`` to ``sum(class_sizes[:c + 1])``.
 
+    Parts that do not fit each other raise a `DataError`.
+
     Attributes:
         name: `data.name`; part of reports.
         images: uint8 [T, H, W, C], in the order of ``class_names``. Written characters (Omniglot,
@@ -30,9 +32,6 @@ class Dataset:
         class_sizes: int32 [num_classes], images per class; they may differ.
         class_splits: the published split of each class, one of ``SPLITS``; empty for a data set
             without published splits, whose classes the configuration splits.
-
-    Raises:
-        DataError: the parts are inconsistent.
     """
 
     name: str
@@ -92,11 +91,7 @@ def fingerprint(dataset: Dataset) -> str:
 
 
 def save(dataset: Dataset, path: str | os.PathLike[str]) -> None:
-    """Writes a data set to one ``.npz`` file, atomically.
-
-    Raises:
-        OSError: the folder is missing or cannot be written.
-    """
+    """Writes a data set to one ``.npz`` file, atomically; the folder must exist."""
     with atomic_open(Path(path)) as file:
         np.savez(
             file,
@@ -110,11 +105,7 @@ def save(dataset: Dataset, path: str | os.PathLike[str]) -> None:
 
 
 def load(path: str | os.PathLike[str]) -> Dataset:
-    """Reads a data set written by `save`.
-
-    Raises:
-        DataError: the file is missing, truncated, damaged or not a data set.
-    """
+    """Reads a data set written by `save`; any other file is a `DataError`."""
     try:
         return _read(Path(path))
     except FileNotFoundError as error:

@@ -116,12 +116,10 @@ def _host_device() -> jax.Device:
 
 
 def prefetched(make: Callable[[_T], _T2], arguments: Iterable[_T]) -> Generator[_T2, None, None]:
-    """Calls `make` with each argument, a few ahead of what is consumed, in a thread of its own.
+    """Calls `make` with each argument, a few ahead of the consumer, in a thread of its own.
 
-    Close the iterator when it is left early (`contextlib.closing`); the thread then ends.
-
-    Raises:
-        Exception: what `make` raises, when its turn comes.
+    An error of `make` is raised when its turn comes. Close the iterator when it is left early
+    (`contextlib.closing`); the thread then ends.
     """
     pool = ThreadPoolExecutor(1, thread_name_prefix="prefetch")
     pending: collections.deque[Future[_T2]] = collections.deque()

@@ -112,9 +112,6 @@ def automatic_counts(
     """Classes per split: at least `way` in each, or else as many in each as there are.
 
     `fractions` and `rotations` are as in `split_dataset`.
-
-    Raises:
-        ConfigError: there are fewer than three classes.
     """
     if num_classes < len(SPLITS):
         raise ConfigError(
@@ -142,11 +139,7 @@ def _rounded_shares(num_classes: int, fractions: Sequence[float]) -> dict[str, i
 
 
 def fraction_counts(num_classes: int, fractions: Sequence[float]) -> dict[str, int]:
-    """Classes per split; their sum is the rounded sum of the fractions of all classes.
-
-    Raises:
-        ConfigError: a split gets no class.
-    """
+    """Classes per split; their sum is the rounded sum of the fractions of all classes."""
     counts = _rounded_shares(num_classes, fractions)
     for split, count in counts.items():
         if count == 0:
@@ -161,10 +154,7 @@ def fraction_counts(num_classes: int, fractions: Sequence[float]) -> dict[str, i
 def read_split_file(path: Path, dataset: Dataset) -> tuple[str, ...]:
     """Reads the split of each class of a data set, "" for classes that are left out, from a CSV file.
 
-    The file has the header ``class,split`` and one line per class.
-
-    Raises:
-        DataError: the file is missing, malformed, or names an unknown class or split, or a class twice.
+    The file has the header ``class,split`` and one line per class; any other content is a `DataError`.
     """
     rows = read_csv(path, "data.split_file: ")
     if not rows or [cell.strip() for cell in rows[0]] != _HEADER:
@@ -187,21 +177,10 @@ def read_split_file(path: Path, dataset: Dataset) -> tuple[str, ...]:
 
 
 def split_classes(num_classes: int, counts: Mapping[str, int], seed: int) -> dict[str, np.ndarray]:
-    """Deals the classes out to the three splits, at random but reproducibly.
+    """Deals the classes, by their number and a seed, out to the three splits: int32 [count] class indices each.
 
     The order is that of raw random bits, not of a NumPy distribution: NumPy promises the former
-    never to change, so a seed names the same split under every version.
-
-    Args:
-        num_classes: number of classes, in name order.
-        counts: classes per split, each 0 or more; where their sum is smaller than ``num_classes``, the rest is unused.
-        seed: at least 0.
-
-    Returns:
-        For each name in ``SPLITS`` int32 [count] class indices; no class is in two splits.
-
-    Raises:
-        ConfigError: the counts exceed the classes.
+    never to change, so a seed names the same split under every version. Classes beyond the counts are unused.
     """
     total = sum(counts.values())
     if total > num_classes:

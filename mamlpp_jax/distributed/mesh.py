@@ -20,13 +20,13 @@ AXIS = "tasks"
 
 
 def cpu_devices(tasks_per_step: int, devices: int, processes: int, cores: int) -> int:
-    """Into how many devices each process splits its CPU; means nothing to an accelerator.
+    """The number of devices each process splits its CPU into; means nothing to an accelerator.
 
     Args:
         tasks_per_step: the meta-batch.
         devices: of all processes together; 0 for as many as there are cores and divide the tasks.
-        processes: that compute the run.
-        cores: this process may use.
+        processes: number of processes that compute the run.
+        cores: number of cores this process may use.
 
     Raises:
         ConfigError: the tasks or devices do not divide over the processes.
@@ -73,7 +73,7 @@ def make_mesh(tasks_per_step: int, devices: int = 0) -> Mesh:
 
     Args:
         tasks_per_step: the meta-batch, which must divide over the devices.
-        devices: how many; 0 for as many of the available ones as divide the meta-batch.
+        devices: number of devices; 0 for as many of the available ones as divide the meta-batch.
 
     Raises:
         ConfigError: more devices were asked for than there are, or some process would have none.
@@ -132,9 +132,9 @@ def _place_on_many_hosts(leaf: Any, sharding: NamedSharding) -> jax.Array:
 
 
 def gather_to_host(tree: Any) -> Any:
-    """The values of a pytree as NumPy arrays, of task-sharded leaves the shares of all processes.
+    """The values of a pytree as NumPy arrays; all processes must call it.
 
-    With several processes all must call it.
+    Task-sharded leaves have the shares of all processes.
     """
     return jax.tree.map(_gather, tree)
 

@@ -18,9 +18,9 @@ from mamlpp_jax.artifacts.workdir import Workdir
 from mamlpp_jax.config import check_value
 from mamlpp_jax.data.sources.registry import known_channels
 from mamlpp_jax.errors import WorkdirError
+from mamlpp_jax.training.checkpoint_access import read_checkpoints, report_state
 from mamlpp_jax.training.checkpoints import CheckpointReader, quiet_orbax
 from mamlpp_jax.training.learner import make_learner, state_shapes
-from mamlpp_jax.training.reading import read_checkpoints, report_state
 from mamlpp_jax.types import MetaParams, MetaState, RunningStats
 
 

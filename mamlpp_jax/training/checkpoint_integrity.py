@@ -1,8 +1,9 @@
-"""Whether a checkpoint's files are those that were saved: its checksum manifest, and what to do when they are not."""
+"""The checksum manifest of a checkpoint, and the removal of checkpoints whose files do not match it."""
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import pathlib
 import re
@@ -15,7 +16,7 @@ from mamlpp_jax.utils.files import wrap_os_errors, write_json
 
 MANIFEST = "sha256.json"
 TEMPORARY = ".orbax-checkpoint-tmp"
-# What Orbax still writes after the manifest: the time, and that it was done.
+# Written by Orbax after the manifest: the time, and that it was done.
 _UNLISTED = (MANIFEST, "_CHECKPOINT_METADATA", "commit_success.txt")
 
 
@@ -25,7 +26,7 @@ def write_manifest(checkpoint: pathlib.Path) -> None:
 
 
 def find_damage(checkpoint: pathlib.Path) -> str:
-    """What is wrong with a checkpoint; "" when its files match its manifest.
+    """The damage of a checkpoint, as a clause; "" when its files match its manifest.
 
     Raises:
         OSError: a file cannot be read, which says nothing of its content.
@@ -33,13 +34,13 @@ def find_damage(checkpoint: pathlib.Path) -> str:
     if not (checkpoint / MANIFEST).exists():
         return f"it has no {MANIFEST}, so it was not completely written"
     try:
-        listed, found = json.loads((checkpoint / MANIFEST).read_bytes()), _digests(checkpoint)
+        listed, actual = json.loads((checkpoint / MANIFEST).read_bytes()), _digests(checkpoint)
     except (ValueError, RecursionError) as error:
         return f"{MANIFEST} is not readable as JSON: {error}"
     if not isinstance(listed, dict):
         return f"{MANIFEST} is damaged"
     different = sorted(
-        name for name in listed.keys() | found.keys() if listed.get(name) != found.get(name)
+        name for name in listed.keys() | actual.keys() if listed.get(name) != actual.get(name)
     )
     return f"{', '.join(different[:3])} differ from what was saved" if different else ""
 
@@ -81,11 +82,7 @@ def remove_half_written(folder: pathlib.Path) -> None:
 
 
 def quarantine_damaged(folder: pathlib.Path, quarantine: pathlib.Path) -> None:
-    """Moves damaged checkpoints out of the way; warns of each by name.
-
-    Args:
-        folder: of the checkpoints.
-        quarantine: the folder they are moved to, made when needed.
+    """Moves damaged checkpoints into the folder `quarantine`, made when needed; warns of each by name.
 
     Raises:
         WorkdirError: the checkpoints cannot be read or moved, or every one is damaged: then nothing is moved, since
@@ -95,10 +92,10 @@ def quarantine_damaged(folder: pathlib.Path, quarantine: pathlib.Path) -> None:
         damage = {
             checkpoint: find_damage(checkpoint) for checkpoint in complete_checkpoints(folder)
         }
-        latest_sound = max(
+        latest_valid = max(
             (int(c.name) for c, problem in damage.items() if not problem), default=-1
         )
-        if damage and latest_sound < 0:
+        if damage and latest_valid < 0:
             problems = "; ".join(f"{c.name}: {problem}" for c, problem in damage.items())
             raise WorkdirError(
                 f"every checkpoint in {folder} is damaged ({problems}). Restore their files from a copy, or train "
@@ -108,8 +105,8 @@ def quarantine_damaged(folder: pathlib.Path, quarantine: pathlib.Path) -> None:
             if not problem:
                 continue
             target = _free_name(quarantine / checkpoint.name)
-            # A later one may be sound; then the damaged one was kept for its accuracy.
-            was_latest = int(checkpoint.name) > latest_sound
+            # A later one may be valid; then the damaged one was there for its accuracy.
+            was_latest = int(checkpoint.name) > latest_valid
             logging.warning(
                 "checkpoint %s is skipped: %s. It is moved to %s, and %s.",
                 checkpoint,
@@ -122,9 +119,5 @@ def quarantine_damaged(folder: pathlib.Path, quarantine: pathlib.Path) -> None:
 
 
 def _free_name(path: pathlib.Path) -> pathlib.Path:
-    number = 0
-    free = path
-    while free.exists():
-        number += 1
-        free = path.with_name(f"{path.name}-{number}")
-    return free
+    names = (path.with_name(f"{path.name}-{number}") for number in itertools.count(1))
+    return next(free for free in itertools.chain([path], names) if not free.exists())

@@ -46,10 +46,7 @@ class CheckpointReader:
     """
 
     def __init__(self, workdir: pathlib.Path) -> None:
-        """Opens the checkpoints of a working directory.
-
-        Args:
-            workdir: they are in its folder `checkpoints`.
+        """Opens the checkpoints of a working directory, in its folder `checkpoints`.
 
         Raises:
             WorkdirError: there are none, or they cannot be read.
@@ -61,18 +58,16 @@ class CheckpointReader:
                 f"the run in {workdir} has no checkpoint; train it first, or wait for one."
             )
         with self._explaining("opened"):
-            found = {int(path.name) for path in integrity.complete_checkpoints(self._folder)}
-            self._steps = [step for step in sorted(found) if self._is_sound(step)]
-            self._damaged = sorted(found.difference(self._steps))
+            steps = [int(path.name) for path in integrity.complete_checkpoints(self._folder)]
+            self._steps = [step for step in steps if self._is_valid(step)]
+            self._damaged = [step for step in steps if step not in self._steps]
             # Not a manager, which fails where one of the checkpoints is damaged.
             self._orbax: Any = ocp.Checkpointer(ocp.CompositeCheckpointHandler())
 
     def lacking(self, lack: str, remedy: str) -> WorkdirError:
         """The error that a checkpoint is missing; says where damaged ones were left out.
 
-        Args:
-            lack: what is missing, without a full stop.
-            remedy: what to do where none is damaged.
+        `lack` has no full stop; `remedy` helps where none is damaged.
         """
         if not self._damaged:
             return WorkdirError(f"{lack}; {remedy}.")
@@ -96,15 +91,15 @@ class CheckpointReader:
         return [step for _, step in sorted(ranked, reverse=True)[:count]]
 
     def _accuracy(self, step: int) -> float | None:
-        """What ranks a checkpoint; None where it was saved within an epoch."""
+        """The accuracy that ranks a checkpoint; None where it was saved within an epoch."""
         metrics = self._folder / str(step) / "metrics" / "metrics"
         return float(read_json(metrics)[_METRIC]) if metrics.exists() else None
 
     def have_vanished(self) -> bool:
-        """Whether one of the checkpoints found at first has since been removed."""
+        """Whether one of the first checkpoints has since been removed."""
         return not all((self._folder / str(step)).is_dir() for step in self._steps)
 
-    def _is_sound(self, step: int) -> bool:
+    def _is_valid(self, step: int) -> bool:
         try:
             problem = integrity.find_damage(self._folder / str(step))
         except OSError as error:
@@ -114,11 +109,7 @@ class CheckpointReader:
         return not problem
 
     def restore(self, step: int, like: MetaState) -> MetaState:
-        """Restores one checkpoint with the shapes, dtypes and shardings of `like`, and the history.
-
-        Args:
-            step: its outer step.
-            like: arrays or `jax.ShapeDtypeStruct`s.
+        """Restores the checkpoint of an outer step with the shapes, dtypes and shardings of `like`, and the history.
 
         Raises:
             WorkdirError: it cannot be read as such a state, or is one of another step.
@@ -154,12 +145,9 @@ class CheckpointReader:
     def __enter__(self) -> Any:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
-        if kind is None:
-            self.close()
-            return
-        # What ended the block is reported, not what it led to.
-        with contextlib.suppress(Exception):
+    def __exit__(self, error: type[BaseException] | None, *_: Any) -> None:
+        # An error that ended the block is reported, not its consequences.
+        with contextlib.suppress(*([Exception] if error else [])):
             self.close()
 
     @contextlib.contextmanager
@@ -186,8 +174,8 @@ class _Epoch(NamedTuple):
 class Checkpoints(CheckpointReader):
     """Saves and restores `MetaState`; only one process may have a folder open so.
 
-    Checkpoints with a validation accuracy compete to be among the best (ties: the later wins); the two latest are
-    kept whatever they are. Epochs that end in quick succession may be buffered in memory until the next save, which
+    Checkpoints with a validation accuracy compete to be among the best (ties: the later wins); the two latest
+    stay whatever they are. Epochs that end in quick succession may be buffered in memory until the next save, which
     writes the best of them too.
 
     A manifest with the SHA-256 of each of its files is written into the temporary folder that Orbax renames when the
@@ -196,19 +184,19 @@ class Checkpoints(CheckpointReader):
     """
 
     def __init__(
-        self, workdir: pathlib.Path, keep_best: int, config: Mapping[str, Any] | None = None
+        self, workdir: pathlib.Path, num_best: int, config: Mapping[str, Any] | None = None
     ) -> None:
         """Opens the checkpoints of a working directory, which need not exist yet.
 
         Args:
-            workdir: they are in its folder `checkpoints`.
-            keep_best: how many of the best to keep.
+            workdir: parent of the folder `checkpoints`.
+            num_best: how many of the best stay.
             config: stored with every checkpoint.
 
         Raises:
             WorkdirError: the folder cannot be made, read or written, or every checkpoint in it is damaged.
         """
-        self._keep_best = keep_best
+        self._num_best = num_best
         self._folder = (workdir / FOLDER).resolve()
         self._about = {"config": dict(config or {}), "versions": _versions()}
         self.history = []
@@ -221,7 +209,7 @@ class Checkpoints(CheckpointReader):
         processes.wait_for_all("checkpoints")
         best = managers.BestN(
             get_metric_fn=lambda metrics: metrics[_METRIC],
-            n=keep_best,
+            n=num_best,
             keep_checkpoints_without_metrics=False,
         )
         options = ocp.CheckpointManagerOptions(
@@ -233,18 +221,16 @@ class Checkpoints(CheckpointReader):
             self._orbax = ocp.CheckpointManager(self._folder, options=options)
 
     def buffer(self, state: MetaState, val_accuracy: float) -> None:
-        """Keeps the end of an epoch in memory until the next save, when it is among the best.
+        """Holds the end of an epoch in memory until the next save, when its accuracy ranks it among the best.
 
-        Args:
-            state: may be donated afterwards.
-            val_accuracy: what ranks it.
+        The state may be donated afterwards.
         """
         step = int(state.step)
         self.history.append({"step": step, _METRIC: val_accuracy})
         self._buffer.append(_Epoch(step, _copied(state), val_accuracy))
         ranked = sorted(self._buffer, key=lambda epoch: (epoch.accuracy, epoch.step))
-        kept = {epoch.step for epoch in ranked[-self._keep_best :]} | {step}
-        self._buffer = [epoch for epoch in self._buffer if epoch.step in kept]
+        best = {epoch.step for epoch in ranked[-self._num_best :]} | {step}
+        self._buffer = [epoch for epoch in self._buffer if epoch.step in best]
 
     @property
     def has_buffered(self) -> bool:
@@ -252,10 +238,9 @@ class Checkpoints(CheckpointReader):
         return bool(self._buffer)
 
     def save(self, state: MetaState | None = None) -> None:
-        """Saves in the background: the buffered epochs, and the state where it is none of them.
+        """Saves in the background: the buffered epochs, and a given state that is none of them.
 
-        Args:
-            state: may be donated afterwards; None for the buffered epochs alone.
+        The state may be donated afterwards.
 
         Raises:
             WorkdirError: this save or the one before failed; earlier checkpoints are untouched.
@@ -307,15 +292,15 @@ class Checkpoints(CheckpointReader):
             WorkdirError: that save failed.
         """
         self.wait()
-        return [step for step in sorted(self._orbax.all_steps()) if self._is_sound(step)]
+        return [step for step in sorted(self._orbax.all_steps()) if self._is_valid(step)]
 
     def latest_step(self) -> int | None:
         """The newest checkpoint's outer step, None when there is none; it may be under way."""
         return self._orbax.latest_step()
 
     def best_steps(self, count: int | None = None) -> list[int]:
-        """See `CheckpointReader.best_steps`; `count` is by default how many are kept."""
-        return super().best_steps(count or self._keep_best)
+        """See `CheckpointReader.best_steps`; by default as many as stay."""
+        return super().best_steps(count or self._num_best)
 
     def _read(self, step: int, items: ocp.args.Composite) -> Any:
         return self._orbax.restore(step, args=items)
@@ -375,15 +360,13 @@ def quiet_orbax() -> None:
 
 
 class _QuietHook:
-    """Leaves out what TensorStore prints of writes that outlive a save which failed for a reason that is reported."""
+    """Leaves out TensorStore's messages of writes that outlive a save which failed for a reported reason."""
 
     def __init__(self, report: Callable[[sys.UnraisableHookArgs], Any]) -> None:
         self._report = report
 
     def __call__(self, raised: sys.UnraisableHookArgs) -> None:
-        if not (
-            raised.exc_type is RuntimeError and str(raised.exc_value) == "Event loop is closed"
-        ):
+        if raised.exc_type is not RuntimeError or str(raised.exc_value) != "Event loop is closed":
             self._report(raised)
 
 

@@ -36,14 +36,14 @@ _MIB = 2**20
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """What a run is made of.
+    """The parts of a run.
 
     Attributes:
         config: the validated configuration.
         mesh: the devices.
         learner: backbone and inner loop.
         optimizer: outer Adam, behind clipping where that is on.
-        learning_rate: its rate per outer step.
+        learning_rate: rate of the outer Adam per outer step.
         image_shape: (H, W, C).
         tasks: the streams of "train", "val" and "test".
     """
@@ -65,7 +65,7 @@ class Experiment:
 
     @property
     def class_names(self) -> dict[str, list[str]]:
-        """Of each split, before rotation."""
+        """Names of each split's classes, before rotation."""
         return {split: list(stream.class_names) for split, stream in self.tasks.items()}
 
     def first_state(self) -> MetaState:
@@ -80,7 +80,7 @@ class Experiment:
 
 
 def task_spec(config: ConfigDict, split: str = "train") -> TaskSpec:
-    """The kind of task a configuration asks for in a split."""
+    """The tasks a configuration asks for in a split."""
     rotated = config.data.rotations and (split == "train" or config.data.rotate_evaluation)
     rotations = _ROTATIONS if rotated else 1
     mean, std = NORMALIZATIONS[config.data.normalize]
@@ -90,15 +90,9 @@ def task_spec(config: ConfigDict, split: str = "train") -> TaskSpec:
 def choose_classes(
     config: ConfigDict, dataset: Dataset, recorded: Mapping[str, Sequence[str]] = _NOTHING
 ) -> dict[str, np.ndarray]:
-    """Splits the classes.
+    """Splits the classes: class indices of each split.
 
-    Args:
-        config: validated.
-        dataset: the data it asks for.
-        recorded: names of the classes of each split, where they have been chosen before.
-
-    Returns:
-        Class indices of each split.
+    `recorded` has the names of the classes of each split, where they have been chosen before.
 
     Raises:
         ConfigError: a field asks for what the data do not have.
@@ -108,12 +102,7 @@ def choose_classes(
 
 
 def check_tasks(config: ConfigDict, dataset: Dataset, classes: Mapping[str, np.ndarray]) -> None:
-    """Checks that splits can give the tasks asked for.
-
-    Args:
-        config: validated.
-        dataset: the data it asks for.
-        classes: class indices of splits.
+    """Checks that splits, given by their class indices, have enough classes and images for the tasks asked for.
 
     Raises:
         ConfigError: too few classes or images.

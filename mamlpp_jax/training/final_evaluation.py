@@ -13,7 +13,7 @@ from mamlpp_jax import config as config_lib
 from mamlpp_jax.algorithms.averaging import evaluated_meta
 from mamlpp_jax.algorithms.metrics import Predictions, correct_per_task, ensemble, score
 from mamlpp_jax.artifacts.provenance import provenance
-from mamlpp_jax.artifacts.results import TestResult
+from mamlpp_jax.artifacts.results import Evaluation
 from mamlpp_jax.distributed import processes
 from mamlpp_jax.models import with_ways
 from mamlpp_jax.training.checkpoints import CheckpointReader
@@ -24,12 +24,9 @@ from mamlpp_jax.utils.terminal import phase
 
 
 def best_states(checkpoints: CheckpointReader, count: int, like: MetaState) -> list[MetaState]:
-    """The states of the best epochs whose checkpoints are undamaged, best first.
+    """The states of at most `count` best epochs whose checkpoints are undamaged, best first.
 
-    Args:
-        checkpoints: of the run.
-        count: how many at most.
-        like: shapes, dtypes and shardings of a state.
+    `like` has the shapes, dtypes and shardings of a state.
 
     Raises:
         WorkdirError: no epoch has been finished, or the checkpoints are damaged.
@@ -54,31 +51,42 @@ def run_test(
     *,
     data: str = "",
     before_each: Callable[[], None] = lambda: None,
-) -> tuple[list[TestResult], dict[str, np.ndarray], Predictions]:
+) -> tuple[list[Evaluation], dict[str, np.ndarray], Predictions]:
     """Tests the ensemble of the best epochs and the single best one on the fixed test tasks.
 
     Args:
-        experiment: its configuration says under which conditions.
+        experiment: parts, whose configuration has the conditions.
         states: best first; heads of another number of ways are fitted.
-        data: what results call the data; "" for the run's own.
+        data: name of the data in results; "" for the run's own.
         before_each: called before each model's evaluation; may raise to leave.
 
     Returns:
         Per statistics mode the ensemble and the best epoch; for each of these, by its key, the correct query images
         per task; and the ensemble's predictions in the first mode.
     """
-    modes = config_lib.eval_statistics(experiment.config)
-    predictions = _predict(experiment, states, modes, before_each)
-    ensembles = {mode: ensemble([found[mode] for found in predictions]) for mode in modes}
-    results, correct, epochs = [], {}, epochs_of(states, experiment.config)
+    config = experiment.config
+    modes, epochs = config_lib.eval_statistics(config), epochs_of(states, config)
+    members = _predict(experiment, states, modes, before_each)
+    ensembles = {mode: ensemble([member[mode] for member in members]) for mode in modes}
+    results: list[Evaluation] = []
+    correct: dict[str, np.ndarray] = {}
     for mode in modes:
-        both = (
-            ("ensemble", ensembles[mode], epochs),
-            ("best", predictions[0][mode], epochs[:1]),
-        )
-        for name, found, tested in both:
-            results.append(_result(experiment.config, name, mode, data, found, tested))
-            correct[results[-1].key] = correct_per_task(found)
+        both = (("ensemble", ensembles[mode], epochs), ("best", members[0][mode], epochs[:1]))
+        for name, predictions, tested in both:
+            results.append(
+                Evaluation(
+                    model=name,
+                    train_statistics=config.norm.train_statistics,
+                    eval_statistics=mode,
+                    **config.task.to_dict(),
+                    inner_steps=config.train.inner_steps,
+                    tasks=config.evaluation.tasks,
+                    data=data,
+                    epochs=tested,
+                    **score(predictions)._asdict(),
+                )
+            )
+            correct[results[-1].key] = correct_per_task(predictions)
         logging.info(
             "test, %s statistics: %.2f ± %.2f %% (ensemble of %d)",
             mode,
@@ -115,35 +123,11 @@ def epochs_of(states: Sequence[MetaState], config: ConfigDict) -> list[int]:
     return [int(state.step) // config.train.steps_per_epoch - 1 for state in states]
 
 
-def _result(
-    config: ConfigDict,
-    model: str,
-    mode: str,
-    data: str,
-    predictions: Predictions,
-    epochs: list[int],
-) -> TestResult:
-    task = config.task
-    return TestResult(
-        model=model,
-        train_statistics=config.norm.train_statistics,
-        eval_statistics=mode,
-        way=task.way,
-        shot=task.shot,
-        query=task.query,
-        inner_steps=config.train.inner_steps,
-        tasks=config.evaluation.tasks,
-        data=data,
-        epochs=epochs,
-        **score(predictions)._asdict(),
-    )
-
-
 def collect_results(
     config: ConfigDict,
     stored: dict[str, Any] | None,
     states: Sequence[MetaState],
-    tests: Sequence[TestResult],
+    tests: Sequence[Evaluation],
     *,
     steps: int,
     devices: int,
@@ -154,19 +138,19 @@ def collect_results(
     Args:
         config: the run's.
         stored: earlier results.
-        states: what was tested, best first.
+        states: tested states, best first.
         tests: see `run_test`.
         steps: outer steps done.
-        devices: that were used.
+        devices: number of used devices.
         of_training: whether this is the test of the command that trained the run: its machine and code are the run's.
     """
-    kept: list[TestResult] = []
+    earlier: list[Evaluation] = []
     if stored and stored.get("finished"):
         fresh = [test.conditions for test in tests]
-        kept = [test for test in stored["test"] if test.conditions not in fresh]
+        earlier = [test for test in stored["test"] if test.conditions not in fresh]
         if not of_training:
             # An evaluation, perhaps elsewhere, adds tests; where and how the run was trained stays.
-            return {**stored, "test": [*kept, *tests]}
+            return {**stored, "test": [*earlier, *tests]}
     return {
         "experiment": config.experiment,
         "method": config.method,
@@ -177,7 +161,7 @@ def collect_results(
         **provenance(devices),
         "config": config.to_dict(),
         "best_epochs": epochs_of(states, config),
-        "test": [*kept, *tests],
+        "test": [*earlier, *tests],
     }
 
 

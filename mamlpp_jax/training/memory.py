@@ -1,4 +1,4 @@
-"""Whether a run fits into memory, judged from shapes before anything is read, made or compiled."""
+"""An estimate of a run's memory, from shapes, before anything is read, made or compiled."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from mamlpp_jax.types import MetaState
 from mamlpp_jax.utils.memory import host_memory, memory_text
 
 _FLOAT = 4  # bytes
-# What a pass keeps per number of activation, at least. Compared with the compiler's own figures for the cases of
-# experiments/results the estimates are a seventh to a half, so that nothing is refused that fits.
-_SUPPORT_FIRST, _SUPPORT_SECOND = 0.9, 1.8  # in second order every inner step keeps its own
+# Numbers that a pass stores per number of activation, at least. Compared with the compiler's own figures for the cases
+# of experiments/results the estimates are a seventh to a half, so that nothing is refused that fits.
+_SUPPORT_FIRST, _SUPPORT_SECOND = 0.9, 1.8  # in second order every inner step stores its own
 _QUERY = 0.25
 _PREDICTION = 0.25  # without a gradient
 _SIZE_FIELDS = (
@@ -40,55 +40,36 @@ _SIZE_FIELDS = (
 
 
 def check_memory(config: ConfigDict, channels: int, *, training: bool = True) -> None:
-    """Checks that a run fits into the memory of this machine and of its devices.
-
-    Args:
-        config: validated.
-        channels: of its images.
-        training: whether it is trained; False for an evaluation.
+    """Checks that a training, or an evaluation, fits into the memory of this machine and of its devices.
 
     Raises:
-        ConfigError: it cannot fit; names the fields that make it large, and what of it is large.
+        ConfigError: it cannot fit; names the fields that make it large, and its large parts.
     """
-    limit, place = _memory(jax.local_devices()[0])
+    device = jax.local_devices()[0]
+    limit, place = (device.memory_stats() or {}).get("bytes_limit", 0), f"a {device.device_kind}"
+    if not limit:  # it has no memory of its own
+        limit, place = host_memory(), "this machine"
     parts = estimate(config, channels, training=training)
     needed = sum(parts.values())
     if not limit or needed <= limit:
         return
-    large = [
-        f"config.{field}={_value(config, field)}"
-        for field in _large_fields(config, channels, needed, training)
+    fields = _large_fields(config, channels, needed, training)
+    large = ", ".join(f"config.{field}={_value(config, field)}" for field in fields)
+    sizes = [
+        f"{memory_text(size)} for {part}" for part, size in parts.items() if size > needed / 20
     ]
+    remat = training and not config.compute.remat
     raise ConfigError(
         f"this needs {memory_text(needed)} of memory or more, but {place} has {memory_text(limit)}: "
-        + ", ".join(
-            f"{memory_text(size)} for {what}" for what, size in parts.items() if size > needed / 20
-        )
-        + f". It is large because of {', '.join(large)}; use smaller values"
-        + (
-            ", or config.compute.remat=True for many inner steps."
-            if training and not config.compute.remat
-            else "."
-        )
+        f"{', '.join(sizes)}. It is large because of {large}; use smaller values"
+        f"{', or config.compute.remat=True for many inner steps' if remat else ''}."
     )
 
 
-def _memory(device: Any) -> tuple[int, str]:
-    """Bytes of a device's own memory, or of the machine's where it has none, and whose they are."""
-    limit = (device.memory_stats() or {}).get("bytes_limit", 0)
-    return (limit, f"a {device.device_kind}") if limit else (host_memory(), "this machine")
-
-
 def estimate(config: ConfigDict, channels: int, *, training: bool = True) -> dict[str, int]:
-    """Bytes that a run needs at least on one device, by what they are for; nothing is allocated.
+    """Bytes that a run needs at least on one device, by their purpose; nothing is allocated.
 
-    Args:
-        config: validated.
-        channels: of its images.
-        training: whether it is trained; False for an evaluation.
-
-    Returns:
-        Those of training or of the test, whichever needs more.
+    Those of the test, or where it is trained those of training if they are more.
     """
     size = config.data.image_size
     shape = (size, size, channels)
@@ -105,12 +86,12 @@ def _of_training(
 ) -> dict[str, int]:
     train, (support, query) = config.train, _images_per_task(config)
     second_order = train.first_order_epochs < train.epochs and train.outer_gradient == "maml"
-    # ANIL computes its features once; per step it keeps those of the head, which are few.
+    # ANIL computes its features once; per step it stores those of the head, which are few.
     fixed_body = config.inner.adapts == "head" and not config.norm.per_step_affine
-    kept = 1 if config.compute.remat or fixed_body else train.inner_steps
-    in_support = (_SUPPORT_SECOND * kept if second_order else _SUPPORT_FIRST) * support
-    in_query = _QUERY * query * (kept if train.multi_step_epochs else 1)
-    adapted = _bytes(state.meta.params) * (kept if second_order else 1)
+    stored_steps = 1 if config.compute.remat or fixed_body else train.inner_steps
+    in_support = (_SUPPORT_SECOND * stored_steps if second_order else _SUPPORT_FIRST) * support
+    in_query = _QUERY * query * (stored_steps if train.multi_step_epochs else 1)
+    adapted = _bytes(state.meta.params) * (stored_steps if second_order else 1)
     task = (support + query) * math.prod(shape) * _FLOAT + adapted
     task += per_image * int(in_support + in_query)
     return {
@@ -132,13 +113,13 @@ def _of_test(
     return {
         "the parameters of the epochs that are tested": members * _bytes(state.meta),
         "what is computed of a task": _tasks_together(config) * task,
-        # Of every member and of their mean.
+        # Those of every member and of their mean.
         "the predictions on the test tasks": config.evaluation.tasks * logits * (members + 1),
     }
 
 
 def _images_per_task(config: ConfigDict) -> tuple[int, int]:
-    """Support and query images."""
+    """Support and query images of a task."""
     return config.task.way * config.task.shot, config.task.way * config.task.query
 
 
@@ -158,7 +139,7 @@ def _value(config: ConfigDict, field: str) -> Any:
 
 
 def _large_fields(config: ConfigDict, channels: int, needed: int, training: bool) -> list[str]:
-    """The fields whose default would halve what is needed; where none would alone, those above their default."""
+    """The fields whose default would halve the needs; where none would alone, those above their default."""
     defaults = config_lib.default_config()
     above = [f for f in _SIZE_FIELDS if _value(config, f) > _value(defaults, f)]
 

@@ -53,7 +53,7 @@ def train(
 
     Args:
         experiment: the parts.
-        workdir: exists and belongs to this configuration.
+        workdir: an existing folder of this configuration.
         checkpoints: of the workdir.
         preemption: consulted between dispatches; None to run to the end.
 
@@ -85,8 +85,8 @@ def train(
             log, total = config.log, config_lib.total_steps(config)
             writer = stack.enter_context(MetricsWriter(workdir.path, start, log.tensorboard))
             progress = stack.enter_context(Progress(total, start, log.every_seconds))
-        made = describe(provenance(experiment.mesh.size))
-        writer.timing({"step": start, "made": made})  # A run may go on elsewhere.
+        # A run may go on elsewhere.
+        writer.timing({"step": start, "made": describe(provenance(experiment.mesh.size))})
         loop = _Loop(experiment, checkpoints, writer, progress, start, preemption)
         try:
             loop.run(state)
@@ -205,8 +205,8 @@ class _Loop:
         fetched = jax.device_get(metrics)
         records = self._records(epoch, first, fetched)
         now = time.monotonic()
-        sound, problem = _until_bad(records, fetched.finite)
-        self.writer.train(records[:sound])
+        good, problem = _until_bad(records, fetched.finite)
+        self.writer.train(records[:good])
         if problem:
             raise TrainingDivergedError(problem)
         last = records[-1]
@@ -268,14 +268,14 @@ class _Loop:
 
 
 def _until_bad(records: list[dict[str, Any]], finite: np.ndarray) -> tuple[int, str]:
-    """How many outer steps come before the first with a number that is not finite, and the error; "" without one."""
-    for count, (record, sound) in enumerate(zip(records, finite, strict=True)):
+    """The number of outer steps before the first with a number that is not finite, and the error; "" without one."""
+    for count, (record, is_finite) in enumerate(zip(records, finite, strict=True)):
         bad = [
             f"{name} is {record[name]}"
             for name in ("loss", "grad_norm")
             if not math.isfinite(record[name])
         ]
-        if not sound and not bad:
+        if not is_finite and not bad:
             bad = ["a meta-parameter is not a finite number"]
         if bad:
             return count, (

@@ -11,7 +11,7 @@ import pytest
 from mamlpp_jax.artifacts import workdir as workdir_lib
 from mamlpp_jax.artifacts.workdir import Workdir
 from mamlpp_jax.cli import commands
-from mamlpp_jax.cli.overrides import naming_flags
+from mamlpp_jax.cli.evaluation_flags import naming_flags
 from mamlpp_jax.data.dataset import Dataset, fingerprint
 from mamlpp_jax.errors import WorkdirError
 from mamlpp_jax.training import final_evaluation

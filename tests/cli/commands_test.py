@@ -93,7 +93,7 @@ def test_a_finished_run_only_reports(finished, finished_config, monkeypatch, cap
 
 def last_state(workdir):
     experiment = small_experiment()
-    with Checkpoints(workdir.path, keep_best=3) as checkpoints:
+    with Checkpoints(workdir.path, num_best=3) as checkpoints:
         state = checkpoints.restore(checkpoints.latest_step(), experiment.state_shapes())
     return jax.tree.leaves(jax.device_get(state))
 

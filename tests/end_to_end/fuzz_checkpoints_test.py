@@ -70,7 +70,7 @@ class Saved:
 
     def __init__(self, sandbox):
         self.run, self.copied = sandbox.inside / "run", sandbox.inside / "copied"
-        with Checkpoints(self.run, keep_best=2) as checkpoints:
+        with Checkpoints(self.run, num_best=2) as checkpoints:
             for step, accuracy in ((2, 0.5), (4, 0.4)):
                 checkpoints.buffer(_state(step), accuracy)
                 checkpoints.save()
@@ -98,7 +98,7 @@ def test_checkpoints_that_a_run_goes_on_from(count, sandbox):
 
     def check(changes):
         copied = saved.spoil(changes)
-        with sandbox.reads(allowed=copied), Checkpoints(copied, keep_best=2) as checkpoints:
+        with sandbox.reads(allowed=copied), Checkpoints(copied, num_best=2) as checkpoints:
             checkpoints.best_steps()
             latest = checkpoints.latest_step()
             sandbox.refused += latest != 4  # damaged, so it was quarantined

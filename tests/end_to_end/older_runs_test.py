@@ -43,7 +43,7 @@ def old_run(tmp_path):
     workdir.config_file.write_text(json.dumps(stored))
     state = small_experiment().first_state()
     old = OldState(jnp.int32(2), *state.meta, state.batch_stats, state.opt_state)
-    with Checkpoints(workdir.path, keep_best=3) as checkpoints:
+    with Checkpoints(workdir.path, num_best=3) as checkpoints:
         checkpoints.buffer(old, 0.5)
         checkpoints.save()
     return workdir

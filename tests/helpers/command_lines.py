@@ -14,7 +14,7 @@ from absl.testing import flagsaver
 from mamlpp_jax import FewShotClassifier
 from mamlpp_jax.cli import commands
 from mamlpp_jax.distributed import processes
-from mamlpp_jax.training import final_evaluation, summary
+from mamlpp_jax.training import final_evaluation
 
 
 def _import_command(name):
@@ -38,7 +38,7 @@ _COMMANDS = {
 # What compiles first in each command.
 _FIRST_COMPILED = (
     (commands, "train_loop"),
-    (summary, "describe"),
+    (commands, "describe"),
     (final_evaluation, "run_test"),
     (data, "draw_contact_sheet"),
     (FewShotClassifier, "predict_proba"),

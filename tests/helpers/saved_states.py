@@ -8,7 +8,7 @@ def at(state, step):
     return state._replace(step=state.step + step, meta=state.meta._replace(params=params))
 
 
-def kept(workdir):
+def saved_steps(workdir):
     """Outer steps of the checkpoints in a workdir."""
     return sorted(int(path.name) for path in (workdir / "checkpoints").iterdir())
 

@@ -39,7 +39,7 @@ def small_workdir(folder, accuracies=None):
     workdir.claim(config)
     workdir.record_data("fingerprint", 1, {})
     state = first_state(config, (SIZE, SIZE, 1))
-    with Checkpoints(folder, keep_best=3, config=config.to_dict()) as checkpoints:
+    with Checkpoints(folder, num_best=3, config=config.to_dict()) as checkpoints:
         save_all(checkpoints, state, accuracies or {2: 0.5, 4: 0.9, 6: 0.7})
     return folder
 

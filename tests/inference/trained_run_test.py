@@ -17,7 +17,7 @@ from mamlpp_jax.cli import commands
 from mamlpp_jax.errors import ConfigError, WorkdirError
 from mamlpp_jax.inference.classifier import FewShotClassifier
 from mamlpp_jax.inference.trained_run import load_run
-from mamlpp_jax.training import learner as learner_lib, reading
+from mamlpp_jax.training import checkpoint_access, learner as learner_lib
 from mamlpp_jax.training.checkpoints import CheckpointReader, Checkpoints
 from mamlpp_jax.training.compiled import compiled_evaluator
 from tests.helpers.damage import DAMAGES, contents, flip_a_bit
@@ -40,7 +40,7 @@ def save_run(workdir, accuracies, channels=1, **fields):
     workdir.claim(config)
     workdir.record_data("f00", channels, {})
     state = learner_lib.first_state(config, (SIZE, SIZE, channels))
-    with Checkpoints(workdir.path, keep_best=3, config=config.to_dict()) as checkpoints:
+    with Checkpoints(workdir.path, num_best=3, config=config.to_dict()) as checkpoints:
         save_all(checkpoints, state, accuracies)
     return state
 
@@ -223,7 +223,7 @@ def test_a_checkpoint_that_is_removed_while_it_is_read(workdir, first, monkeypat
         return restore(self, step, like)
 
     monkeypatch.setattr(CheckpointReader, "restore", slow_restore)
-    monkeypatch.setattr(reading, "_PAUSE_SECONDS", 0)
+    monkeypatch.setattr(checkpoint_access, "_PAUSE_SECONDS", 0)
     if gone:
         assert_is(load_run(workdir.path), at(first, 2))
     else:

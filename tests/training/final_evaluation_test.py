@@ -40,7 +40,7 @@ def steps_of(states):
 
 def test_the_best_states_come_best_first(tmp_path, experiment, state):
     like = experiment.state_shapes()
-    with Checkpoints(tmp_path, keep_best=2) as checkpoints:
+    with Checkpoints(tmp_path, num_best=2) as checkpoints:
         save_all(checkpoints, state, {4: 0.2, 8: 0.1, 12: 0.3})
         best = best_states(checkpoints, 2, like)
     assert steps_of(best) == [12, 4]
@@ -51,7 +51,7 @@ def test_the_best_states_come_best_first(tmp_path, experiment, state):
 
 
 def test_before_an_epoch_is_finished_there_is_nothing_to_test(tmp_path, experiment, state):
-    with Checkpoints(tmp_path, keep_best=3) as checkpoints:
+    with Checkpoints(tmp_path, num_best=3) as checkpoints:
         checkpoints.save(at(state, 1))
         checkpoints.wait()
         with pytest.raises(WorkdirError, match="no epoch of this run has been finished"):
@@ -71,7 +71,7 @@ def test_processes_that_see_other_checkpoints_test_nothing(experiment, monkeypat
 
 @pytest.mark.parametrize("name", ["bit", "accuracy is no JSON"])
 def test_the_next_best_stands_in_for_what_goes_bad_during_a_run(tmp_path, experiment, state, name):
-    with Checkpoints(tmp_path, keep_best=2) as checkpoints:
+    with Checkpoints(tmp_path, num_best=2) as checkpoints:
         save_all(checkpoints, state, {4: 0.5, 8: 0.4, 12: 0.3})
         checkpoints.wait()
         DAMAGES[name](tmp_path / "checkpoints" / "4")

@@ -10,7 +10,7 @@ from jax.sharding import SingleDeviceSharding
 from mamlpp_jax.config import validate
 from mamlpp_jax.errors import ConfigError
 from mamlpp_jax.training import learner as learner_lib
-from mamlpp_jax.training.summary import count_parameters
+from mamlpp_jax.training.dry_run import count_parameters
 from tests.helpers.refusals import compilations
 from tests.helpers.small_runs import SIZE, small_config
 

@@ -1,4 +1,4 @@
-"""Zip archives; every kind of damage is reported as a `DataError`."""
+"""Zip archives; every sort of damage is reported as a `DataError` that names the archive and the member."""
 
 from __future__ import annotations
 
@@ -31,12 +31,7 @@ _MAX_MEMBER_BYTES = 2**28
 
 @contextmanager
 def open_zip(path: Path) -> Iterator[zipfile.ZipFile]:
-    """Opens a zip archive whose member names are safe.
-
-    Raises:
-        DataError: the file is missing, is no complete zip archive, or has a member whose name is
-            absolute or leaves the archive's folder.
-    """
+    """Opens a zip archive whose member names are relative and stay in the archive's folder."""
     try:
         archive = zipfile.ZipFile(path)
     except FileNotFoundError as error:
@@ -65,11 +60,7 @@ def is_safe(name: str) -> bool:
 
 
 def read_member(archive: zipfile.ZipFile, name: str) -> bytes:
-    """Reads one member and verifies its checksum.
-
-    Raises:
-        DataError: the member is missing, damaged, or larger than 256 MiB.
-    """
+    """Reads one member of at most 256 MiB and verifies its checksum."""
     try:
         size = archive.getinfo(name).file_size
         if size > _MAX_MEMBER_BYTES:

@@ -1,4 +1,4 @@
-"""Folders of images, a folder per class."""
+"""Folders of images, a folder per class; one that is missing or cannot be read is reported as a `DataError`."""
 
 from __future__ import annotations
 
@@ -14,20 +14,12 @@ from mamlpp_jax.errors import DataError
 
 
 def subfolders(folder: Path) -> list[Path]:
-    """The folders in a folder, sorted by name, without hidden ones.
-
-    Raises:
-        DataError: the folder is missing or cannot be read.
-    """
+    """The folders in a folder, sorted by name, without hidden ones."""
     return [path for path in _entries(folder) if path.is_dir()]
 
 
 def scan_classes(folder: Path) -> dict[str, list[Path]]:
-    """Sorted image files by class name, classes sorted; a class is a folder in `folder`.
-
-    Raises:
-        DataError: the folder cannot be read, has no class folder, or a class has no image.
-    """
+    """Sorted image files by class name, classes sorted; a class is a folder in `folder`, and has an image at least."""
     classes: dict[str, list[Path]] = {}
     strays = [path.name for path in _entries(folder) if not path.is_dir()]
     for path in subfolders(folder):
@@ -60,11 +52,7 @@ def report_strays(folder: Path, strays: Sequence[str]) -> None:
 
 
 def read_rgb(path: Path) -> Image.Image:
-    """Reads and decodes an image file, see `decode_rgb`.
-
-    Raises:
-        DataError: it cannot be read or decoded.
-    """
+    """Reads and decodes an image file, see `decode_rgb`."""
     try:
         encoded = path.read_bytes()
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Lines of CSV files."""
+"""Lines of CSV files; one that is missing or no CSV file is reported as a `DataError`."""
 
 from __future__ import annotations
 
@@ -9,11 +9,7 @@ from mamlpp_jax.errors import DataError
 
 
 def read_csv(path: Path, prefix: str = "") -> list[list[str]]:
-    """The cells of each line that is not empty.
-
-    Raises:
-        DataError: the file is missing or no CSV file; the message begins with `prefix`.
-    """
+    """The cells of each line that is not empty; the message of an error begins with `prefix`."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             return [row for row in csv.reader(file) if row]

@@ -12,14 +12,11 @@ _TIMEOUT_SECONDS = 30  # without data from the server; a whole download may take
 def download(url: str, path: Path, sha256: str, advice: str) -> None:
     """Downloads a file, unless it is there already with the right contents.
 
-    Args:
-        url: address of the file.
-        path: destination; missing folders are made. The file appears complete and verified, or not at all.
-        sha256: expected SHA-256, hexadecimal.
-        advice: one sentence for the error, on getting the file otherwise.
+    Missing folders are made; the file appears complete and verified, or not at all. `advice` is a sentence for the
+    error on getting the file otherwise.
 
     Raises:
-        DataError: the download failed, or its contents are not the expected ones.
+        DataError: the download failed, or its contents do not have the SHA-256.
     """
     try:
         import pooch

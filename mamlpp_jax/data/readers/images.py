@@ -1,4 +1,4 @@
-"""Decoding and resizing of images with Pillow."""
+"""Decoding and resizing of images with Pillow; a broken image is reported as a `DataError` that names it (`origin`)."""
 
 from __future__ import annotations
 
@@ -45,22 +45,16 @@ ImageLoader = Callable[[], Image.Image]  # reads and decodes one image to mode "
 
 
 def decode_grey(encoded: bytes, origin: str) -> Image.Image:
-    """Decodes an image file to mode "L"; a 1-bit image becomes 0 and 255, and `origin` names it in an error.
-
-    Raises:
-        DataError: the bytes are not an image.
-    """
+    """Decodes an image file to mode "L"; a 1-bit image becomes 0 and 255."""
     return _decode(encoded, origin, lambda image: image.convert("L"))
 
 
 def decode_rgb(encoded: bytes, origin: str) -> Image.Image:
-    """Decodes an image of any sort to 8-bit colour, upright; `origin` names it in an error.
+    """Decodes an image of any sort to 8-bit colour, upright.
 
     Palettes and CMYK become RGB, grey becomes three equal channels, 16-bit grey is scaled to 8 bits, transparent parts
-    become white, the orientation in the EXIF data is applied, and of an animation the first frame is taken.
-
-    Raises:
-        DataError: the bytes are not an image, or its pixels have no known conversion to 8 bits.
+    become white, the orientation in the EXIF data is applied, and of an animation the first frame is taken. Other
+    pixels have no known conversion and are refused.
     """
     if not encoded:
         raise DataError(f"Cannot decode {origin}: it is empty (0 bytes). Replace or remove it.")
@@ -68,11 +62,7 @@ def decode_rgb(encoded: bytes, origin: str) -> Image.Image:
 
 
 def convert_rgb(image: Image.Image, origin: str) -> Image.Image:
-    """Converts an opened image as `decode_rgb` does.
-
-    Raises:
-        DataError: its file is damaged, or its pixels have no known conversion to 8 bits.
-    """
+    """Converts an opened image as `decode_rgb` does."""
     with _explain(origin):
         return _upright_rgb(image)
 
@@ -148,11 +138,7 @@ def empty_images(count: int, size: int, channels: int) -> np.ndarray:
 
 
 def load_squares(loaders: Sequence[ImageLoader], size: int) -> np.ndarray:
-    """Loads and resizes images on all cores: uint8 [n, size, size, 3].
-
-    Raises:
-        DataError: an image cannot be read or decoded; the first one is named.
-    """
+    """Loads and resizes images on all cores: uint8 [n, size, size, 3]."""
     squares = empty_images(len(loaders), size, 3)
 
     def load(row: int) -> None:

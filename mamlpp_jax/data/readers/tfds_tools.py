@@ -13,11 +13,7 @@ INFO_FILE = "dataset_info.json"  # written last by TFDS: a version that has it i
 
 
 def import_tfds(dataset: str) -> Any:
-    """Imports TFDS, which is needed for the data set of this name.
-
-    Raises:
-        DataError: it is not installed completely.
-    """
+    """Imports TFDS for the data set of this name, or raises a `DataError` where it is not installed completely."""
     try:
         import tensorflow_datasets
     except ImportError as error:

@@ -59,24 +59,16 @@ class _Face(NamedTuple):
 
 
 def build(data_config: Any) -> Dataset:
-    """Renders the whole set: one class per letter, 20 images each, with `data_config.image_size` pixels a side.
-
-    Raises:
-        DataError: matplotlib's fonts are missing or broken.
-    """
+    """Renders the whole set: one class per letter, 20 images each, with `data_config.image_size` pixels a side."""
     return render(None, int(data_config.image_size))
 
 
 def render(code_points: Iterable[int] | None, image_size: int = 28) -> Dataset:
-    """Renders the letters of some code points, uint8 [T, image_size, image_size, 1], ink 255.
+    """Renders the letters of some code points, or of all: uint8 [T, image_size, image_size, 1], ink 255.
 
-    The images of a class depend on its letter alone. Of several letters that look alike, the one with
-    the smallest code point is taken. Classes are named like ``U+0041 LATIN CAPITAL LETTER A``.
-
-    Args:
-        code_points: candidates; those that are no letters or in too few typefaces are left out. None
-            for all letters.
-        image_size: height and width of the images in pixels.
+    Code points that are no letters or in too few typefaces are left out. The images of a class depend on its letter
+    alone. Of several letters that look alike, the one with the smallest code point is taken. Classes are named like
+    ``U+0041 LATIN CAPITAL LETTER A``.
 
     Raises:
         DataError: matplotlib's fonts are missing or broken, or no letter remains.

@@ -27,10 +27,6 @@ def identity(data_config: Any) -> str:
     """Identifies the contents of the folder: names, sizes and modification times of its files.
 
     A copy of the folder that keeps the times has the same identity, wherever it lies.
-
-    Raises:
-        ConfigError: no folder is configured.
-        DataError: the folder has no class folders.
     """
     classes, splits = _classes(_root(data_config))
     digest = hashlib.sha256()
@@ -51,10 +47,6 @@ def build(data_config: Any) -> Dataset:
 
     Classes are in name order, the images of a class in file name order; with the splits of
     ``<root>/{train,val,test}/<class>/``, else without.
-
-    Raises:
-        ConfigError: no folder is configured.
-        DataError: a folder or image is missing, empty or broken; it is named.
     """
     root, size = _root(data_config), int(data_config.image_size)
     classes, splits = _classes(root)

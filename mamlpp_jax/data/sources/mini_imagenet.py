@@ -22,11 +22,7 @@ from mamlpp_jax.errors import DataError
 
 
 def build(data_config: Any) -> Dataset:
-    """Reads 100 classes of 600 colour images, with the published splits, from ``data.manual_dir``.
-
-    Raises:
-        DataError: the source is missing or broken.
-    """
+    """Reads 100 classes of 600 colour images, with the published splits, from ``data.manual_dir``."""
     if not data_config.manual_dir:
         raise DataError(
             "mini-ImageNet cannot be downloaded (ImageNet's terms forbid it); set data.manual_dir to a folder "

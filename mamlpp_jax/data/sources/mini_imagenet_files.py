@@ -56,9 +56,7 @@ class Layout(NamedTuple):
 
 
 def find_layout(folder: Path) -> Layout:
-    """Recognises the form a folder has; it is only read.
-
-    Loading from the layout may raise a `DataError` that names a broken image.
+    """Recognises the form of a folder, which is only read.
 
     Raises:
         DataError: the folder has none of the forms, or not 64/16/20 classes of 600 images.

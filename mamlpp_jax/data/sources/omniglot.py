@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,6 +35,7 @@ NUM_CLASSES = 1623
 DRAWINGS_PER_CLASS = 20
 _ORIGINAL_SIDE = 105  # pixels
 _MEMBER = re.compile(r"(.+/)?[^/]+/character\d+/[^/]+\.png")
+_Loader = Callable[[str], Image.Image]  # decodes one drawing; the class name is for errors
 
 
 class Archive(NamedTuple):
@@ -59,21 +61,8 @@ ARCHIVES = (
 )
 
 
-class Drawing(NamedTuple):
-    """One encoded drawing; ``origin`` names it in errors."""
-
-    origin: str
-    encoded: bytes
-
-
 def build(data_config: Any) -> Dataset:
-    """Reads Omniglot from ``data.tfds_dir``, else ``data.manual_dir``, else the archives downloaded.
-
-    It has 1623 classes of 20 grey images.
-
-    Raises:
-        DataError: the source is missing or broken.
-    """
+    """Reads Omniglot from ``data.tfds_dir``, else ``data.manual_dir``, else the archives downloaded."""
     size = int(data_config.image_size)
     if data_config.tfds_dir:
         logging.info("Reading Omniglot as prepared in data.tfds_dir=%s.", data_config.tfds_dir)
@@ -91,82 +80,66 @@ def build(data_config: Any) -> Dataset:
 
 
 def read_archives(folder: Path, image_size: int) -> Dataset:
-    """Reads the two official archives; their folder is only read.
-
-    Raises:
-        DataError: an archive is missing, broken or incomplete, or a drawing cannot be decoded.
-    """
-    drawings: dict[str, list[Drawing]] = {}
-    for archive in ARCHIVES:
-        for class_name, drawing in archive_drawings(folder / archive.file, archive.num_classes):
-            drawings.setdefault(class_name, []).append(drawing)
+    """Reads the two official archives, which have ``*/<Alphabet>/character<NN>/<file>.png`` inside."""
+    drawings: dict[str, list[_Loader]] = {}
+    for known in ARCHIVES:
+        path = folder / known.file
+        if not path.exists():
+            raise DataError(
+                f"{path} does not exist; the folder must hold the official Omniglot archives "
+                f"{' and '.join(archive.file for archive in ARCHIVES)}."
+            )
+        members: dict[str, list[str]] = {}
+        with open_zip(path) as archive:
+            for name in sorted(archive.namelist()):
+                parts = name.split("/")
+                if parts[0] != "__MACOSX" and _MEMBER.fullmatch(name):
+                    members.setdefault("/".join(parts[-3:-1]), []).append(name)
+            _check_counts(members, known.num_classes, f"archive {path}")
+            for class_name, names in members.items():
+                for name in names:
+                    loader = partial(_decode, read_member(archive, name), f"{path}:{name}")
+                    drawings.setdefault(class_name, []).append(loader)
     return _assemble(drawings, image_size, f"folder {folder}")
 
 
-def archive_drawings(path: Path, num_classes: int) -> Iterator[tuple[str, Drawing]]:
-    """Yields class name and drawing from an archive, which has ``*/<Alphabet>/character<NN>/<file>.png`` inside.
-
-    Raises:
-        DataError: the archive is missing, broken, or has another number of classes than `num_classes`.
-    """
-    if not path.exists():
-        raise DataError(
-            f"{path} does not exist; the folder must hold the official Omniglot archives "
-            f"{' and '.join(archive.file for archive in ARCHIVES)}."
-        )
-    members: dict[str, list[str]] = {}
-    with open_zip(path) as archive:
-        for name in sorted(archive.namelist()):
-            parts = name.split("/")
-            if parts[0] != "__MACOSX" and _MEMBER.fullmatch(name):
-                members.setdefault("/".join(parts[-3:-1]), []).append(name)
-        _check_counts(members, num_classes, f"archive {path}")
-        for class_name, names in members.items():
-            for name in names:
-                yield class_name, Drawing(f"{path}:{name}", read_member(archive, name))
-
-
 def read_prepared(tfds_dir: Path, image_size: int) -> Dataset:
-    """Reads a copy prepared by TFDS, ``omniglot/<version>`` in its root folder.
-
-    Raises:
-        DataError: the folder is missing, broken or incomplete, or a drawing cannot be decoded.
-    """
+    """Reads a copy prepared by TFDS, ``omniglot/<version>`` in its root folder."""
     folder = latest_version(tfds_dir / "omniglot")
     if folder is None:
         raise DataError(
             f"{tfds_dir} holds no prepared Omniglot; the folder must be a TFDS root with "
             "omniglot/3.0.0 (dataset_info.json, features.json and array_record files) in it."
         )
-    drawings: dict[str, list[Drawing]] = {}
+    drawings: dict[str, list[_Loader]] = {}
     with wrap_tfds_errors(folder):
         builder = import_tfds("Omniglot").builder_from_directory(folder)
         names = [_class_name(name, folder) for name in builder.info.features["label"].names]
         for origin, example in encoded_examples(builder, "image", ("train", "test")):
-            drawing = Drawing(origin, example["image"])
-            drawings.setdefault(names[int(example["label"])], []).append(drawing)
+            loader = partial(_decode, example["image"], origin)
+            drawings.setdefault(names[int(example["label"])], []).append(loader)
     return _assemble(drawings, image_size, f"prepared copy {folder}")
 
 
-def _assemble(drawings: Mapping[str, Sequence[Drawing]], image_size: int, origin: str) -> Dataset:
+def _assemble(drawings: Mapping[str, Sequence[_Loader]], image_size: int, origin: str) -> Dataset:
     """Decodes, orders and resizes the drawings of all classes."""
     _check_counts(drawings, NUM_CLASSES, origin)
     names = tuple(sorted(drawings))
     sizes = np.full(len(names), DRAWINGS_PER_CLASS, np.int32)
     images = empty_images(sizes.sum(), image_size, 1)
     for members, name in zip(np.split(images, len(names)), names, strict=True):
-        decoded = sorted((_decode(name, d) for d in drawings[name]), key=Image.Image.tobytes)
+        decoded = sorted((load(name) for load in drawings[name]), key=Image.Image.tobytes)
         for row, image in enumerate(decoded):
             members[row, :, :, 0] = square_ink(image, image_size)
     return Dataset("omniglot", images, names, sizes)
 
 
-def _decode(class_name: str, drawing: Drawing) -> Image.Image:
+def _decode(encoded: bytes, origin: str, class_name: str) -> Image.Image:
     """Decodes a drawing to mode "L", ink 0 and paper 255."""
-    image = decode_grey(drawing.encoded, f"the drawing {drawing.origin} of class {class_name}")
+    image = decode_grey(encoded, f"the drawing {origin} of class {class_name}")
     if image.size != (_ORIGINAL_SIDE, _ORIGINAL_SIDE):
         raise DataError(
-            f"The drawing {drawing.origin} of class {class_name} has {image.width}x{image.height} pixels; "
+            f"The drawing {origin} of class {class_name} has {image.width}x{image.height} pixels; "
             f"every Omniglot drawing has {_ORIGINAL_SIDE}x{_ORIGINAL_SIDE}."
         )
     return image

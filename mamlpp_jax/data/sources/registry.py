@@ -19,9 +19,7 @@ class _Source(NamedTuple):
     """A module of this package that reads data sets.
 
     Attributes:
-        module: its name. It has ``build(data_config) -> Dataset``, and ``identity(data_config) -> str``
-            when it has an identity. It is imported where one of them is called, since reading the
-            cache takes NumPy alone.
+        module: name of the module, imported where it is called, since reading the cache takes NumPy alone.
         reads: fields of folders that it reads.
         channels: of its images; 0 when ``data.channels`` or the images decide.
         inverted: whether it inverts dark writing on white paper: ink 255, paper 0.
@@ -58,11 +56,7 @@ def known_names() -> tuple[str, ...]:
 
 
 def known_channels(data_config: Any) -> int:
-    """The channels that a configured data set will have; 0 when its images decide.
-
-    Raises:
-        ConfigError: the name is unknown.
-    """
+    """The channels that a configured data set will have; 0 when its images decide."""
     return _known(data_config.name).channels or int(data_config.channels)
 
 
@@ -91,8 +85,7 @@ def load_dataset(data_config: Any) -> Dataset:
     so that changes are noticed. Nothing is written beside a source.
 
     Raises:
-        ConfigError: the name is unknown, the size not positive, a folder is set that is not read, or the cache not
-            writable.
+        ConfigError: a field names something unknown, unread or not writable.
         DataError: the source is missing or broken.
     """
     name, size = data_config.name, data_config.image_size

@@ -27,12 +27,7 @@ _NAME = re.compile(r"tfds:(?P<folder>\w+(/[\w+-][\w.+-]*)?)(:(?P<version>\d+\.\d
 
 
 def identity(data_config: Any) -> str:
-    """Identifies a prepared data set by its metadata and class names, wherever it lies.
-
-    Raises:
-        ConfigError: the name is malformed.
-        DataError: the data set is not prepared.
-    """
+    """Identifies a prepared data set by its metadata and class names, wherever it lies."""
     folder = _version_folder(data_config)
     digest = hashlib.sha256()
     described = (folder / tfds_tools.INFO_FILE, folder / "features.json")
@@ -45,10 +40,6 @@ def build(data_config: Any) -> Dataset:
     """Reads a prepared data set; `tfds_dir` is "" for TFDS's own default.
 
     The classes that have images are in name order, the images of a class in the order of TFDS's splits.
-
-    Raises:
-        ConfigError: the name is malformed.
-        DataError: the data set is not prepared, is broken, or is not one of images and labels.
     """
     folder, name = _version_folder(data_config), data_config.name
     tfds = tfds_tools.import_tfds(name)

@@ -1,4 +1,4 @@
-"""What a run would do: shapes, parameter counts, memory and schedule."""
+"""The text of a dry run: shapes, parameter counts, memory and schedule."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _MIB = 2**20
 
 
 def count_parameters(tree: Any) -> int:
-    """Numbers in a pytree."""
+    """Number of numbers in a pytree."""
     return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(tree))
 
 
@@ -110,7 +110,7 @@ def describe_memory(experiment: Experiment) -> str:
 
 
 def describe(experiment: Experiment) -> str:
-    """Everything `--dry_run` prints of a training."""
+    """The text that `--dry_run` prints of a training."""
     steps = config_lib.total_steps(experiment.config)
     sections = _describe_tasks(experiment) | {
         "Learned by the outer loop": describe_model(experiment),
@@ -121,7 +121,7 @@ def describe(experiment: Experiment) -> str:
 
 
 def describe_test(experiment: Experiment) -> str:
-    """Everything `--dry_run` prints of an evaluation; compiles nothing."""
+    """The text that `--dry_run` prints of an evaluation; compiles nothing."""
     config = experiment.config
     needed = estimate(config, experiment.image_shape[-1], training=False)
     sections = _describe_tasks(experiment) | {
@@ -130,7 +130,7 @@ def describe_test(experiment: Experiment) -> str:
             f"and the best one; statistics: {', '.join(config_lib.eval_statistics(config))}"
         ),
         "Memory": "\n".join(
-            f"{what}: {memory_text(size)} or more" for what, size in needed.items()
+            f"{part}: {memory_text(size)} or more" for part, size in needed.items()
         ),
     }
     return _joined(sections)

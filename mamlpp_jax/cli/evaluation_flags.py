@@ -30,8 +30,7 @@ EVALUATION_FLAGS = {
 def naming_flags(other_data: bool = False) -> Iterator[None]:
     """In an evaluation, an error names --way and not config.task.way, which only a training can change.
 
-    Args:
-        other_data: whether --data_config is given; else the data are the run's, and no advice to change them helps.
+    Without --data_config the data are the run's, and no advice to change them helps.
     """
     try:
         yield
@@ -88,9 +87,9 @@ def _other_data(config: ConfigDict, other: ConfigDict) -> ConfigDict:
 
 def check_channels(recorded: int, config: ConfigDict, dataset: Dataset) -> None:
     """Checks that a run's model can take other images, as far as the run tells."""
-    trained, found = recorded or known_channels(config.data), dataset.images.shape[-1]
-    if trained not in (0, found):
+    trained, channels = recorded or known_channels(config.data), dataset.images.shape[-1]
+    if trained not in (0, channels):
         raise ConfigError(
-            f"--data_config: the images of {dataset.name} have {found} channel(s), but the run was "
+            f"--data_config: the images of {dataset.name} have {channels} channel(s), but the run was "
             f"trained on images of {trained}; data.channels of image_folder and tfds:<name> chooses (1 grey, 3 colour)."
         )

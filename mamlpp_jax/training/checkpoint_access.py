@@ -1,4 +1,4 @@
-"""Reading a run that another process may be training meanwhile."""
+"""Read-only access to a run's checkpoints, which another process may be writing meanwhile."""
 
 from __future__ import annotations
 
@@ -21,17 +21,13 @@ Read = TypeVar("Read")
 
 
 def read_checkpoints(workdir: pathlib.Path, read: Callable[[CheckpointReader], Read]) -> Read:
-    """Reads from a run's checkpoints, and changes nothing.
+    """Calls `read` with a run's checkpoints, and changes nothing.
 
     Training removes a checkpoint when there are better and later ones. Where one goes while it is read, reading
-    begins anew with those that are there now.
-
-    Args:
-        workdir: the run's.
-        read: called with the checkpoints.
+    begins anew with the checkpoints that are there by then.
 
     Raises:
-        WorkdirError: there are none, or what `read` raises while the checkpoints stay as they are.
+        WorkdirError: there are none, or whatever `read` raises while the checkpoints stay as they are.
     """
     for left in reversed(range(_TRIES)):
         with CheckpointReader(workdir) as checkpoints:
@@ -47,14 +43,7 @@ def read_checkpoints(workdir: pathlib.Path, read: Callable[[CheckpointReader], R
 def report_state(
     workdir: pathlib.Path, config: ConfigDict, latest: int, used: Sequence[int]
 ) -> None:
-    """Logs which checkpoints are used; warns where the run is not finished.
-
-    Args:
-        workdir: the run's.
-        config: the run's.
-        latest: outer step of the latest whole checkpoint.
-        used: outer steps of those that are used.
-    """
+    """Logs the outer steps of the used checkpoints; warns where the latest one is not the end of the run."""
     steps, total = ", ".join(map(str, used)), config_lib.total_steps(config)
     if latest < total:
         logging.warning(
