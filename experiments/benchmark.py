@@ -1,6 +1,7 @@
 """Times the outer step and writes `benchmark.md`, `benchmark.png` and `benchmark.json`.
 
     python -m experiments.benchmark --cases=omniglot_5w1s,omniglot_20w1s,mini_imagenet_5w1s --output=DIR
+    python -m experiments.benchmark --vary=model.conv=direct,patches,xla --vary=tasks=2,4,8,16 --output=DIR
     python -m experiments.benchmark --sections=gpu,implementations --cases=omniglot_20w1s_16_tasks --output=DIR
 
 Every row is built as training builds it, from a configuration. Rows of PyTorch and of the naive `vmap` run in
@@ -10,6 +11,7 @@ rows of one report, not of two.
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import os
 import pathlib
@@ -36,11 +38,11 @@ from experiments.benchmark_rows import (
 )
 from experiments.command_line import run_main
 from mamlpp_jax.artifacts.provenance import provenance
+from mamlpp_jax.config import check_field
+from mamlpp_jax.config.fields import FIELDS
 from mamlpp_jax.errors import ConfigError
 from mamlpp_jax.training.checkpoints import quiet_orbax
-from mamlpp_jax.utils.arithmetic import largest_divisor
 
-_REMAT_STEPS, _PLAIN_STEPS = 50, 10
 _TURNS = 10
 # Order of the derivative, and config.model.conv.
 _GPU_FORMS = ((2, "grouped"), (2, "xla"), (2, "patches"), (1, "auto"))
@@ -73,47 +75,6 @@ def _table_3(cases: list[Case]) -> Iterator[Row]:
                 yield ours("table 3", case, method=method, order=order, multi_step=multi_step)
 
 
-def _scaling(cases: list[Case]) -> Iterator[Row]:
-    changes: list[dict[str, Any]] = [{"tasks": tasks} for tasks in (2, 4, 8, 16)]
-    changes += [{"way": way} for way in (10, 20)] + [{"shot": 5}]
-    for change in changes:
-        yield ours("scaling", dataclasses.replace(cases[0], **change))
-
-
-def _convolutions(cases: list[Case]) -> Iterator[Row]:
-    for case in cases:
-        for conv in ("direct", "patches", "xla"):
-            yield ours("conv", case, model__conv=conv)
-
-
-def _chunks_and_devices(cases: list[Case]) -> Iterator[Row]:
-    case = cases[0]
-    for devices in sorted({1, largest_divisor(case.tasks, len(jax.devices()))}):
-        per_device = case.tasks // devices
-        for chunk in sorted({1, 2, 4, 8, per_device}):
-            if per_device % chunk == 0:
-                yield ours(
-                    "chunks and devices",
-                    case,
-                    compute__devices=devices,
-                    compute__tasks_per_chunk=chunk,
-                )
-
-
-def _precision(cases: list[Case]) -> Iterator[Row]:
-    for dtype in ("float32", "bfloat16"):
-        yield ours("precision", cases[0], model__dtype=dtype)
-
-
-def _memory(cases: list[Case]) -> Iterator[Row]:
-    """Compiled, not run: 20-way 5-shot with many inner steps."""
-    del cases
-    case = Case("omniglot_20w5s", way=20, shot=5, tasks=2)
-    for steps, remat in ((_PLAIN_STEPS, False), (_PLAIN_STEPS, True), (_REMAT_STEPS, True)):
-        long = dataclasses.replace(case, steps=steps)
-        yield ours("memory", long, timed=False, compute__remat=remat, compute__devices=1)
-
-
 def _anil(cases: list[Case]) -> Iterator[Row]:
     """The outer steps of MAML and ANIL, in turns."""
     compiled = [compiled_row("anil", cases[0], method=name) for name in ("maml", "anil")]
@@ -123,25 +84,13 @@ def _anil(cases: list[Case]) -> Iterator[Row]:
         yield row
 
 
-def _resnet12(cases: list[Case]) -> Iterator[Row]:
-    """Its narrow and its customary form, first order, on a task of images of 84 pixels with 5 queries per class."""
-    del cases
-    case = dataclasses.replace(
-        CASES["mini_imagenet_5w1s"], name="mini_imagenet_5w1s5q", query=5, tasks=1
-    )
-    for filters in (16, 64):
-        wide = dataclasses.replace(case, filters=filters)
-        note = f"resnet12, {filters} filters in the first block"
-        yield ours("resnet12", wide, method="maml", order=1, note=note, model__name="resnet12")
-
-
 def _gpu(cases: list[Case]) -> Iterator[Row]:
     """The forms of convolutions that suit a GPU. Several compile at a time, which is what takes the time there."""
 
     def compile_row(case: Case, order: int, conv: str) -> tuple[Row, Compiled]:
+        fields = {"model.conv": conv, "compute.steps_per_dispatch": _DISPATCH}
         note = "timed while others compiled"
-        options: dict[str, Any] = {"order": order, "note": note, "model__conv": conv}
-        return compiled_row("gpu", case, compute__steps_per_dispatch=_DISPATCH, **options)
+        return compiled_row("gpu", case, order=order, note=note, fields=fields)
 
     with ThreadPoolExecutor(_COMPILE_AT_ONCE) as pool:
         wanted = [(case, *form) for case in cases for form in _GPU_FORMS]
@@ -155,16 +104,39 @@ def _gpu(cases: list[Case]) -> Iterator[Row]:
             yield row
 
 
+def _varied(words: str) -> Section:
+    """The section of a flag --vary: a row for each value of a field of the configuration or of the case."""
+    field, _, texts = words.partition("=")
+    of_case = dataclasses.asdict(CASES["omniglot_5w1s"])
+    if field not in of_case:
+        check_field(field)
+    default = of_case[field] if field in of_case else FIELDS[field].default
+    values = [_parse(text, field, default) for text in texts.split(",")]
+
+    def rows(cases: list[Case]) -> Iterator[Row]:
+        for case in cases:
+            for value in values:
+                if field in of_case:
+                    yield ours(field, dataclasses.replace(case, **{field: value}))
+                else:
+                    yield ours(field, case, note=f"{field}={value}", fields={field: value})
+
+    return rows
+
+
+def _parse(text: str, field: str, default: Any) -> Any:
+    try:
+        return text if isinstance(default, str) else type(default)(ast.literal_eval(text))
+    except (ValueError, SyntaxError, TypeError):
+        raise ConfigError(
+            f"--vary: {text!r} is no value of {field}, which is {default!r} by default."
+        ) from None
+
+
 _SECTIONS: dict[str, Section] = {
     "implementations": _implementations,
     "table3": _table_3,
-    "scaling": _scaling,
-    "conv": _convolutions,
-    "chunks": _chunks_and_devices,
-    "precision": _precision,
-    "memory": _memory,
     "anil": _anil,
-    "resnet12": _resnet12,
     "evaluation": costs.evaluations,
     "checkpoint": costs.checkpoint_cost,
     "predict": predictions,
@@ -195,27 +167,28 @@ def run_benchmark(cases: list[Case], sections: list[Section], output: pathlib.Pa
 
 
 def _choose(flag: str, names: list[str], known: Mapping[str, Any]) -> list[Any]:
-    unknown = [name for name in names if name not in known]
-    if unknown or not names:
-        has = f"has {unknown[0]!r}" if unknown else "is empty"
-        raise ConfigError(f"--{flag} {has}; choose from {', '.join(known)}.")
+    if unknown := [name for name in names if name not in known]:
+        raise ConfigError(f"--{flag} has {unknown[0]!r}; choose from {', '.join(known)}.")
     return [known[name] for name in names]
 
 
 def _define_flags() -> None:
     flags.DEFINE_list("cases", _USUAL_CASES, f"Kinds of task to time, of {', '.join(CASES)}.")
     flags.DEFINE_string("output", "benchmark", "Folder of the report; made if need be.")
-    flags.DEFINE_list(
-        "sections", _USUAL_SECTIONS, f"Parts of the report, of {', '.join(_SECTIONS)}."
-    )
+    flags.DEFINE_list("sections", None, f"Parts of the report, of {', '.join(_SECTIONS)}.")
+    flags.DEFINE_multi_string("vary", [], "FIELD=VALUE,VALUE: a part with a row for each value.")
     flags.DEFINE_integer("rounds", 1, "How often ours and PyTorch take turns.", lower_bound=1)
 
 
 def _main(words: list[str]) -> None:
     del words
-    cases = _choose("cases", flags.FLAGS.cases, CASES)
-    sections = _choose("sections", flags.FLAGS.sections, _SECTIONS)
-    run_benchmark(cases, sections, pathlib.Path(flags.FLAGS.output))
+    given = flags.FLAGS
+    varied = [_varied(words) for words in given.vary]
+    usual = [] if varied else _USUAL_SECTIONS
+    names = usual if given.sections is None else given.sections
+    sections = [*_choose("sections", names, _SECTIONS), *varied]
+    cases = _choose("cases", given.cases, CASES)
+    run_benchmark(cases, sections, pathlib.Path(given.output))
 
 
 if __name__ == "__main__":

@@ -44,11 +44,12 @@ def naive_vmap(case: Case, order: int = 2) -> Row | None:
     Returns:
         The row, or None where compiling and a few steps do not end within the limit.
     """
+    fields = {"model.conv": "xla", "compute.devices": 1, "compute.tasks_per_chunk": case.tasks}
     code = (
         "import dataclasses, json; from experiments.benchmark_cases import Case; "
         "from experiments.benchmark_rows import ours; "
-        f"row = ours('implementations', {case!r}, order={order}, model__conv='xla', compute__devices=1, "
-        f"compute__tasks_per_chunk={case.tasks}); print(json.dumps(dataclasses.asdict(row)))"
+        f"row = ours('implementations', {case!r}, order={order}, fields={fields}); "
+        "print(json.dumps(dataclasses.asdict(row)))"
     )
     output = run_child([sys.executable, "-c", code])
     return None if output is None else Row(**{**output, "implementation": "naive_vmap"})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -76,9 +76,7 @@ def case_row(section: str, case: Case, **fields: Any) -> Row:
     return Row(section, case.name, **{**usual, **of_case, **fields})
 
 
-def make_config(
-    case: Case, method: str = "maml++", fields: dict[str, Any] | None = None
-) -> ConfigDict:
+def make_config(case: Case, method: str = "maml++", fields: Mapping[str, Any] = {}) -> ConfigDict:
     """Makes a configuration of the case; `fields` have names such as "compute.devices"."""
     config = default_config()
     config.experiment = case.name
@@ -88,7 +86,7 @@ def make_config(
     config.model.filters = case.filters
     config.train.update(tasks_per_step=case.tasks, inner_steps=case.steps)
     apply_method(config, method)
-    config.update_from_flattened_dict(fields or {})
+    config.update_from_flattened_dict(dict(fields))
     validate(config)
     return config
 
@@ -177,18 +175,10 @@ def time_in_turns(calls: Sequence[Callable[[], None]], rounds: int) -> list[list
     return [list(each) for each in zip(*times, strict=True)]
 
 
-def ours(section: str, case: Case, *, timed: bool = True, **options: Any) -> Row:
-    """Measures this program.
-
-    Args:
-        section: part of the report.
-        case: kind of task.
-        timed: False to compile only.
-        **options: see `compiled_row`.
-    """
+def ours(section: str, case: Case, **options: Any) -> Row:
+    """Measures this program; see `compiled_row`."""
     row, step = compiled_row(section, case, **options)
-    if timed:
-        row.set_times([ms / step.steps for ms in time_calls(step.call)])
+    row.set_times([ms / step.steps for ms in time_calls(step.call)])
     return row
 
 
@@ -200,7 +190,7 @@ def compiled_row(
     order: int = 2,
     multi_step: bool | None = None,
     note: str = "",
-    **fields: Any,
+    fields: Mapping[str, Any] = {},
 ) -> tuple[Row, Compiled]:
     """Returns a row without times, and the outer step to time.
 
@@ -211,10 +201,10 @@ def compiled_row(
         order: 1 or 2.
         multi_step: whether every step's query loss counts; by default whether the method has MSL.
         note: text for the row.
-        **fields: fields of the configuration, dots written as two underscores.
+        fields: other values of the configuration's fields, by names such as "compute.devices".
     """
     multi_step = method == "maml++" if multi_step is None else multi_step
-    config = make_config(case, method, {k.replace("__", "."): v for k, v in fields.items()})
+    config = make_config(case, method, fields)
     step = compile_step(config, case, order, multi_step)
     is_counted = config.model.name == "conv4" and config.inner.adapts == "all"
     row = case_row(

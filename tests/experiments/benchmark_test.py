@@ -11,6 +11,7 @@ from experiments.benchmark_cases import CASES, Case, count_evaluation_gflop, cou
 from experiments.benchmark_costs import evaluation_row
 from experiments.benchmark_report import write_report
 from experiments.benchmark_rows import Compiled, Row, make_config, ours, time_in_turns
+from mamlpp_jax.errors import ConfigError
 
 TINY = Case("tiny", way=2, size=16, filters=2, tasks=2, steps=1)
 
@@ -42,7 +43,7 @@ def test_cases_make_valid_configurations(case):
 
 
 def test_a_row_is_measured_and_reported(tmp_path):
-    row = ours("implementations", TINY, order=1, compute__devices=1)
+    row = ours("implementations", TINY, order=1, fields={"compute.devices": 1})
     assert row.ms_min <= row.ms_median
     assert row.compile_s > 0
     assert row.peak_mib is not None
@@ -111,12 +112,12 @@ def test_calls_take_turns_after_one_that_warms_up():
 
 
 def test_a_form_that_does_not_compile_costs_no_other_row(monkeypatch):
-    def compiled_row(section, case, order, note, **fields):
-        if fields["model__conv"] == "xla":
+    def compiled_row(section, case, order, note, fields):
+        if fields["model.conv"] == "xla":
             raise RuntimeError("out of memory")
-        make_config(case, fields={k.replace("__", "."): v for k, v in fields.items()})
+        make_config(case, fields=fields)
         row = Row(section, case.name, "ours", "maml++", order, 5, True, 8, 20, 1, note=note)
-        row.conv = fields["model__conv"]
+        row.conv = fields["model.conv"]
         return row, Compiled(None, lambda: None, 10, 1.0, 1.0)
 
     monkeypatch.setattr(benchmark, "compiled_row", compiled_row)
@@ -124,3 +125,26 @@ def test_a_form_that_does_not_compile_costs_no_other_row(monkeypatch):
     forms = {(row.order, row.conv) for row in rows}
     assert forms == set(benchmark._GPU_FORMS) - {(2, "xla")}
     assert all(row.ms_median is not None for row in rows)
+
+
+def test_a_field_is_varied(monkeypatch):
+    rows = []
+    monkeypatch.setattr(benchmark, "ours", lambda *row, **options: rows.append((*row, options)))
+    for words in ("tasks=2,4", "compute.remat=False,True", "model.conv=xla"):
+        list(benchmark._varied(words)([TINY]))
+    assert [row[1].tasks for row in rows[:2]] == [2, 4]
+    assert [row[2]["fields"]["compute.remat"] for row in rows[2:4]] == [False, True]
+    assert rows[4][2]["fields"] == {"model.conv": "xla"}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("tasks=many", "'many' is no value of tasks, which is 8 by default"),
+        ("tasks", "'' is no value of tasks"),
+        ("model.convs=xla", r"model\.convs"),
+    ],
+)
+def test_a_field_that_cannot_be_varied_is_refused(words, message):
+    with pytest.raises(ConfigError, match=message):
+        benchmark._varied(words)

@@ -126,6 +126,15 @@ def test_runs_of_other_lengths_protocols_and_tests_are_not_averaged(tmp_path):
     ]
 
 
+def test_a_field_that_does_not_act_is_no_change(tmp_path):
+    write_run(tmp_path, MAML, **{"norm.hand_over": 0.5, "model.conv": "direct"})
+    renormalised = {"norm.train_statistics": "renorm", "norm.hand_over": 0.5}
+    write_run(tmp_path, MAML._replace(seed=1), **renormalised)
+    seen = found(all_tables(tmp_path), "table4", shot=1, method="maml")
+    lengths = [row["outer steps"].partition("; changed: ")[2] for row in seen]
+    assert lengths == ["", "norm.hand_over=0.5, norm.train_statistics=renorm"]
+
+
 def test_diverged_runs_are_counted_and_not_averaged(tmp_path):
     write_run(tmp_path, MAML, 0.9)
     failure = "loss is nan at outer step 1234 (epoch 2)"
