@@ -15,7 +15,7 @@ from experiments.paper.runs import EPOCHS_FILE, FAILURE_FILE, Run
 from mamlpp_jax import config as config_lib
 from mamlpp_jax.artifacts.metric_writer import read_metrics
 from mamlpp_jax.artifacts.provenance import describe
-from mamlpp_jax.artifacts.results import TestResult
+from mamlpp_jax.artifacts.results import Evaluation
 from mamlpp_jax.artifacts.workdir import Workdir
 from mamlpp_jax.cli.config_files import load_config
 from mamlpp_jax.config.fields import FIELDS
@@ -40,7 +40,7 @@ class ArchivedRun:
         changed: fields that differ from the planned run's, as "train.epochs=3".
         full_steps: outer steps of the same run in full; of the paper's protocol, unless its own is "released".
         epochs: a record per epoch, see `keep.epoch_records`.
-        results: content of `results.json` with `TestResult`s; {} for a run that diverged.
+        results: content of `results.json` with `Evaluation`s; {} for a run that diverged.
         failure: why it has no results; "" for a run that has.
         images: SHA-256 of the images of its data.
     """
@@ -86,12 +86,12 @@ class ArchivedRun:
         return "; ".join([done, *marks])
 
     @property
-    def tests(self) -> list[TestResult]:
+    def tests(self) -> list[Evaluation]:
         """All tests; none of a run that diverged."""
         return list(self.results.get("test", ()))
 
     @property
-    def own_tests(self) -> list[TestResult]:
+    def own_tests(self) -> list[Evaluation]:
         """The tests under the conditions of training, of any number of tasks and inner steps."""
         own = [self.config[f"task.{key}"] for key in ("way", "shot", "query")]
         return [
