@@ -101,8 +101,15 @@ class PerStepBatchNorm(nn.Module):
         return self._normalise(x, moments(x, tuple(range(x.ndim - 1))), pool, offset)
 
     def convolved(self, conv: Conv, images: Array) -> Array:
-        """Returns ``self(*conv(images))``, of a pooled convolution without all of it at once where that is faster."""
-        # TaskNorm needs the moments of each image as well.
+        """Returns ``self(*conv(images))``.
+
+        Where it is faster, a max-pooled convolution is computed block by block (`ops.conv_pool`) and never whole.
+
+        Args:
+            conv: the convolution before this layer.
+            images: [N, H, W, C].
+        """
+        # TaskNorm needs each image's moments, too.
         defer = (
             (self.max_pool and conv.stride == 1)
             and not self.has_variable("norm", "blend")
@@ -119,12 +126,12 @@ class PerStepBatchNorm(nn.Module):
     def _normalise(
         self, x: Array, own: tuple[Array, Array], pool: Callable[[Array], Array], offset: Array
     ) -> Array:
-        """Normalises what `pool` returns.
+        """Pools and normalises ``x + offset``.
 
         Args:
-            x: [N, H, W, F], or images [N, H, W, C] of a convolution that keeps their size.
-            own: mean and variance of what is pooled, [F].
-            pool: signs of the scale, [F] -> what is normalised.
+            x: [N, H, W, F]; of a deferred convolution its images, [N, H, W, C].
+            own: mean and variance before pooling, [F].
+            pool: signs of the scale, [F] -> pooled x.
             offset: [F].
         """
         shape = offset.shape

@@ -1,4 +1,4 @@
-"""Images block by block, so that what is made of a block fits the cache."""
+"""Functions of images, applied block by block so that intermediate results fit the cache."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ Result = TypeVar("Result")
 
 
 def map_blocks(function: Callable[..., Result], size: int, *arrays: Array) -> Result:
-    """Joins what a function makes of each block of images.
+    """Applies a function to each block of images and joins the results.
 
     Args:
-        function: one array [size, ...] for each of `arrays` -> pytree of arrays [size, ...].
+        function: one array [size, ...] for each of `arrays` -> pytree of arrays [size, ...], or of any shape to add up.
         size: images in a block, a divisor of N.
         arrays: [N, ...].
     """
@@ -31,7 +31,7 @@ def map_blocks(function: Callable[..., Result], size: int, *arrays: Array) -> Re
 
 
 def sum_blocks(function: Callable[..., Result], size: int, *arrays: Array) -> Result:
-    """Adds up what a function makes of each block of images; arguments as in `map_blocks`."""
+    """Applies a function to each block of images and adds up the results; arguments as in `map_blocks`."""
     if size == arrays[0].shape[0]:
         return function(*arrays)
     blocks = _split(size, arrays)

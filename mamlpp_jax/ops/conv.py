@@ -9,9 +9,9 @@ memory of `grouped` (experiments/PERFORMANCE.md). Here a convolution is seen as 
 
 are closed under differentiation: the derivative of each is made of the other two. Declared as custom
 VJPs they keep gradients of any order in this family and save only x, w and dy for the backward pass.
-The three are computed in one of several ways, which differ in speed and memory alone:
+These primitives have several implementations (`ops.conv_impls`), which differ in speed and memory alone:
 
-    patches   gather the patches, multiply by the kernel: a batched matrix product when kernels are batched
+    patches   gathers the patches and multiplies by the kernel: a batched matrix product when kernels are batched
     direct    the back end's own convolution, in the one layout it is fast in; for one task at a time
     grouped   the back end's own convolution, with a group per task
 
@@ -28,13 +28,11 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from mamlpp_jax.ops.conv_backend import DIRECT, GROUPED, convolve
-from mamlpp_jax.ops.conv_geometry import Geometry, Way
-from mamlpp_jax.ops.conv_products import PATCHES
+from mamlpp_jax.ops.conv_impls import IMPLS, convolve
+from mamlpp_jax.ops.conv_spec import ConvSpec
 from mamlpp_jax.types import Array
 
-_WAYS: dict[str, Way] = {"patches": PATCHES, "direct": DIRECT, "grouped": GROUPED}
-IMPL_NAMES = ("auto", "xla", *_WAYS)
+IMPL_NAMES = ("auto", "xla", *IMPLS)
 
 
 def conv2d(
@@ -53,8 +51,8 @@ def conv2d(
         kernel: [kh, kw, C, F], of the dtype of x.
         stride: 1 or more, the same in both directions.
         padding: zeros added on every side.
-        impl: `xla` (`lax.conv_general_dilated`, differentiable in every mode), one of the ways above (`direct`
-            gathers patches where kernels are batched), or `auto`: direct for float32 on a CPU, else patches.
+        impl: `xla` (`lax.conv_general_dilated`, differentiable in every mode), one of the implementations above
+            (`direct` gathers patches where kernels are batched), or `auto`: direct for float32 on a CPU, else patches.
         compute_dtype: "bfloat16" rounds the factors of every product, here and in the gradients; sums and
             results keep the dtype of x. "" rounds nothing.
 
@@ -62,19 +60,19 @@ def conv2d(
         [N, H', W', F].
 
     Raises:
-        ValueError: the impl is unknown.
+        ValueError: there is no such implementation.
     """
     if impl == "xla":
         pads = [(padding, padding)] * 2
         x, kernel = (_round(a, compute_dtype) for a in (x, kernel))
         return convolve(x, kernel, window_strides=(stride, stride), padding=pads)
-    g = geometry_of(
+    spec = make_spec(
         x, kernel, stride=stride, padding=padding, impl=impl, compute_dtype=compute_dtype
     )
-    return _conv(g, x, kernel)
+    return _conv(spec, x, kernel)
 
 
-def geometry_of(
+def make_spec(
     x: Array,
     kernel: Array,
     *,
@@ -82,16 +80,16 @@ def geometry_of(
     padding: int = 1,
     impl: str = "auto",
     compute_dtype: str = "",
-) -> Geometry:
-    """The static part of a convolution; arguments and errors as in `conv2d`."""
-    if impl not in IMPL_NAMES:
-        raise ValueError(f"conv impl {impl!r} is unknown; choose one of {', '.join(IMPL_NAMES)}")
+) -> ConvSpec:
+    """The static description of a convolution; arguments and errors as in `conv2d`, but for `xla`."""
     if impl == "auto":
         # The CPU back end has no fast convolution of other types.
         fast = jax.default_backend() == "cpu" and x.dtype == jnp.float32 and not compute_dtype
         impl = "direct" if fast else "patches"
+    if impl not in IMPLS:
+        raise ValueError(f"convolution {impl!r} is unknown; choose one of {', '.join(IMPL_NAMES)}")
     size, window = (x.shape[1], x.shape[2]), (kernel.shape[0], kernel.shape[1])
-    return Geometry(size, window, stride, padding, impl, compute_dtype)
+    return ConvSpec(size, window, stride, padding, IMPLS[impl], compute_dtype)
 
 
 def _round(x: Array, dtype: str) -> Array:
@@ -99,64 +97,79 @@ def _round(x: Array, dtype: str) -> Array:
     return x if not dtype else x + lax.stop_gradient(x.astype(dtype).astype(x.dtype) - x)
 
 
-def product(name: str, g: Geometry, a: Array, b: Array) -> Array:
-    """Computes one of the three functions, in the way that was chosen."""
-    if g.compute_dtype:
-        a, b = a.astype(g.compute_dtype), b.astype(g.compute_dtype)
-    result: Array = getattr(_WAYS[g.way], name)(g, a, b)
+def compute(primitive: str, spec: ConvSpec, a: Array, b: Array) -> Array:
+    """The value of one of the three primitives, in the implementation of the convolution.
+
+    Args:
+        primitive: "conv", "input_gradient" or "kernel_gradient".
+        spec: of the convolution.
+        a: first operand, as in `ops.conv_spec.ConvImpl`.
+        b: second operand.
+    """
+    if spec.compute_dtype:
+        a, b = a.astype(spec.compute_dtype), b.astype(spec.compute_dtype)
+    result: Array = getattr(spec.impl, primitive)(spec, a, b)
     return result
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _conv(g: Geometry, x: Array, w: Array) -> Array:
-    return product("conv", g, x, w)
+def _conv(spec: ConvSpec, x: Array, w: Array) -> Array:
+    return compute("conv", spec, x, w)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _input_gradient(g: Geometry, dy: Array, w: Array) -> Array:
-    return product("input_gradient", g, dy, w)
+def _input_gradient(spec: ConvSpec, dy: Array, w: Array) -> Array:
+    return compute("input_gradient", spec, dy, w)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _kernel_gradient(g: Geometry, x: Array, dy: Array) -> Array:
-    return product("kernel_gradient", g, x, dy)
+def _kernel_gradient(spec: ConvSpec, x: Array, dy: Array) -> Array:
+    return compute("kernel_gradient", spec, x, dy)
 
 
-def with_rule(
-    function: Callable[..., Array],
-    first: Callable[..., Array],
-    second: Callable[..., Array],
+def define_vjps(
+    conv: Callable[..., Array],
+    input_gradient: Callable[..., Array],
+    kernel_gradient: Callable[..., Array],
 ) -> None:
-    """Declares the partial gradients of a function that is bilinear in two arrays.
+    """Declares the partial gradients of three primitives, each of which is made of the other two.
 
     Args:
-        function: (geometry, a, b, *fixed) -> result, a `jax.custom_vjp`; what is fixed has no gradient.
-        first: (geometry, a, b, cotangent, *fixed) -> that of a.
-        second: the same for b.
+        conv: (spec, x, w, *fixed) -> y, a `jax.custom_vjp`; `fixed` is the same for all three and has no gradient.
+        input_gradient: (spec, dy, w, *fixed) -> dx, the same.
+        kernel_gradient: (spec, x, dy, *fixed) -> dw, the same.
     """
+    _define_vjp(
+        conv,
+        lambda spec, x, w, dy, *fixed: input_gradient(spec, dy, w, *fixed),
+        lambda spec, x, w, dy, *fixed: kernel_gradient(spec, x, dy, *fixed),
+    )
+    _define_vjp(
+        input_gradient,
+        lambda spec, dy, w, dx, *fixed: conv(spec, dx, w, *fixed),
+        lambda spec, dy, w, dx, *fixed: kernel_gradient(spec, dx, dy, *fixed),
+    )
+    _define_vjp(
+        kernel_gradient,
+        lambda spec, x, dy, dw, *fixed: input_gradient(spec, dy, dw, *fixed),
+        lambda spec, x, dy, dw, *fixed: conv(spec, x, dw, *fixed),
+    )
 
-    def forward(g: Geometry, a: Array, b: Array, *fixed: Array) -> tuple[Array, Any]:
-        return function(g, a, b, *fixed), (a, b, fixed)
 
-    def backward(g: Geometry, saved: Any, c: Array) -> tuple[Array | None, ...]:
+def _define_vjp(
+    function: Callable[..., Array], first: Callable[..., Array], second: Callable[..., Array]
+) -> None:
+    """Declares the gradients of a function of (spec, a, b, *fixed) that is bilinear in a and b."""
+
+    def forward(spec: ConvSpec, a: Array, b: Array, *fixed: Array) -> tuple[Array, Any]:
+        return function(spec, a, b, *fixed), (a, b, fixed)
+
+    def backward(spec: ConvSpec, saved: Any, c: Array) -> tuple[Array | None, ...]:
         a, b, fixed = saved
-        return first(g, a, b, c, *fixed), second(g, a, b, c, *fixed), *(None for _ in fixed)
+        gradients = first(spec, a, b, c, *fixed), second(spec, a, b, c, *fixed)
+        return *gradients, *(None for _ in fixed)
 
     function.defvjp(forward, backward)  # type: ignore[attr-defined]
 
 
-with_rule(
-    _conv,
-    lambda g, x, w, dy: _input_gradient(g, dy, w),
-    lambda g, x, w, dy: _kernel_gradient(g, x, dy),
-)
-with_rule(
-    _input_gradient,
-    lambda g, dy, w, dx: _conv(g, dx, w),
-    lambda g, dy, w, dx: _kernel_gradient(g, dx, dy),
-)
-with_rule(
-    _kernel_gradient,
-    lambda g, x, dy, dw: _input_gradient(g, dy, dw),
-    lambda g, x, dy, dw: _conv(g, x, dw),
-)
+define_vjps(_conv, _input_gradient, _kernel_gradient)

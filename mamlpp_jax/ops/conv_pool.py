@@ -1,8 +1,8 @@
-"""Convolution of images with few channels and max pooling in one, and the moments of such a convolution.
+"""A convolution of images with few channels, max-pooled without being whole in memory, and its moments.
 
-With one channel and 64 filters, the convolution is 64 times as large as the images and four times as large as what
-pooling leaves of it. Here one block of it exists at a time, forward and backward: the cotangent of a block is put
-together from which elements were chosen. With a fixed choice c, ``<take(conv(x, w), c), dp>`` is a trilinear form,
+With one channel and 64 filters, the convolution is 64 times as large as the images and four times as large as the
+result of pooling. Here one block of it exists at a time, forward and backward: the cotangent of a block is put
+together from the choices of pooling. With a fixed choice c, ``<take(conv(x, w), c), dp>`` is a trilinear form,
 as a convolution is, and its partial gradients are made of each other (`mamlpp_jax.ops.conv`).
 
 Normalisation asks for the mean and the mean square of the convolution. They follow from those of the patches p that
@@ -18,8 +18,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from mamlpp_jax.ops.blocks import map_blocks, sum_blocks
-from mamlpp_jax.ops.conv import geometry_of, product, with_rule
-from mamlpp_jax.ops.conv_geometry import Geometry, padded_input, pieces
+from mamlpp_jax.ops.conv import compute, define_vjps, make_spec
+from mamlpp_jax.ops.conv_spec import ConvSpec, gather_patches, padded_input
 from mamlpp_jax.ops.pool import choose, put, take
 from mamlpp_jax.types import Array
 from mamlpp_jax.utils.arithmetic import largest_divisor
@@ -33,9 +33,9 @@ _Saved = tuple[Array, Array, Array]
 
 
 def is_faster(channels: int, impl: str, compute_dtype: str) -> bool:
-    """Whether the functions below are faster than computing the convolution, then pooling it and taking its moments.
+    """Whether these functions are faster than pooling a whole convolution and taking its moments, and may replace that.
 
-    They round no factors, and lack the derivatives in every mode that `xla` promises.
+    They do not round factors, and do not have the derivatives in every mode that `xla` promises.
 
     Args:
         channels: C.
@@ -56,18 +56,18 @@ def conv_moments(x: Array, kernel: Array, *, padding: int = 1) -> tuple[Array, A
     Returns:
         [F] and [F].
     """
-    g = geometry_of(x, kernel, padding=padding)
+    spec = make_spec(x, kernel, padding=padding)
     # The difference of two large numbers below needs every digit.
     multiply = partial(jnp.matmul, precision=lax.Precision.HIGHEST)
 
     def sums(x: Array) -> tuple[Array, Array]:
-        patches = jnp.concatenate(pieces(padded_input(g, x), g.kernel, g.out, g.strides), axis=-1)
+        patches = gather_patches(padded_input(spec, x), spec.kernel, spec.out, spec.strides)
         patches = patches.reshape(-1, patches.shape[-1])
         return patches.sum(0), multiply(patches.T, patches)
 
     matrix = kernel.reshape(-1, kernel.shape[-1])
-    total, products = sum_blocks(sums, _block_size(g, x.shape[0], matrix.shape[0]), x)
-    positions = float(x.shape[0] * g.out[0] * g.out[1])
+    total, products = sum_blocks(sums, _block_size(spec, x.shape[0], matrix.shape[0]), x)
+    positions = float(x.shape[0] * spec.out[0] * spec.out[1])
     mean = multiply(total / positions, matrix)
     square = jnp.sum(multiply(products / positions, matrix) * matrix, 0)
     # Rounding can push the difference below zero when the mean is large.
@@ -89,83 +89,72 @@ def conv_max_pool_2x2(
     Returns:
         [N, H' // 2, W' // 2, F].
     """
-    g = geometry_of(x, kernel, padding=padding, impl=impl)
-    return _conv_max_pool(g, x, kernel, lax.stop_gradient(sign))[0]
+    spec = make_spec(x, kernel, padding=padding, impl=impl)
+    return _conv_max_pool(spec, x, kernel, lax.stop_gradient(sign))[0]
 
 
-def _block_size(g: Geometry, images: int, filters: int) -> int:
-    """Images in a block; on accelerators all of them, where one block after another would be slow."""
-    if g.way != "direct":
+def _block_size(spec: ConvSpec, images: int, filters: int) -> int:
+    """Images in a block: all of them where one block after another would be slow, as on accelerators."""
+    if not spec.impl.in_cache:
         return images
-    return largest_divisor(images, _BLOCK_ELEMENTS // (g.out[0] * g.out[1] * filters))
+    return largest_divisor(images, _BLOCK_ELEMENTS // (spec.out[0] * spec.out[1] * filters))
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _conv_max_pool(g: Geometry, x: Array, w: Array, sign: Array) -> tuple[Array, Array]:
+def _conv_max_pool(spec: ConvSpec, x: Array, w: Array, sign: Array) -> tuple[Array, Array]:
     """The largest element of each window, and which one it is."""
 
     def pool(x: Array) -> tuple[Array, Array]:
-        y = product("conv", g, x, w)
+        y = compute("conv", spec, x, w)
         choice = choose(y, sign)
-        return take(g.out, y, choice), choice
+        return take(spec.out, y, choice), choice
 
-    return map_blocks(pool, _block_size(g, x.shape[0], w.shape[-1]), x)
+    return map_blocks(pool, _block_size(spec, x.shape[0], w.shape[-1]), x)
+
+
+# The three partial gradients for a fixed choice.
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _conv(g: Geometry, x: Array, w: Array, choice: Array) -> Array:
+def _conv(spec: ConvSpec, x: Array, w: Array, choice: Array) -> Array:
     def pool(x: Array, choice: Array) -> Array:
-        return take(g.out, product("conv", g, x, w), choice)
+        return take(spec.out, compute("conv", spec, x, w), choice)
 
-    return map_blocks(pool, _block_size(g, x.shape[0], w.shape[-1]), x, choice)
+    return map_blocks(pool, _block_size(spec, x.shape[0], w.shape[-1]), x, choice)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _input_gradient(g: Geometry, dp: Array, w: Array, choice: Array) -> Array:
+def _input_gradient(spec: ConvSpec, dp: Array, w: Array, choice: Array) -> Array:
     def gradient(dp: Array, choice: Array) -> Array:
-        return product("input_gradient", g, put(g.out, dp, choice), w)
+        return compute("input_gradient", spec, put(spec.out, dp, choice), w)
 
-    return map_blocks(gradient, _block_size(g, dp.shape[0], w.shape[-1]), dp, choice)
+    return map_blocks(gradient, _block_size(spec, dp.shape[0], w.shape[-1]), dp, choice)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _kernel_gradient(g: Geometry, x: Array, dp: Array, choice: Array) -> Array:
+def _kernel_gradient(spec: ConvSpec, x: Array, dp: Array, choice: Array) -> Array:
     def gradient(x: Array, dp: Array, choice: Array) -> Array:
-        return product("kernel_gradient", g, x, put(g.out, dp, choice))
+        return compute("kernel_gradient", spec, x, put(spec.out, dp, choice))
 
-    return sum_blocks(gradient, _block_size(g, x.shape[0], dp.shape[-1]), x, dp, choice)
+    return sum_blocks(gradient, _block_size(spec, x.shape[0], dp.shape[-1]), x, dp, choice)
 
 
-with_rule(
-    _conv,
-    lambda g, x, w, dp, choice: _input_gradient(g, dp, w, choice),
-    lambda g, x, w, dp, choice: _kernel_gradient(g, x, dp, choice),
-)
-with_rule(
-    _input_gradient,
-    lambda g, dp, w, dx, choice: _conv(g, dx, w, choice),
-    lambda g, dp, w, dx, choice: _kernel_gradient(g, dx, dp, choice),
-)
-with_rule(
-    _kernel_gradient,
-    lambda g, x, dp, dw, choice: _input_gradient(g, dp, dw, choice),
-    lambda g, x, dp, dw, choice: _conv(g, x, dw, choice),
-)
+define_vjps(_conv, _input_gradient, _kernel_gradient)
 
 
 def _pool_forward(
-    g: Geometry, x: Array, w: Array, sign: Array
+    spec: ConvSpec, x: Array, w: Array, sign: Array
 ) -> tuple[tuple[Array, Array], _Saved]:
-    pooled, choice = _conv_max_pool(g, x, w, sign)
+    pooled, choice = _conv_max_pool(spec, x, w, sign)
     return (pooled, choice), (x, w, choice)
 
 
 def _pool_backward(
-    g: Geometry, saved: _Saved, cotangents: tuple[Array, Array]
+    spec: ConvSpec, saved: _Saved, cotangents: tuple[Array, Array]
 ) -> tuple[Array, Array, None]:
     x, w, choice = saved
     dp = cotangents[0]
-    return _input_gradient(g, dp, w, choice), _kernel_gradient(g, x, dp, choice), None
+    return _input_gradient(spec, dp, w, choice), _kernel_gradient(spec, x, dp, choice), None
 
 
 _conv_max_pool.defvjp(_pool_forward, _pool_backward)

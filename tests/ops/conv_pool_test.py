@@ -19,7 +19,7 @@ CASES = [
     ((6, 7), 1, 0, 2),
 ]
 # The impl only chooses the products (`conv_test`), and whether there are blocks.
-WAYS = ["direct", "patches"]
+IMPLS = ["direct", "patches"]
 
 
 def make(size, kernel, channels, images=4):
@@ -35,7 +35,7 @@ def assert_close(ours, theirs):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-10 * max(1.0, float(jnp.abs(b).max())))
 
 
-@pytest.mark.parametrize("impl", WAYS)
+@pytest.mark.parametrize("impl", IMPLS)
 @pytest.mark.parametrize(("size", "kernel", "padding", "channels"), CASES, ids=str)
 def test_pooling_agrees_to_second_order(size, kernel, padding, channels, impl):
     with jax.enable_x64(True):
@@ -79,7 +79,7 @@ def test_blocks_change_nothing(monkeypatch, images):
         assert_close(second_derivatives(function, x, w), whole)
 
 
-@pytest.mark.parametrize("impl", WAYS)
+@pytest.mark.parametrize("impl", IMPLS)
 def test_tasks_with_weights_of_their_own(impl):
     with jax.enable_x64(True):
         x, w, sign = make((6, 8), 3, 2)

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from mamlpp_jax.distributed.mesh import AXIS, make_mesh
-from mamlpp_jax.ops import conv_backend
-from mamlpp_jax.ops.conv import IMPL_NAMES, conv2d
+from mamlpp_jax.ops import conv_impls
+from mamlpp_jax.ops.conv import conv2d
+from mamlpp_jax.ops.conv_impls import IMPLS
 from tests.helpers.derivatives import second_derivatives
 
 CASES = [
@@ -27,8 +28,8 @@ CASES = [
     ((5, 6), (3, 3), 1, 1, 16, 17),
     ((6, 5), (3, 3), 2, 1, 17, 16),
 ]
-# Every way of computing; `auto` is one of them, and `xla` is what they are compared with.
-WAYS = sorted(set(IMPL_NAMES) - {"auto", "xla"})
+# `auto` is one of these, and all are compared with `xla`.
+OURS = sorted(IMPLS)
 
 
 def make(case, seed=0):
@@ -45,7 +46,7 @@ def theirs(case):
     return second_derivatives(partial(conv2d, impl="xla", **options), x, w)
 
 
-@pytest.mark.parametrize("impl", WAYS)
+@pytest.mark.parametrize("impl", OURS)
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_agrees_with_lax_conv_to_second_order(case, impl):
     with jax.enable_x64(True):
@@ -57,7 +58,7 @@ def test_agrees_with_lax_conv_to_second_order(case, impl):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("impl", WAYS)
+@pytest.mark.parametrize("impl", OURS)
 @pytest.mark.parametrize(
     ("size", "stride", "channels"), list(itertools.product((5, 14, 21), (1, 2), (1, 3, 64)))
 )
@@ -71,10 +72,10 @@ def test_agrees_over_a_grid_of_shapes(size, stride, channels, impl):
 @pytest.mark.parametrize("case", CASES[1:4], ids=str)
 def test_kernel_gradients_of_large_inputs_agree(monkeypatch, case, block_elements, few_channels):
     """What large images use, image by image or all at once, on small ones."""
-    monkeypatch.setattr(conv_backend, "_FEW_POSITIONS", 0)
-    monkeypatch.setattr(conv_backend, "_FEW_CHANNELS", few_channels)
-    monkeypatch.setattr(conv_backend, "_BLOCK_ELEMENTS", block_elements)
-    monkeypatch.setattr(conv_backend, "_BLOCK_ELEMENTS_OF_FEW_CHANNELS", block_elements)
+    monkeypatch.setattr(conv_impls, "_FEW_POSITIONS", 0)
+    monkeypatch.setattr(conv_impls, "_FEW_CHANNELS", few_channels)
+    monkeypatch.setattr(conv_impls, "_BLOCK_ELEMENTS", block_elements)
+    monkeypatch.setattr(conv_impls, "_BLOCK_ELEMENTS_OF_FEW_CHANNELS", block_elements)
     test_agrees_with_lax_conv_to_second_order(case, "direct")
 
 
@@ -91,7 +92,7 @@ def test_against_loops():
 BATCHED = [axes for axes in itertools.product((0, None), repeat=3) if any(a == 0 for a in axes)]
 
 
-@pytest.mark.parametrize("impl", WAYS)
+@pytest.mark.parametrize("impl", OURS)
 @pytest.mark.parametrize(
     ("axes", "stride"), [*((axes, 1) for axes in BATCHED), ((0, 0, 0), 2)], ids=str
 )
@@ -153,7 +154,7 @@ def check_close(found, expected):
         np.testing.assert_allclose(a, b, atol=1e-4 * float(jnp.abs(b).max()))
 
 
-@pytest.mark.parametrize("impl", WAYS)
+@pytest.mark.parametrize("impl", OURS)
 def test_tasks_may_be_sharded(impl):
     x, w = two_tasks(TWO_TASKS)
     check_close(sharded(partial(meta_gradient, impl=impl))(x, w), meta_gradient(x, w, "xla"))
@@ -161,10 +162,10 @@ def test_tasks_may_be_sharded(impl):
 
 @pytest.mark.parametrize("few_channels", [1, 17])
 def test_blocks_of_images_may_be_sharded(monkeypatch, few_channels):
-    monkeypatch.setattr(conv_backend, "_FEW_POSITIONS", 0)
-    monkeypatch.setattr(conv_backend, "_FEW_CHANNELS", few_channels)
-    monkeypatch.setattr(conv_backend, "_BLOCK_ELEMENTS", 1)
-    monkeypatch.setattr(conv_backend, "_BLOCK_ELEMENTS_OF_FEW_CHANNELS", 1)
+    monkeypatch.setattr(conv_impls, "_FEW_POSITIONS", 0)
+    monkeypatch.setattr(conv_impls, "_FEW_CHANNELS", few_channels)
+    monkeypatch.setattr(conv_impls, "_BLOCK_ELEMENTS", 1)
+    monkeypatch.setattr(conv_impls, "_BLOCK_ELEMENTS_OF_FEW_CHANNELS", 1)
     x, w = two_tasks(((2, 3, 6, 6, 16), (2, 3, 3, 16, 16)))
 
     def unbatched(x, w):
@@ -189,7 +190,7 @@ def test_grouped_has_one_convolution_for_all_tasks_in_every_derivative():
     assert set(re.findall(counts, text, re.DOTALL)) == {("1", "2"), ("2", "1")}
 
 
-@pytest.mark.parametrize("impl", [*WAYS, "xla"])
+@pytest.mark.parametrize("impl", [*OURS, "xla"])
 def test_bfloat16_operands_change_little_and_no_dtype(impl):
     x, w, options = make(CASES[2])
     x, w = x.astype(jnp.float32), w.astype(jnp.float32)
@@ -216,7 +217,7 @@ def test_third_derivative():
     with jax.enable_x64(True):
         x, w, options = make(((5, 5), (3, 3), 1, 1, 1, 2))
         results = []
-        for impl in (*WAYS, "xla"):
+        for impl in (*OURS, "xla"):
 
             def f(s, impl=impl):
                 return jnp.sum(jnp.sin(conv2d(s * x, s * w, impl=impl, **options)))

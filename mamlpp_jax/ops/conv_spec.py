@@ -1,4 +1,4 @@
-"""What all ways of computing a convolution share: its static part, padding, and products."""
+"""The static description of a convolution, and the padding, views and products that its implementations share."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from jax import lax
 from mamlpp_jax.types import Array
 
 
-class Geometry(NamedTuple):
-    """The static part of a convolution.
+class ConvSpec(NamedTuple):
+    """The static description of a convolution.
 
     Attributes:
         size: (height, width) of the input.
         kernel: (height, width) of the kernel.
         stride: the same in both directions.
         padding: zeros added on every side of the input.
-        way: how it is computed (`mamlpp_jax.ops.conv`).
+        impl: its implementation.
         compute_dtype: dtype that the factors of every product are rounded to; "" for their own.
     """
 
@@ -27,8 +27,8 @@ class Geometry(NamedTuple):
     kernel: tuple[int, int]
     stride: int
     padding: int
-    way: str = "patches"
-    compute_dtype: str = ""
+    impl: ConvImpl
+    compute_dtype: str
 
     @property
     def strides(self) -> tuple[int, int]:
@@ -57,33 +57,35 @@ class Geometry(NamedTuple):
         return rows, columns
 
 
-class Way(NamedTuple):
-    """One way of computing the three functions of a convolution, in value; derivatives are not its matter.
+class ConvImpl(NamedTuple):
+    """One implementation of the three convolution primitives; `ops.conv` defines their derivatives.
 
     Attributes:
-        conv: (geometry, x, w) -> y.
-        input_gradient: (geometry, dy, w) -> dx.
-        kernel_gradient: (geometry, x, dy) -> dw.
+        conv: (spec, x, w) -> y.
+        input_gradient: (spec, dy, w) -> dx.
+        kernel_gradient: (spec, x, dy) -> dw.
+        in_cache: whether work on images is faster in blocks that fit the cache of a CPU, one after another.
     """
 
-    conv: Callable[[Geometry, Array, Array], Array]
-    input_gradient: Callable[[Geometry, Array, Array], Array]
-    kernel_gradient: Callable[[Geometry, Array, Array], Array]
+    conv: Callable[[ConvSpec, Array, Array], Array]
+    input_gradient: Callable[[ConvSpec, Array, Array], Array]
+    kernel_gradient: Callable[[ConvSpec, Array, Array], Array]
+    in_cache: bool = False
 
 
-def padded_input(g: Geometry, x: Array) -> Array:
+def padded_input(spec: ConvSpec, x: Array) -> Array:
     """Images with the zeros around them."""
-    return pad(x, (g.padding, g.padding), (g.padding, g.padding))
+    return _pad(x, ((spec.padding, spec.padding),) * 2)
 
 
-def padded_cotangent(g: Geometry, dy: Array) -> Array:
+def padded_cotangent(spec: ConvSpec, dy: Array) -> Array:
     """A dy that, correlated at stride 1 with the mirrored kernel, gives dx: dilated by the stride and padded."""
-    return pad(dy, *g.backward_padding, g.stride - 1)
+    return _pad(dy, spec.backward_padding, spec.stride - 1)
 
 
-def pad(x: Array, rows: tuple[int, int], columns: tuple[int, int], interior: int = 0) -> Array:
+def _pad(x: Array, padding: tuple[tuple[int, int], tuple[int, int]], interior: int = 0) -> Array:
     """Pads [N, H, W, C] by (low, high) rows and columns; negative crops."""
-    config = [(0, 0, 0), (*rows, interior), (*columns, interior), (0, 0, 0)]
+    config = [(0, 0, 0), *((*axis, interior) for axis in padding), (0, 0, 0)]
     return lax.pad(x, jnp.zeros((), x.dtype), config)
 
 
@@ -92,10 +94,10 @@ def mirrored(w: Array) -> Array:
     return jnp.flip(w, (0, 1)).swapaxes(2, 3)
 
 
-def pieces(
+def shifted_views(
     x: Array, kernel: tuple[int, int], out: tuple[int, int], strides: tuple[int, int]
 ) -> list[Array]:
-    """What each element of the kernel meets in the padded images, row by row: [N, H', W', C]."""
+    """The padded images as each element of the kernel sees them, row by row: [N, H', W', C]."""
     batch, _, _, channels = x.shape
     high, wide = (stride * (n - 1) + 1 for stride, n in zip(strides, out, strict=True))
     return [
@@ -108,6 +110,13 @@ def pieces(
         for row in range(kernel[0])
         for column in range(kernel[1])
     ]
+
+
+def gather_patches(
+    x: Array, kernel: tuple[int, int], out: tuple[int, int], strides: tuple[int, int]
+) -> Array:
+    """Padded images -> [N, H', W', kh * kw * C], ordered as a kernel's first three axes."""
+    return jnp.concatenate(shifted_views(x, kernel, out, strides), axis=-1)
 
 
 def multiply(x: Array, matrix: Array) -> Array:
@@ -125,5 +134,5 @@ def _dot(a: Array, b: Array, axes_a: tuple[int, ...], axes_b: tuple[int, ...]) -
 
 
 def sum_dtype(x: Array) -> jnp.dtype:
-    """What products of such factors are summed in: float32, or float64 for float64."""
+    """The dtype that products of such factors are summed in: float32, or float64 for float64."""
     return jnp.promote_types(x.dtype, jnp.float32)
