@@ -1,9 +1,17 @@
 """The shape of the package: imports point one way, modules make no circle, files and functions stay short."""
 
 import ast
+import inspect
 import pathlib
 
 import pytest
+
+from mamlpp_jax.algorithms.inner_loop import adapt
+from mamlpp_jax.algorithms.inner_optimizers import INNER_OPTIMIZERS
+from mamlpp_jax.config.methods import COMPONENTS, METHODS
+from mamlpp_jax.models import BACKBONES
+from mamlpp_jax.statistics import STATISTICS
+from mamlpp_jax.training.compiled import OUTER_GRADIENTS
 
 PACKAGE = "mamlpp_jax"
 ROOT = pathlib.Path(__file__).parents[1] / PACKAGE
@@ -157,6 +165,58 @@ def test_files_and_functions_are_short(sources):
         for node in functions(text)
     }
     assert {n: lines for n, lines in long_functions.items() if lines > MAX_FUNCTION_LINES} == {}
+
+
+# Names of statistics, methods and backbones: a value carries what they mean, so no code compares them.
+NAMES = {*STATISTICS, *COMPONENTS, *METHODS, *OUTER_GRADIENTS, *BACKBONES, *INNER_OPTIMIZERS}
+
+
+def compared_names(source):
+    """The names that a comparison mentions, with its line."""
+    return [
+        (constant.value, node.lineno)
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Compare)
+        for side in (node.left, *node.comparators)
+        for constant in ast.walk(side)
+        if isinstance(constant, ast.Constant) and constant.value in NAMES
+    ]
+
+
+def test_no_code_compares_the_names_of_choices(sources):
+    tables = {"mamlpp_jax.config.methods"}
+    rest = {module: text for module, text in sources.items() if module not in tables}
+    found = {module: names for module, text in rest.items() if (names := compared_names(text))}
+    assert found == {}
+    assert compared_names('if mode == "renorm":\n    pass') == [("renorm", 1)]
+
+
+@pytest.mark.parametrize("name", ["tasknorm", "renorm"])
+def test_a_statistics_mode_stands_in_three_files_at_most(sources, name):
+    assert 1 <= sum(name in text for text in sources.values()) <= 3
+
+
+def closure(module, graph):
+    """The modules that importing one brings in, itself too."""
+    seen, todo = set(), [module]
+    while todo:
+        if (module := todo.pop()) not in seen:
+            seen.add(module)
+            todo += graph.get(module, ())
+    return seen
+
+
+def test_the_outer_step_is_read_in_few_files(graph):
+    """Of `algorithms` and `models`, with all that they import."""
+    read = closure("mamlpp_jax.algorithms.outer_loop", graph)
+    assert len([m for m in read if unit_of(m) in ("algorithms", "models")]) <= 9
+
+
+def test_the_inner_loop_knows_neither_learner_nor_episode(graph):
+    known = {"mamlpp_jax.algorithms.inner_optimizers", "mamlpp_jax.types"}
+    assert graph["mamlpp_jax.algorithms.inner_loop"] == known
+    signature = inspect.signature(adapt).parameters
+    assert not {"learner", "episode", "task"} & set(signature)
 
 
 # --- The checks themselves ------------------------------------------------------------------------
