@@ -6,12 +6,16 @@ import shutil
 import pytest
 
 from experiments import pretrained_card
+from experiments.paper.archived_runs import planned_config
+from experiments.pretrained import RECIPES
 from experiments.pretrained_card import Notes, write_card
 from experiments.pretrained_check import TOLERANCE, compare
 from mamlpp_jax import FewShotClassifier
 from mamlpp_jax.artifacts.workdir import Workdir
 from mamlpp_jax.cli import commands
+from mamlpp_jax.config import validate
 from mamlpp_jax.errors import ModelError
+from mamlpp_jax.inference.pretrained import SHIPPED
 from mamlpp_jax.inference.saved_model import load_model, save_model
 from tests.helpers.cards import front_matter
 from tests.helpers.small_runs import patterns, small_config
@@ -74,3 +78,11 @@ def test_a_card_has_what_was_measured(copied, monkeypatch):
     for part in ("Patterns. Nobody's.", "the command", "Not for anything else."):
         assert part in card
     assert f"{100 * accuracy:.2f} ± {100 * half:.2f}" in card
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_shipped_model_is_what_its_recipe_makes(name):
+    run = RECIPES[name].run
+    validate(planned_config(run))
+    card = load_model(SHIPPED / name).card
+    assert all(flag in card for flag in run.flags[1:])
