@@ -1,1 +1,1 @@
-"""What a run writes into its working directory, and reads back from it."""
+"""The files of a run: written into its working directory, and read back from it."""

@@ -36,16 +36,7 @@ class MetricsWriter:
     """
 
     def __init__(self, workdir: pathlib.Path, start_step: int, tensorboard: bool = True) -> None:
-        """Opens the files for appending.
-
-        Args:
-            workdir: folder of the run; made when missing.
-            start_step: outer steps already done; lines of later steps are removed.
-            tensorboard: whether to write events to `workdir/tensorboard`.
-
-        Raises:
-            WorkdirError: a file is damaged before its last line, or cannot be written.
-        """
+        """Opens the files in the run's folder, made when missing, for appending after `start_step` outer steps."""
         workdir = pathlib.Path(workdir)
         with wrap_os_errors(workdir, "create"):
             workdir.mkdir(parents=True, exist_ok=True)
@@ -165,13 +156,13 @@ def _plain_record(record: Mapping[str, Any]) -> dict[str, Any]:
 def _read_lines(path: pathlib.Path) -> list[tuple[dict[str, Any], bytes]]:
     """The records of a JSON-lines file and the bytes of each; without a torn last line."""
     with wrap_os_errors(path, "read"):
-        lines = path.read_bytes().split(b"\n")
-    if lines[-1] == b"":
-        lines.pop()
+        lines = path.read_bytes().removesuffix(b"\n").split(b"\n")
     records = []
     for number, line in enumerate(lines, start=1):
-        record = _parse_record(line)
-        if record is not None:
+        record = None
+        with contextlib.suppress(ValueError):
+            record = json.loads(line)
+        if isinstance(record, dict) and isinstance(record.get("step"), int):
             records.append((record, line))
         elif number < len(lines):
             raise WorkdirError(
@@ -180,14 +171,6 @@ def _read_lines(path: pathlib.Path) -> list[tuple[dict[str, Any], bytes]]:
                 "working directory"
             )
     return records
-
-
-def _parse_record(line: bytes) -> dict[str, Any] | None:
-    try:
-        record = json.loads(line)
-    except ValueError:
-        return None
-    return record if isinstance(record, dict) and isinstance(record.get("step"), int) else None
 
 
 def _truncate(path: pathlib.Path, last_step: int) -> int:

@@ -38,7 +38,7 @@ _REMEDIES = {
 
 
 class Workdir:
-    """The folder of a run, which need not exist.
+    """The folder of a run, which need not exist; a `WorkdirError` names a file that cannot be read or written.
 
     Attributes:
         path: the folder.
@@ -73,7 +73,7 @@ class Workdir:
 
     @contextlib.contextmanager
     def adding_results(self) -> Iterator[None]:
-        """Keeps other processes from adding tests to the results at the same time, also while the run is trained."""
+        """Keeps other processes from adding tests to the results meanwhile, also while the run is trained."""
         with contextlib.ExitStack() as stack:
             with wrap_os_errors(self.path, "write into"):
                 lock = one_at_a_time(self.path / "results.lock", "writing results")
@@ -86,14 +86,9 @@ class Workdir:
             raise WorkdirError(f"cannot write into {self.path}: permission denied")
 
     def check_owner(self, config: ConfigDict) -> None:
-        """Checks that the folder is new, empty, or was made by the same configuration.
+        """Checks that the folder is new, empty, or was made by the same configuration; names the fields that differ.
 
-        A run that was ended before its first checkpoint holds nothing worth keeping, so any configuration may
-        have its folder.
-
-        Raises:
-            WorkdirError: it is a file, cannot be read, is not a run's, or belongs to a run that differs; names the
-                fields.
+        A run that was ended before its first checkpoint has nothing to lose, so any configuration may have its folder.
         """
         with wrap_os_errors(self.path, "look at the workdir"):
             is_file = self.path.exists() and not self.path.is_dir()
@@ -139,16 +134,13 @@ class Workdir:
         return any(path.name.isdecimal() for path in self.checkpoints.glob("*"))
 
     def _has_work(self) -> bool:
-        """Whether there is something that a new start would lose: a whole checkpoint, or results."""
+        """True where a new start would lose something: a whole checkpoint, or results."""
         return self._has_checkpoint() or exists(self.results_file)
 
     def claim(self, config: ConfigDict) -> None:
         """Writes `config.json` into the folder, which is made when missing and must be locked by this process.
 
         The leftovers of a run that was ended before its first checkpoint are removed, with a warning.
-
-        Raises:
-            WorkdirError: it cannot be written, or became another run's since it was last looked at.
         """
         with wrap_os_errors(self.path, "make the workdir"):
             self.path.mkdir(parents=True, exist_ok=True)
@@ -177,11 +169,7 @@ class Workdir:
                     path.unlink()
 
     def config(self) -> ConfigDict:
-        """The configuration the run was trained with.
-
-        Raises:
-            WorkdirError: there is none, it cannot be read, or it does not fit this version.
-        """
+        """The configuration the run was trained with."""
         if not exists(self.config_file):
             raise WorkdirError(
                 f"{self.config_file} does not exist; --workdir must be the folder of a trained run."
@@ -195,9 +183,6 @@ class Workdir:
         """Checks by the data's fingerprint and the classes of splits that they are those the run began with.
 
         A run without `data.json` takes any, and so does one that was ended before its first checkpoint.
-
-        Raises:
-            WorkdirError: images were added, removed or changed, or the classes are split otherwise.
         """
         if not exists(self.data_file) or not self._has_work():
             return
@@ -216,11 +201,7 @@ class Workdir:
                 )
 
     def recorded_classes(self, fingerprint: str) -> dict[str, list[str]]:
-        """The classes of each split that the run began with; {} where none are recorded for images of this fingerprint.
-
-        Raises:
-            WorkdirError: `data.json` cannot be read.
-        """
+        """The classes of each split that the run began with; {} where there is no record for this fingerprint."""
         recorded = self._recorded() if self._has_work() else {}
         classes = recorded.get("classes")
         if recorded.get("sha256") != fingerprint or not isinstance(classes, dict):
@@ -248,11 +229,7 @@ class Workdir:
         return _read_object(self.data_file) if exists(self.data_file) else {}
 
     def results(self) -> dict[str, Any] | None:
-        """The content of `results.json`, "test" as `Evaluation`s; None when there is none.
-
-        Raises:
-            WorkdirError: the file cannot be read, or is not what a run writes.
-        """
+        """The content of `results.json`, "test" as `Evaluation`s; None when there is none."""
         if not exists(self.results_file):
             return None
         results = _read_object(self.results_file)
@@ -265,11 +242,7 @@ class Workdir:
             ) from error
 
     def correct_per_task(self) -> dict[str, np.ndarray]:
-        """Correct query images of each task, uint16 [tasks], by `Evaluation.key`; {} where the file is missing.
-
-        Raises:
-            WorkdirError: the file cannot be read.
-        """
+        """Correct query images of each task, uint16 [tasks], by `Evaluation.key`; {} where the file is missing."""
         if not exists(self.correct_file):
             return {}
         try:
@@ -284,12 +257,7 @@ class Workdir:
     def write_results(self, results: Mapping[str, Any], correct: Mapping[str, np.ndarray]) -> None:
         """Writes `results.json` and, before it, the correct query images per task of its tests.
 
-        Args:
-            results: content of the file, "test" as a list of `Evaluation`s.
-            correct: per-task counts of new tests by their key; those of earlier tests stay.
-
-        Raises:
-            WorkdirError: a file cannot be written, or the earlier one cannot be read.
+        `results["test"]` has `Evaluation`s; `correct` has the counts of new tests, and those of earlier tests stay.
         """
         known = self.correct_per_task() | dict(correct)
         counts: Any = {test.key: known[test.key] for test in results["test"] if test.key in known}
@@ -313,7 +281,7 @@ def _read_object(path: pathlib.Path) -> dict[str, Any]:
 
 
 def _is_configuration(stored: dict[str, Any]) -> bool:
-    """Whether it is a run's; other programs call files `config.json` too."""
+    """Distinguishes a run's from the `config.json` of another program."""
     try:
         config_lib.from_dict(stored)
     except ConfigError:

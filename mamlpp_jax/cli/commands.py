@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from mamlpp_jax.artifacts.results import to_json
 from mamlpp_jax.artifacts.workdir import Workdir
 from mamlpp_jax.cli import figures
 from mamlpp_jax.cli.evaluation_flags import check_channels, with_overrides
-from mamlpp_jax.data.dataset import Dataset, fingerprint
+from mamlpp_jax.data.dataset import SPLITS, Dataset, fingerprint
 from mamlpp_jax.data.sources.registry import known_channels, load_dataset
 from mamlpp_jax.distributed import processes
 from mamlpp_jax.distributed.mesh import replicated
@@ -50,11 +51,7 @@ def resolve_config(
         config: value of --config; None where it was not given.
         workdir: folder named by --workdir.
         overrides: given values of `evaluation_flags.EVALUATION_FLAGS`.
-        data_config: value of --data_config.
-
-    Raises:
-        ConfigError: there is none, it is not valid, or evaluation flags were given to another mode.
-        WorkdirError: the workdir has no readable configuration, or one that differs.
+        data_config: value of --data_config, whose data are tested on instead of the run's.
     """
     flags = [*overrides, *([] if data_config is None else ["data_config"])]
     if mode != "evaluate" and flags:
@@ -98,10 +95,7 @@ def train(
 ) -> None:
     """Trains, tests and reports; continues an unfinished run, only reports a finished one.
 
-    Args:
-        config: validated.
-        workdir: folder of the run; None for a name made of the configuration.
-        preemption: handler that may ask to leave early; None to run to the end.
+    Without a workdir its name is made of the configuration; without a handler of preemption it runs to the end.
 
     Raises:
         StoppedError: the handler said so; everything done is saved.
@@ -114,18 +108,16 @@ def train(
         logging.info("%s is finished", workdir)
         _print_results(results, workdir)
         return
-    _check_memory(config)
     preemption = preemption or PreemptionHandler()
     dataset, digest = _load_everywhere(config)
     preemption.check_signal()
     with phase("setting up devices and learner"):
-        experiment = build_experiment(config, dataset, recorded=workdir.recorded_classes(digest))
-        _check_classes_everywhere(experiment)
+        experiment = _build_everywhere(config, workdir, dataset, digest)
         workdir.check_data(digest, experiment.class_names)
         about = describe_briefly(experiment)
     logging.info("%s", about)
-    quiet_orbax()
     logging.info("workdir: %s", workdir)
+    quiet_orbax()
     preemption.check_signal()
     with contextlib.ExitStack() as stack:
         if processes.is_first():
@@ -165,7 +157,6 @@ def _test_and_report(
             devices=experiment.mesh.size,
             of_training=True,
         )
-
         if processes.is_first():
             with phase("drawing the figures"):
                 figures.draw_run(workdir, experiment, states[0], results["test"], predictions)
@@ -186,15 +177,6 @@ def evaluate(
     """Tests a trained run, also under other conditions, and adds them to its results.
 
     Nothing else in the folder changes. Another process may be training the run: then its latest state is tested.
-
-    Args:
-        config: the run's.
-        workdir: the run's.
-        overrides: values of `evaluation_flags.EVALUATION_FLAGS`.
-        data_config: a configuration whose data are tested on instead of the run's.
-
-    Raises:
-        MamlppError: bad input; see `mamlpp_jax.errors`.
     """
     workdir.config()  # Nothing is made in a folder that no run has claimed.
     workdir.check_writable()
@@ -202,13 +184,9 @@ def evaluate(
     workdir.correct_per_task()  # Files that cannot be added to are reported now.
     tested, data, latest = _prepare_test(config, workdir, overrides, data_config)
     like = state_shapes(config, tested.image_shape, replicated(tested.mesh))
+    best = partial(final_evaluation.best_states, count=config.evaluation.ensemble, like=like)
     with phase("reading the best epochs"):
-        states = read_checkpoints(
-            workdir.path,
-            lambda checkpoints: final_evaluation.best_states(
-                checkpoints, config.evaluation.ensemble, like
-            ),
-        )
+        states = read_checkpoints(workdir.path, best)
     report_state(workdir.path, config, latest, [int(state.step) for state in states])
     tests, correct, _ = final_evaluation.run_test(tested, states, data=data)
     with _adding_results(workdir):
@@ -245,13 +223,10 @@ def _prepare_test(
     quiet_orbax()
     # Before the data are loaded.
     latest = read_checkpoints(workdir.path, CheckpointReader.latest_step)
-    _check_memory(tested_config, training=False)
-    dataset, digest = _load_everywhere(tested_config)
+    dataset, digest = _load_everywhere(tested_config, training=False)
     if data_config is not None:
         check_channels(workdir.recorded_channels(), config, dataset)
-    recorded = workdir.recorded_classes(digest)
-    tested = build_experiment(tested_config, dataset, ("test",), recorded)
-    _check_classes_everywhere(tested)
+    tested = _build_everywhere(tested_config, workdir, dataset, digest, ("test",))
     if data_config is None:
         workdir.check_data(digest, tested.class_names)
         return tested, "", latest or 0
@@ -267,14 +242,13 @@ def _prepare_test(
     return tested, f"{config_lib.data_label(tested_config)} {short_hash}", latest or 0
 
 
-def _check_memory(config: ConfigDict, *, training: bool = True) -> None:
-    channels = known_channels(config.data) or 1
+def _load_everywhere(config: ConfigDict, *, training: bool = True) -> tuple[Dataset, str]:
+    """Loads data that leave enough memory, and their fingerprint, in every process.
+
+    Process 0 is first, whose cache the others may use.
+    """
     with phase("estimating the memory"):
-        check_memory(config, channels, training=training)
-
-
-def _load_everywhere(config: ConfigDict) -> tuple[Dataset, str]:
-    """Loads the data, and their fingerprint, in every process: process 0 first, whose cache the others may use."""
+        check_memory(config, known_channels(config.data) or 1, training=training)
     with processes.first_then_others("data"):
         dataset = load_dataset(config.data)
     with phase("hashing the images"):
@@ -287,12 +261,21 @@ def _load_everywhere(config: ConfigDict) -> tuple[Dataset, str]:
     return dataset, digest
 
 
-def _check_classes_everywhere(experiment: Experiment) -> None:
+def _build_everywhere(
+    config: ConfigDict,
+    workdir: Workdir,
+    dataset: Dataset,
+    digest: str,
+    splits: Sequence[str] = SPLITS,
+) -> Experiment:
+    """Builds the parts, with the recorded classes of the workdir, in every process."""
+    experiment = build_experiment(config, dataset, splits, workdir.recorded_classes(digest))
     processes.check_same(
         "the split of the classes",
         [repr(experiment.class_names).encode()],
         "Every host must have the same data.split_file.",
     )
+    return experiment
 
 
 def _claim_together(workdir: Workdir, config: ConfigDict) -> None:
@@ -336,15 +319,13 @@ def _print_results(results: Mapping[str, Any] | None, workdir: Workdir) -> None:
 
 def dry_run(config: ConfigDict, workdir: Workdir | None = None) -> None:
     """Prints the parts and the schedule of a run; writes nothing but the data cache."""
-    _check_memory(config)
+    workdir = workdir or Workdir.default(config)
     dataset, digest = _load_everywhere(config)
-    recorded = workdir.recorded_classes(digest) if workdir is not None else {}
-    experiment = build_experiment(config, dataset, recorded=recorded)
-    if workdir is not None:
-        workdir.check_data(digest, experiment.class_names)
+    experiment = _build_everywhere(config, workdir, dataset, digest)
+    workdir.check_data(digest, experiment.class_names)
     text = describe(experiment)
     if processes.is_first():
-        print(f"workdir: {workdir or Workdir.default(config)}\n\n{text}")
+        print(f"workdir: {workdir}\n\n{text}")
 
 
 def dry_run_evaluation(

@@ -32,11 +32,7 @@ def ready_configs() -> dict[str, pathlib.Path]:
 
 
 def find_config(path: str) -> pathlib.Path:
-    """A local configuration file, or else the ready one of "configs/NAME.py", "NAME.py" or "NAME".
-
-    Raises:
-        ConfigError: neither exists; lists the ready ones.
-    """
+    """A local configuration file, or else the ready one of "configs/NAME.py", "NAME.py" or "NAME"."""
     file, ready = pathlib.Path(path), ready_configs()
     try:
         if file.exists() and not file.is_dir():
@@ -55,10 +51,8 @@ def find_config(path: str) -> pathlib.Path:
 def load_config(argument: str) -> ConfigDict:
     """The configuration that "FILE" or "FILE:ARGUMENT" names; its values may still be out of range.
 
-    The file is Python, looked for as by `find_config`, or the `config.json` of a run.
-
-    Raises:
-        ConfigError: the file cannot be found, read or used; names it and says what it must be.
+    The file is Python, looked for as by `find_config`, or the `config.json` of a run. A `ConfigError` names a file that
+    cannot be found, read or used and says what it must be.
     """
     path, *rest = argument.split(":", 1)
     file = find_config(path)

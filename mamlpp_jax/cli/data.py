@@ -39,11 +39,7 @@ _EPISODES = 2  # of each split, in the contact sheet
 
 
 def describe(config: ConfigDict, dataset: Dataset) -> str:
-    """The counts of a data set and of its splits, as lines of text.
-
-    Raises:
-        ConfigError: a field asks for what the data do not have.
-    """
+    """The counts of a data set and of its splits, as lines of text."""
     classes = choose_classes(config, dataset)
     high, wide, channels = dataset.images.shape[1:]
     lines = [

@@ -48,41 +48,30 @@ def naming_flags(other_data: bool = False) -> Iterator[None]:
 def with_overrides(
     config: ConfigDict, overrides: Mapping[str, Any], data_config: ConfigDict | None
 ) -> ConfigDict:
-    """A run's configuration as it is tested.
+    """A run's configuration as it is tested, with values of `EVALUATION_FLAGS` and perhaps other data.
 
-    Args:
-        config: the run's.
-        overrides: values of `EVALUATION_FLAGS`.
-        data_config: a configuration whose data are tested on instead of the run's.
-
-    Raises:
-        ConfigError: those data have images of another size.
+    Other data are normalised as those that the run was trained on, and must have images of the same size.
     """
     changed = copy.deepcopy(config)
     changed.update_from_flattened_dict(
         {EVALUATION_FLAGS[flag]: value for flag, value in overrides.items()}
     )
-    if data_config is not None:
-        changed.data = _other_data(config, data_config)
-    return changed
-
-
-def _other_data(config: ConfigDict, other: ConfigDict) -> ConfigDict:
-    """The data of another configuration, normalised as those that the run was trained on."""
-    if other.data.image_size != config.data.image_size:
+    if data_config is None:
+        return changed
+    if data_config.data.image_size != config.data.image_size:
         raise ConfigError(
-            f"--data_config has data.image_size {other.data.image_size}, but the run was trained on images of "
+            f"--data_config has data.image_size {data_config.data.image_size}, but the run was trained on images of "
             f"{config.data.image_size} pixels; add --data_config.data.image_size={config.data.image_size}."
         )
-    if is_inverted(config.data.name) and not is_inverted(other.data.name):
+    if is_inverted(config.data.name) and not is_inverted(data_config.data.name):
         logging.warning(
             "--data_config: the run was trained on bright ink on black, and the images of %s are taken as they are; "
             "those that are dark on light must be inverted first",
-            other.data.name,
+            data_config.data.name,
         )
-    data = copy.deepcopy(other.data)
-    data.normalize = config.data.normalize
-    return data
+    changed.data = copy.deepcopy(data_config.data)
+    changed.data.normalize = config.data.normalize
+    return changed
 
 
 def check_channels(recorded: int, config: ConfigDict, dataset: Dataset) -> None:

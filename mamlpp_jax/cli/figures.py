@@ -25,17 +25,9 @@ def draw_run(
     test: Sequence[Evaluation],
     predictions: Predictions,
 ) -> None:
-    """Draws learning curves, accuracy per inner step, learned inner rates and one test episode.
+    """Draws learning curves, accuracy per inner step, learned inner rates and one test episode into the workdir.
 
-    Args:
-        workdir: folder of `metrics.jsonl` and of the PNG files.
-        experiment: the parts.
-        best: the state of the best epoch, whose inner rates are shown, as they are tested.
-        test: the rows of `results.json`.
-        predictions: on the test tasks; the first one is drawn.
-
-    Raises:
-        WorkdirError: a file cannot be written.
+    The inner rates are those of `best`, the state of the best epoch; the episode is the first of the test tasks.
     """
     stream, metrics = experiment.tasks["test"], read_metrics(workdir.path)
     figures = {

@@ -58,13 +58,8 @@ def parse_flags(
 ) -> list[str]:
     """Parses flags and returns the rest behind the program's name; a mistake is one paragraph, not a traceback.
 
-    `--help` prints the docstring and the flags of the command's module, and exits with 0.
-
-    Args:
-        argv: the command line.
-        configs: the flags that name configuration files.
-        module: the command's module.
-        rest: whether there may be arguments that are no flags.
+    `--help` prints the docstring and the flags of the command's module, and exits with 0. `configs` are the flags that
+    name configuration files; with `rest` there may be arguments that are no flags.
     """
     if not _HELP.isdisjoint(argv[1:]):
         _print_help(module, with_configs=bool(configs))
@@ -90,9 +85,6 @@ def output_file(flag: flags.FlagHolder, formats: Sequence[str] = ()) -> pathlib.
     """The file that a flag names, checked before anything is computed for it; None where it names none.
 
     `formats` are the suffixes that the file may have; empty for any.
-
-    Raises:
-        ConfigError: it has another suffix, its folder does not exist, or it is a folder.
     """
     if not flag.value:
         return None

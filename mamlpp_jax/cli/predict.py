@@ -54,11 +54,7 @@ _POLARITY = flags.DEFINE_string(
 
 
 def find_images(places: Sequence[str]) -> list[pathlib.Path]:
-    """The image files that are named, and those in folders that are named, in order of name.
-
-    Raises:
-        DataError: a folder has none.
-    """
+    """The image files that are named, and those in folders that are named, in order of name."""
     images: list[pathlib.Path] = []
     for place in map(pathlib.Path, places):
         inside = [place]
@@ -74,11 +70,7 @@ def find_images(places: Sequence[str]) -> list[pathlib.Path]:
 def write_csv(
     path: pathlib.Path, files: Sequence[str], classes: Sequence[str], probabilities: np.ndarray
 ) -> None:
-    """Writes a row per image: file, label, its probability, and the probability of every class.
-
-    Raises:
-        WorkdirError: the file cannot be written.
-    """
+    """Writes a row per image: file, label, its probability, and the probability of every class."""
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
     rows.writerow(["file", "label", "probability", *classes])
@@ -98,15 +90,8 @@ def predict(
 ) -> str:
     """Learns the classes of a folder, classifies images, and returns the table of the predictions.
 
-    Args:
-        clf: a classifier, whose classes are replaced.
-        support: folder with a folder of images per class.
-        queries: images, or folders of images.
-        output: CSV file to write.
-        figure: file to draw support images and, beside their predicted class, queries into, as the model sees them.
-
-    Raises:
-        MamlppError: a folder or image cannot be read, or a file not be written.
+    `support` has a folder of images per class, `queries` are images or folders of images. The predictions go into the
+    CSV file `output`; `figure` shows the images as the model sees them, each query beside the class predicted for it.
     """
     folders, images = scan_classes(support), find_images(queries)
     paths = [path for inside in folders.values() for path in inside]

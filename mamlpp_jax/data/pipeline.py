@@ -126,15 +126,9 @@ def make_task_stream(
     mesh: Mesh,
     device_images: Array | None,
 ) -> TaskStream:
-    """The stream of one split.
+    """The stream of the classes of one split, given by their indices, int [classes].
 
-    Args:
-        dataset: all splits together.
-        classes: int [classes], the split's class indices.
-        key: a typed JAX random key.
-        spec: way, shot, query, rotations and normalisation.
-        mesh: the devices.
-        device_images: `dataset.images` replicated over the mesh, which splits share; None to leave them on the host.
+    `device_images` are `dataset.images` replicated over the mesh, which splits share; None to leave them on the host.
     """
     largest = int(dataset.class_sizes.max())
     on_host: Any = (dataset.images, *class_rows(dataset, classes), key)

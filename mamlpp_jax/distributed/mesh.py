@@ -27,9 +27,6 @@ def cpu_devices(tasks_per_step: int, devices: int, processes: int, cores: int) -
         devices: of all processes together; 0 for as many as there are cores and divide the tasks.
         processes: number of processes that compute the run.
         cores: number of cores this process may use.
-
-    Raises:
-        ConfigError: the tasks or devices do not divide over the processes.
     """
     _check_processes(tasks_per_step, devices, processes)
     return devices // processes or largest_divisor(tasks_per_step // processes, cores)
@@ -49,11 +46,7 @@ def _check_processes(tasks_per_step: int, devices: int, processes: int) -> None:
 
 
 def available_devices() -> list[jax.Device]:
-    """The devices of all processes; JAX starts its back end for it.
-
-    Raises:
-        ConfigError: there are none of the kind that JAX_PLATFORMS asks for.
-    """
+    """The devices of all processes; JAX starts its back end for it."""
     try:
         return jax.devices()
     except (
@@ -74,9 +67,6 @@ def make_mesh(tasks_per_step: int, devices: int = 0) -> Mesh:
     Args:
         tasks_per_step: the meta-batch, which must divide over the devices.
         devices: number of devices; 0 for as many of the available ones as divide the meta-batch.
-
-    Raises:
-        ConfigError: more devices were asked for than there are, or some process would have none.
     """
     available = available_devices()
     if devices > len(available):

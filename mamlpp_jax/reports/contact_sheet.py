@@ -52,15 +52,11 @@ class SplitSample:
 def draw(
     splits: Sequence[SplitSample], mean: Sequence[float] = (0.0,), std: Sequence[float] = (1.0,)
 ) -> Figure:
-    """Draws some classes and the episodes of each split.
+    """Draws some classes and the episodes of each split; E, K, shot and query are the same for all.
 
     At most 10 classes, spread evenly over the split in the order given, and 8 images of each, spread evenly
-    over the class, are drawn; of an episode at most 10 classes with 5 support and 5 query images each.
-
-    Args:
-        splits: one or more, with equal E, K, shot and query.
-        mean: per-channel mean that was subtracted from the episodes' images, added for display.
-        std: per-channel deviation that they were divided by.
+    over the class, are drawn; of an episode at most 10 classes with 5 support and 5 query images each. Its images
+    are shown without the normalisation by `mean` and `std` of each channel.
     """
     episodes = [(split, index) for split in splits for index in range(len(split.episode_classes))]
     layout = _choose_layout(

@@ -16,8 +16,10 @@ from mamlpp_jax.types import Array, Episode
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_CORRECT, _WRONG = "#1a9641", "#d7191c"
-_PLAIN = {"color": "#999999", "linewidth": 0.5}  # the frame of an image that is not judged
+# Frames of images: of right and wrong predictions, and of those that are not judged.
+_CORRECT: Mapping[str, Any] = {"color": "#1a9641", "linewidth": 1.8}
+_WRONG: Mapping[str, Any] = {"color": "#d7191c", "linewidth": 1.8, "linestyle": "--"}
+_PLAIN: Mapping[str, Any] = {"color": "#999999", "linewidth": 0.5}
 _MAX_CLASSES = 40
 _MAX_QUERIES = 40
 _MAX_QUERIES_OF_A_CLASS = 8
@@ -54,12 +56,8 @@ def draw(
         class_names: [K]; default the labels. Long ones stand beside the rows only.
         judged: False where `query.targets` are the predictions, since the truth is not known: then each query image
             stands in the row of its prediction, with the probability below it.
-
-    Raises:
-        ValueError: the arrays' lengths do not fit each other.
     """
     episode = jax.tree.map(np.asarray, episode)
-    _check(episode, probabilities, class_names)
     beside, below = _names(class_names, probabilities.shape[1])
     support, query, reverse = _displayable(episode.support.inputs, episode.query.inputs)
     layout = _Layout.of(episode, way=probabilities.shape[1], judged=judged)
@@ -76,46 +74,16 @@ def draw(
         for column, index in enumerate(_first(episode.query.targets, label, layout.queries)):
             predicted = predictions[index]
             percent = f"{100 * probabilities[index, predicted]:.0f} %"
-            frame, caption = _PLAIN, percent
+            frame, caption, color = _PLAIN, percent, "#444444"
             if judged:
-                frame, mark = _judgement(correct=bool(predicted == label))
-                caption = f"{mark} {below[predicted]}\n{percent}"
-            _draw_query(canvas, left + column, top, query[index], frame, caption)
+                correct = predicted == label
+                frame = _CORRECT if correct else _WRONG
+                mark = "\N{CHECK MARK}" if correct else "\N{BALLOT X}"
+                caption, color = f"{mark} {below[predicted]}\n{percent}", frame["color"]
+            canvas.image(left + column, top, query[index], **frame)
+            style = {"ha": "center", "va": "top", "linespacing": 1.1, "color": color}
+            canvas.text(left + column + 0.5, top + 0.99, caption, size=5.5, **style)
     return canvas.figure
-
-
-def _judgement(correct: bool) -> tuple[dict[str, Any], str]:
-    """The frame and the mark of a prediction."""
-    if correct:
-        return {"color": _CORRECT, "linewidth": 1.8}, "\N{CHECK MARK}"
-    return {"color": _WRONG, "linewidth": 1.8, "linestyle": "--"}, "\N{BALLOT X}"
-
-
-def _draw_query(
-    canvas: Canvas,
-    left: float,
-    top: float,
-    image: np.ndarray,
-    frame: Mapping[str, Any],
-    caption: str,
-) -> None:
-    canvas.image(left, top, image, **frame)
-    color = "#444444" if frame is _PLAIN else frame["color"]
-    style = {"ha": "center", "va": "top", "linespacing": 1.1, "color": color}
-    canvas.text(left + 0.5, top + 0.99, caption, size=5.5, **style)
-
-
-def _check(episode: Episode, probabilities: np.ndarray, class_names: Sequence[str] | None) -> None:
-    support, query = len(episode.support.inputs), len(episode.query.inputs)
-    support_labels, query_labels = len(episode.support.targets), len(episode.query.targets)
-    if support != support_labels or not support:
-        raise ValueError(f"{support} support images have {support_labels} labels")
-    if not query == query_labels == len(probabilities) or not query:
-        raise ValueError(
-            f"{query} query images have {query_labels} labels and {len(probabilities)} predictions"
-        )
-    if class_names is not None and len(class_names) != probabilities.shape[1]:
-        raise ValueError(f"{len(class_names)} class names for {probabilities.shape[1]} classes")
 
 
 def _names(class_names: Sequence[str] | None, way: int) -> tuple[Sequence[str], Sequence[str]]:

@@ -62,7 +62,12 @@ def results_page(results: Mapping[str, Any], workdir: pathlib.Path | None = None
         ]
     else:
         parts.append("No test results.")
-    parts += _figure_links(workdir)
+    links = [
+        f"![{caption}]({path.name})\n\n*{caption}.*"
+        for pattern, caption in FIGURES
+        for path in (sorted(workdir.glob(pattern)) if workdir else [])
+    ]
+    parts += ["## Figures", *links] if links else []
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -161,14 +166,3 @@ def _text(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return ", ".join(_text(item) for item in value)
     return str(value)
-
-
-def _figure_links(workdir: pathlib.Path | None) -> list[str]:
-    if workdir is None:
-        return []
-    links = [
-        f"![{caption}]({path.name})\n\n*{caption}.*"
-        for pattern, caption in FIGURES
-        for path in sorted(pathlib.Path(workdir).glob(pattern))
-    ]
-    return ["## Figures", *links] if links else []

@@ -21,9 +21,11 @@ def text_table(rows: Rows) -> str:
 
 def markdown_table(rows: Rows) -> str:
     """A Markdown table, aligned also as text."""
-    return _table(
-        [{name: _escaped(cell) for name, cell in row.items()} for row in rows], tablefmt="pipe"
-    )
+    escaped = [
+        {name: str(cell).replace("|", "\\|").replace("\n", " ") for name, cell in row.items()}
+        for row in rows
+    ]
+    return _table(escaped, "pipe")
 
 
 def _table(rows: Rows, tablefmt: str) -> str:
@@ -34,7 +36,3 @@ def _table(rows: Rows, tablefmt: str) -> str:
         for column in zip(*cells, strict=True)
     ]
     return tabulate(cells, names, tablefmt, disable_numparse=True, colalign=align)
-
-
-def _escaped(cell: Any) -> str:
-    return str(cell).replace("|", "\\|").replace("\n", " ")

@@ -64,11 +64,7 @@ def complete_checkpoints(folder: pathlib.Path) -> list[pathlib.Path]:
 
 
 def remove_half_written(folder: pathlib.Path) -> None:
-    """Removes the temporary folders of saves that were cut off; warns of each by name.
-
-    Raises:
-        WorkdirError: one cannot be removed.
-    """
+    """Removes the temporary folders of saves that were cut off; warns of each by name."""
     for temporary in sorted(folder.glob(f"*{TEMPORARY}*")):
         logging.warning(
             "checkpoint %s was only half written and is removed; the one before it is used.",

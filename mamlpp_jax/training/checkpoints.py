@@ -42,15 +42,11 @@ class CheckpointReader:
 
     The key of a checkpoint is its outer step. Beside the state it holds the validation history, the configuration
     and the versions of the libraries (as JSON; nothing is ever unpickled). A checkpoint whose files do not match
-    their manifest is left out, with a warning.
+    their manifest is left out, with a warning. Files that cannot be read or written are a `WorkdirError`.
     """
 
     def __init__(self, workdir: pathlib.Path) -> None:
-        """Opens the checkpoints of a working directory, in its folder `checkpoints`.
-
-        Raises:
-            WorkdirError: there are none, or they cannot be read.
-        """
+        """Opens the checkpoints in the folder `checkpoints` of a working directory; there must be one."""
         self._folder = (workdir / FOLDER).resolve()
         self.history: list[dict[str, float]] = []
         if not self._folder.is_dir():
@@ -96,7 +92,7 @@ class CheckpointReader:
         return float(read_json(metrics)[_METRIC]) if metrics.exists() else None
 
     def have_vanished(self) -> bool:
-        """Whether one of the first checkpoints has since been removed."""
+        """True where one of the first checkpoints has since been removed."""
         return not all((self._folder / str(step)).is_dir() for step in self._steps)
 
     def _is_valid(self, step: int) -> bool:
@@ -109,11 +105,7 @@ class CheckpointReader:
         return not problem
 
     def restore(self, step: int, like: MetaState) -> MetaState:
-        """Restores the checkpoint of an outer step with the shapes, dtypes and shardings of `like`, and the history.
-
-        Raises:
-            WorkdirError: it cannot be read as such a state, or is one of another step.
-        """
+        """Restores the checkpoint of an outer step with the shapes, dtypes and shardings of `like`, and the history."""
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, to_stored(like))
         items = ocp.args.Composite(
             state=ocp.args.StandardRestore(abstract), run=ocp.args.JsonRestore()
@@ -188,13 +180,7 @@ class Checkpoints(CheckpointReader):
     ) -> None:
         """Opens the checkpoints of a working directory, which need not exist yet.
 
-        Args:
-            workdir: parent of the folder `checkpoints`.
-            num_best: how many of the best stay.
-            config: stored with every checkpoint.
-
-        Raises:
-            WorkdirError: the folder cannot be made, read or written, or every checkpoint in it is damaged.
+        Beside the latest, `num_best` of the best stay; `config` is stored with each. Not all may be damaged.
         """
         self._num_best = num_best
         self._folder = (workdir / FOLDER).resolve()
@@ -234,16 +220,13 @@ class Checkpoints(CheckpointReader):
 
     @property
     def has_buffered(self) -> bool:
-        """Whether an epoch waits in memory to be saved."""
+        """True where an epoch waits in memory to be saved."""
         return bool(self._buffer)
 
     def save(self, state: MetaState | None = None) -> None:
         """Saves in the background: the buffered epochs, and a given state that is none of them.
 
-        The state may be donated afterwards.
-
-        Raises:
-            WorkdirError: this save or the one before failed; earlier checkpoints are untouched.
+        The state may be donated afterwards. An error may be that of the save before; earlier checkpoints are untouched.
         """
         if state is not None and not any(epoch.step == int(state.step) for epoch in self._buffer):
             self._buffer.append(_Epoch(int(state.step), _copied(state), None))
@@ -286,11 +269,7 @@ class Checkpoints(CheckpointReader):
                 return
 
     def steps(self) -> list[int]:
-        """See `CheckpointReader.steps`; waits for a save under way.
-
-        Raises:
-            WorkdirError: that save failed.
-        """
+        """See `CheckpointReader.steps`; waits for a save under way."""
         self.wait()
         return [step for step in sorted(self._orbax.all_steps()) if self._is_valid(step)]
 
@@ -298,28 +277,16 @@ class Checkpoints(CheckpointReader):
         """The newest checkpoint's outer step, None when there is none; it may be under way."""
         return self._orbax.latest_step()
 
-    def best_steps(self, count: int | None = None) -> list[int]:
-        """See `CheckpointReader.best_steps`; by default as many as stay."""
-        return super().best_steps(count or self._num_best)
-
     def _read(self, step: int, items: ocp.args.Composite) -> Any:
         return self._orbax.restore(step, args=items)
 
     def wait(self) -> None:
-        """Returns when everything is on the disk.
-
-        Raises:
-            WorkdirError: a save failed.
-        """
+        """Returns when everything is on the disk."""
         with self._explaining("saved"):
             self._finish()
 
     def close(self) -> None:
-        """Waits for saves under way and releases the manager.
-
-        Raises:
-            WorkdirError: a save failed.
-        """
+        """Waits for saves under way and releases the manager."""
         self.wait()
         super().close()
 

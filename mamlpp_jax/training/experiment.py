@@ -90,23 +90,13 @@ def task_spec(config: ConfigDict, split: str = "train") -> TaskSpec:
 def choose_classes(
     config: ConfigDict, dataset: Dataset, recorded: Mapping[str, Sequence[str]] = _NOTHING
 ) -> dict[str, np.ndarray]:
-    """Splits the classes: class indices of each split.
-
-    `recorded` has the names of the classes of each split, where they have been chosen before.
-
-    Raises:
-        ConfigError: a field asks for what the data do not have.
-    """
+    """Class indices of each split; `recorded` has the names of those chosen before."""
     rotations = {split: task_spec(config, split).rotations for split in SPLITS}
     return split_dataset(dataset, config.data, config.task.way, rotations, recorded)
 
 
 def check_tasks(config: ConfigDict, dataset: Dataset, classes: Mapping[str, np.ndarray]) -> None:
-    """Checks that splits, given by their class indices, have enough classes and images for the tasks asked for.
-
-    Raises:
-        ConfigError: too few classes or images.
-    """
+    """Checks that splits, given by their class indices, have enough classes and images for the tasks asked for."""
     config_lib.check_channels(config, dataset.images.shape[-1])
     for split, members in classes.items():
         smallest = min(members, key=dataset.class_sizes.__getitem__)
@@ -121,13 +111,7 @@ def build_experiment(
     splits: Sequence[str] = SPLITS,
     recorded: Mapping[str, Sequence[str]] = _NOTHING,
 ) -> Experiment:
-    """Builds everything but compiles nothing.
-
-    Args:
-        config: validated.
-        dataset: the data it asks for.
-        splits: those that tasks will be sampled from.
-        recorded: see `choose_classes`.
+    """Builds everything but compiles nothing; tasks will be sampled from `splits`.
 
     Raises:
         ConfigError: the data do not give the tasks asked for, or devices are lacking.

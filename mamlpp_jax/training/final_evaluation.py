@@ -24,9 +24,7 @@ from mamlpp_jax.utils.terminal import phase
 
 
 def best_states(checkpoints: CheckpointReader, count: int, like: MetaState) -> list[MetaState]:
-    """The states of at most `count` best epochs whose checkpoints are undamaged, best first.
-
-    `like` has the shapes, dtypes and shardings of a state.
+    """The states of at most `count` best epochs whose checkpoints are undamaged, best first, with shapes as `like`.
 
     Raises:
         WorkdirError: no epoch has been finished, or the checkpoints are damaged.
@@ -87,13 +85,12 @@ def run_test(
                 )
             )
             correct[results[-1].key] = correct_per_task(predictions)
+        averaged = results[-2]
         logging.info(
             "test, %s statistics: %.2f ± %.2f %% (ensemble of %d)",
-            mode,
-            100 * results[-2].accuracy,
-            100 * results[-2].ci95,
-            len(states),
+            *(mode, 100 * averaged.accuracy, 100 * averaged.ci95, len(states)),
         )
+
     return results, correct, ensembles[modes[0]]
 
 
@@ -135,14 +132,8 @@ def collect_results(
 ) -> dict[str, Any]:
     """The content of `results.json`: the run, earlier tests under other conditions, and new ones.
 
-    Args:
-        config: the run's.
-        stored: earlier results.
-        states: tested states, best first.
-        tests: see `run_test`.
-        steps: outer steps done.
-        devices: number of used devices.
-        of_training: whether this is the test of the command that trained the run: its machine and code are the run's.
+    `states` are the tested ones, best first. `of_training` is set for the test of the command that trained the run: its
+    machine and code are the run's.
     """
     earlier: list[Evaluation] = []
     if stored and stored.get("finished"):
@@ -166,7 +157,7 @@ def collect_results(
 
 
 def is_tested(results: dict[str, Any] | None, config: ConfigDict) -> bool:
-    """Whether a finished run has every test its configuration asks for."""
+    """True for a finished run with every test its configuration asks for."""
     if not results or not results.get("finished"):
         return False
     task, steps = config.task, config.train.inner_steps

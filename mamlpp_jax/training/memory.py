@@ -113,7 +113,7 @@ def _of_test(
     return {
         "the parameters of the epochs that are tested": members * _bytes(state.meta),
         "what is computed of a task": _tasks_together(config) * task,
-        # Those of every member and of their mean.
+        # Every member's and their mean's.
         "the predictions on the test tasks": config.evaluation.tasks * logits * (members + 1),
     }
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Generator
 from typing import Any, NoReturn
 
 import jax
@@ -51,16 +50,11 @@ def train(
 ) -> None:
     """Trains to the last epoch, from wherever the workdir's latest checkpoint stands.
 
-    Args:
-        experiment: the parts.
-        workdir: an existing folder of this configuration.
-        checkpoints: of the workdir.
-        preemption: consulted between dispatches; None to run to the end.
+    The handler of preemption is consulted between dispatches; without one it runs to the end.
 
     Raises:
         StoppedError: the handler said so; everything done is saved.
         TrainingDivergedError: a loss, gradient norm or meta-parameter is not finite; names the step.
-        WorkdirError: files in the workdir cannot be read or written.
     """
     preemption = preemption or PreemptionHandler()
     latest = checkpoints.latest_step()
@@ -119,14 +113,11 @@ class _Loop:
         every_step = np.arange(config_lib.total_steps(self.config))
         self.rates = np.broadcast_to(experiment.learning_rate(every_step), every_step.shape)
         self.saved_at = time.monotonic()
-        self.sources = self._sources(start)
-
-    def _sources(self, start: int) -> Generator[Any, None, None]:
-        """For each dispatch from `start` to the end, a source of its training tasks."""
+        # For each dispatch from `start` to the end, a source of its training tasks.
         tasks = range(self.config.train.tasks_per_step)
-        firsts = range(start, config_lib.total_steps(self.config), self.per_dispatch)
+        firsts = range(start, len(every_step), self.per_dispatch)
         windows = [Window(range(first, first + self.per_dispatch), tasks) for first in firsts]
-        return self.experiment.tasks["train"].windows(windows)
+        self.sources = experiment.tasks["train"].windows(windows)
 
     def run(self, state: MetaState) -> None:
         epochs, per_epoch = self.config.train.epochs, self.config.train.steps_per_epoch
@@ -181,7 +172,7 @@ class _Loop:
         started = time.monotonic()
         self.checkpoints.save(state)
         self.saved_at = time.monotonic()
-        # What the run waited for; the rest of saving goes on in the background.
+        # The time that the run waited; the rest of saving goes on in the background.
         self.writer.timing({"step": int(state.step), "save_seconds": self.saved_at - started})
 
     def _leave(self, state: MetaState, reason: str) -> NoReturn:
@@ -211,30 +202,23 @@ class _Loop:
             raise TrainingDivergedError(problem)
         last = records[-1]
         seconds = now - started
-        self.writer.timing(
-            {
-                "step": last["step"],
-                "seconds": seconds,
-                "steps_per_second": len(records) / max(seconds, 1e-9),
-            }
-        )
+        rate = len(records) / max(seconds, 1e-9)
+        self.writer.timing({"step": last["step"], "seconds": seconds, "steps_per_second": rate})
         self.progress.update(last["step"], last["loss"], last["accuracy"], epoch)
         return now
 
     def _records(self, epoch: int, first: int, metrics: StepMetrics) -> list[dict[str, Any]]:
         steps = np.arange(first, first + len(metrics.loss))
-        columns = (steps, metrics.loss, metrics.metric, metrics.grad_norm, self.rates[steps])
-        return [
-            {
-                "step": int(step) + 1,
-                "epoch": epoch,
-                "loss": float(loss),
-                "accuracy": float(accuracy),
-                "learning_rate": float(rate),
-                "grad_norm": float(grad_norm),
-            }
-            for step, loss, accuracy, grad_norm, rate in zip(*columns, strict=True)
-        ]
+        columns = {
+            "step": steps + 1,
+            "epoch": np.full_like(steps, epoch),
+            "loss": metrics.loss,
+            "accuracy": metrics.metric,
+            "learning_rate": self.rates[steps],
+            "grad_norm": metrics.grad_norm,
+        }
+        rows = zip(*(np.asarray(column).tolist() for column in columns.values()), strict=True)
+        return [dict(zip(columns, row, strict=True)) for row in rows]
 
     def validate(self, state: MetaState, epoch: int) -> float:
         """Reports the accuracy under the first statistics mode, which ranks the epoch, and returns it."""

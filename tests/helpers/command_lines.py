@@ -35,7 +35,7 @@ _COMMANDS = {
 }
 
 
-# What compiles first in each command.
+# The first call of each command that compiles.
 _FIRST_COMPILED = (
     (commands, "train_loop"),
     (commands, "describe"),
@@ -46,12 +46,12 @@ _FIRST_COMPILED = (
 
 
 class _CompilesError(BaseException):
-    """The command line is sound: it would compile now. Not an Exception, which a command might report."""
+    """The command line is valid: it would compile now. Not an Exception, which a command might report."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Done:
-    """What a command did.
+    """The outcome of a command.
 
     Attributes:
         code: its exit code; None where it went on to compile.
@@ -65,7 +65,7 @@ class Done:
 
     @property
     def paragraph(self):
-        """What it says went wrong: the last line and nothing after it; "" where it says nothing of the kind."""
+        """The error, which is the last line and nothing after it; "" where there is none."""
         *_, last = self.err.splitlines() or [""]
         return last.removeprefix("error: ") if last.startswith("error: ") else ""
 
@@ -96,7 +96,7 @@ def _with_flags(own):
 
 @contextlib.contextmanager
 def _in_process(argv, dataset):
-    """What must not happen to this process does not: no device is set up, nothing compiled, nothing ended."""
+    """Spares this process: no device is set up, nothing compiled, nothing ended."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", argv)
         patch.setattr(app, "run", lambda main, flags_parser: main(flags_parser(argv)))

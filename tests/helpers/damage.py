@@ -1,4 +1,4 @@
-"""What can happen to the files of a saved checkpoint."""
+"""Damages to the files of a saved checkpoint."""
 
 import shutil
 

@@ -1,4 +1,4 @@
-"""What is drawn on a figure, through matplotlib's public interface."""
+"""The content of a figure, through matplotlib's public interface."""
 
 import io
 
@@ -11,9 +11,9 @@ def pixels(figure):
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     with Image.open(buffer) as image:
-        found = np.asarray(image.convert("RGB"))
-    assert (found != 255).any(axis=-1).mean() > 0.01
-    return found
+        image_pixels = np.asarray(image.convert("RGB"))
+    assert (image_pixels != 255).any(axis=-1).mean() > 0.01
+    return image_pixels
 
 
 def texts(axes):
@@ -29,14 +29,14 @@ def boxes(axes):
 
 def check_layout(axes):
     """Checks that images are within the figure and do not overlap; returns the share they cover."""
-    found = np.array(boxes(axes))
+    places = np.array(boxes(axes))
     right, bottom = axes.get_xlim()[1], axes.get_ylim()[0]
-    assert (found >= 0).all()
-    assert (found <= (right, bottom, right, bottom)).all()
+    assert (places >= 0).all()
+    assert (places <= (right, bottom, right, bottom)).all()
     apart = (
-        found[:, None, :2] >= found[None, :, 2:]
+        places[:, None, :2] >= places[None, :, 2:]
     )  # left or top beyond the other's right or bottom
     overlapping = ~(apart | apart.swapaxes(0, 1)).any(axis=-1)
-    assert overlapping.sum() == len(found)  # each with itself
-    sides = found[:, 2:] - found[:, :2]
+    assert overlapping.sum() == len(places)  # each with itself
+    sides = places[:, 2:] - places[:, :2]
     return float(sides.prod(axis=1).sum() / (right * bottom))

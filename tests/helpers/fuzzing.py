@@ -103,7 +103,7 @@ class Sandbox:
         assert self._sentinel.read_bytes() == b"stays as it is"
 
     def _content(self, allowed):
-        found = {}
+        content = {}
         for folder, folders, files in os.walk(self._root):
             if allowed is not None and os.path.samefile(folder, allowed):
                 folders.clear()
@@ -111,8 +111,8 @@ class Sandbox:
             for name in (*folders, *files):
                 path = os.path.join(folder, name)
                 status = os.lstat(path)
-                found[path] = (status.st_mode, status.st_mtime_ns if name in files else None)
-        return found
+                content[path] = (status.st_mode, status.st_mtime_ns if name in files else None)
+        return content
 
 
 @pytest.fixture
@@ -130,20 +130,20 @@ def damaged(draw, contents, most=4):
         # The structure of a file lies at its ends.
         at = draw(st.sampled_from([at, at, min(at, 63), max(len(content) - 1 - at % 128, 0)]))
         length = draw(st.sampled_from([1, 1, 2, 4, 16, 256]))
-        kind = draw(
+        damage = draw(
             st.sampled_from(["flip", "flip", "flip", "cut", "lose", "double", "put", "fill"])
         )
-        if kind == "flip" and content:
+        if damage == "flip" and content:
             content[at] ^= 1 << draw(st.integers(0, 7))
-        elif kind == "cut":
+        elif damage == "cut":
             del content[at:]
-        elif kind == "lose":
+        elif damage == "lose":
             del content[at : at + length]
-        elif kind == "double":
+        elif damage == "double":
             content[at:at] = content[at : at + length]
-        elif kind == "put":
+        elif damage == "put":
             content[at:at] = draw(st.binary(max_size=8))
-        elif kind == "fill":
+        elif damage == "fill":
             piece = draw(st.sampled_from([b"\0", b"\xff", b"\x7f"]))
             content[at : at + length] = piece * len(content[at : at + length])
     return bytes(content)

@@ -12,9 +12,9 @@ TIMEOUT = 300  # seconds, for what should end by itself
 
 
 def free_port():
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return server.getsockname()[1]
 
 
 @contextlib.contextmanager

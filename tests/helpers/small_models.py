@@ -57,11 +57,11 @@ def drawings(count=6, side=24, seed=0):
 
 def write_class_folders(folder, classes=WAY, per_class=2):
     """A folder per class of PNG files; returns the files' classes by path."""
-    found = {}
+    class_of = {}
     for number, image in enumerate(drawings(classes * per_class)):
         name = f"class {number // per_class}"
         path = folder / name / f"{number}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image).save(path)
-        found[path] = name
-    return found
+        class_of[path] = name
+    return class_of

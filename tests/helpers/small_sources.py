@@ -201,10 +201,10 @@ def small_tfds(root, name="small_shapes", classes=8, small=False):
         }
 
     def examples(count):
-        for label, kind in enumerate(names):
+        for label, name in enumerate(names):
             for _ in range(count + label):
                 pixels = rng.integers(0, 256, (18, 16, 3), dtype=np.uint8)
-                yield {"photo": png(pixels), "kind": kind}
+                yield {"photo": png(pixels), "kind": name}
 
     splits = {"train": examples(3), "test": examples(1)}
     if small:
@@ -304,33 +304,33 @@ def same(a, b):
 DATASET_DAMAGES = ("truncated", "empty", "flipped", "text", "array", "other", "future", "pickled")
 
 
-def damage_dataset_file(path, kind):
+def damage_dataset_file(path, damage):
     """Damages the file of `toy_dataset(side=8)`; "folder" puts a folder in its place."""
     content = path.read_bytes()
-    if kind == "truncated":
+    if damage == "truncated":
         path.write_bytes(content[: len(content) // 2])
-    elif kind == "empty":
+    elif damage == "empty":
         path.write_bytes(b"")
-    elif kind == "flipped":
+    elif damage == "flipped":
         # Inside the pixels, where only the checksum can tell.
         position = content.index(toy_dataset(side=8).images.tobytes()) + 5
         path.write_bytes(content[:position] + b"\xaa" + content[position + 1 :])
-    elif kind == "text":
+    elif damage == "text":
         path.write_text("not a data set")
-    elif kind == "array":
+    elif damage == "array":
         with path.open("wb") as file:
             np.save(file, np.zeros(3))
-    elif kind == "other":
+    elif damage == "other":
         with path.open("wb") as file:
             np.savez(file, images=toy_dataset().images)
-    elif kind == "future":
+    elif damage == "future":
         with np.load(path) as archive:
             arrays = dict(archive)
         with path.open("wb") as file:
             np.savez(file, **(arrays | {"format": np.int32(99)}))
-    elif kind == "pickled":
+    elif damage == "pickled":
         with path.open("wb") as file:
             np.savez(file, format=np.array([{}], dtype=object))
-    elif kind == "folder":
+    elif damage == "folder":
         path.unlink()
         path.mkdir()

@@ -141,18 +141,6 @@ def test_long_class_names_are_numbered():
     assert "class 1: Greek/ character02" in beside
 
 
-def test_arrays_that_do_not_fit_are_refused():
-    episode, probabilities = make_episode()
-    labels = episode.support.targets[1:]
-    short = episode._replace(support=episode.support._replace(targets=labels))
-    with pytest.raises(ValueError, match="3 support images have 2 labels"):
-        episode_figure.draw(short, probabilities)
-    with pytest.raises(ValueError, match="6 query images have 6 labels and 5 predictions"):
-        episode_figure.draw(episode, probabilities[1:])
-    with pytest.raises(ValueError, match="2 class names for 3 classes"):
-        episode_figure.draw(episode, probabilities, "ab")
-
-
 def test_equal_data_give_equal_files():
     files = [io.BytesIO(), io.BytesIO()]
     for file in files:

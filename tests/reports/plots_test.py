@@ -202,10 +202,3 @@ def test_rates_of_elements_are_averaged():
 @pytest.mark.parametrize("value", [0.0, 1e-9, 123.0, np.nan])
 def test_any_size_of_rate_is_drawn(value):
     heat_map({"w": np.full(3, value), "b": np.zeros(3)})
-
-
-def test_rates_that_do_not_fit_are_refused():
-    with pytest.raises(ValueError, match="no inner rates"):
-        plots.inner_rates({})
-    with pytest.raises(ValueError, match="different numbers of inner steps"):
-        plots.inner_rates({"w": np.zeros(3), "b": np.zeros(2)})

@@ -4,6 +4,7 @@ import json
 import pathlib
 import types
 
+import jax
 import pytest
 
 from mamlpp_jax.config import apply_method, default_config
@@ -77,13 +78,16 @@ def test_an_evaluation_needs_no_gradient(tmp_path):
         check_memory(many_steps, channels=1)
 
 
-def test_a_device_with_memory_of_its_own_counts(tmp_path):
+def test_a_device_with_memory_of_its_own_counts(tmp_path, monkeypatch):
     device = types.SimpleNamespace(
         device_kind="GPU X", memory_stats=lambda: {"bytes_limit": 2 * 2**20}
     )
-    assert memory._memory(device) == (2 * 2**20, "a GPU X")
+    monkeypatch.setattr(jax, "local_devices", lambda: [device])
+    monkeypatch.setattr(memory, "estimate", lambda *_, **__: {"all": 3 * 2**20})
+    with refused(tmp_path, r"a GPU X has 2\.0 MiB"):
+        check_memory(small_config(), channels=1)
     device.memory_stats = lambda: None
-    assert memory._memory(device) == (8 * 2**30, "this machine")
+    check_memory(small_config(), channels=1)
 
 
 def test_where_the_memory_is_unknown_nothing_is_refused(monkeypatch):

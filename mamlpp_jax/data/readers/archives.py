@@ -51,7 +51,7 @@ def open_zip(path: Path) -> Iterator[zipfile.ZipFile]:
 
 
 def is_safe(name: str) -> bool:
-    """Whether a member name stays inside the folder an archive is unpacked to."""
+    """Checks that a member name stays inside the folder an archive is unpacked to."""
     # Windows' rules are checked on every system: they add drives and backslashes.
     for path in (PurePosixPath(name), PureWindowsPath(name)):
         if path.anchor or ".." in path.parts:

@@ -74,9 +74,15 @@ def render(code_points: Iterable[int] | None, image_size: int = 28) -> Dataset:
         DataError: matplotlib's fonts are missing or broken, or no letter remains.
     """
     faces = _load_faces()
-    candidates = _letters(faces, code_points)
-    references = {point: letter for point in candidates if (letter := _reference(faces, point))}
-    classes = {_class_name(point): point for point in _without_look_alikes(references)}
+    references = {}
+    for point in _letters(faces, code_points):
+        first = next(face for face in faces if point in face.code_points)
+        if letter := _letter(first, point):
+            references[point] = letter
+    classes = {
+        f"U+{point:04X} {unicodedata.name(chr(point), '')}".rstrip(): point
+        for point in _without_look_alikes(references)
+    }
     if not classes:
         raise DataError("Data set 'glyphs': none of the code points is a letter in enough faces.")
     names = tuple(sorted(classes))
@@ -111,30 +117,16 @@ def _load_faces() -> list[_Face]:
 
 
 def _letters(faces: list[_Face], code_points: Iterable[int] | None) -> list[int]:
-    """The candidates that are letters and in enough faces, sorted."""
+    """The candidates that are letters, no superscripts or subscripts, and in enough faces, sorted."""
     if code_points is None:
         code_points = frozenset().union(*(face.code_points for face in faces))
     return sorted(
         point
         for point in set(code_points)
-        if _is_letter(chr(point)) and sum(point in face.code_points for face in faces) >= MIN_FACES
+        if unicodedata.category(chr(point)) in ("Lu", "Ll", "Lt", "Lo")
+        and not unicodedata.decomposition(chr(point)).startswith(("<super>", "<sub>"))
+        and sum(point in face.code_points for face in faces) >= MIN_FACES
     )
-
-
-def _is_letter(character: str) -> bool:
-    """Whether a character is a letter, and no superscript or subscript form of one."""
-    if unicodedata.category(character) not in ("Lu", "Ll", "Lt", "Lo"):
-        return False
-    return not unicodedata.decomposition(character).startswith(("<super>", "<sub>"))
-
-
-def _class_name(point: int) -> str:
-    return f"U+{point:04X} {unicodedata.name(chr(point), '')}".rstrip()
-
-
-def _reference(faces: list[_Face], point: int) -> Image.Image | None:
-    """Renders a letter in the first face that has it; None when it is blank."""
-    return next(_letter(face, point) for face in faces if point in face.code_points)
 
 
 def _letter(face: _Face, point: int) -> Image.Image | None:
@@ -177,19 +169,15 @@ def _render_class(faces: list[_Face], point: int, image_size: int) -> np.ndarray
     """Renders all images of one letter: uint8 [INSTANCES_PER_CLASS, image_size, image_size]."""
     letters = [_letter(face, point) for face in faces if point in face.code_points]
     rendered = [letter for letter in letters if letter is not None]
-    random = _uniform(point, INSTANCES_PER_CLASS * _NUM_RANDOM)
+    # Numbers in [-1, 1) that depend on the code point only, from raw bits, which NumPy guarantees never to change.
+    bits = np.random.PCG64([_SEED, point]).random_raw(INSTANCES_PER_CLASS * _NUM_RANDOM)
+    random = (bits >> np.uint64(11)).astype(np.float64) * 2.0**-52 - 1.0
     return np.stack(
         [
             _deform(rendered[instance % len(rendered)], numbers, image_size)
             for instance, numbers in enumerate(random.reshape(INSTANCES_PER_CLASS, _NUM_RANDOM))
         ]
     )
-
-
-def _uniform(point: int, count: int) -> np.ndarray:
-    """Numbers in [-1, 1) that depend on the code point only, from raw bits, which NumPy guarantees never to change."""
-    bits = np.random.PCG64([_SEED, point]).random_raw(count)
-    return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-52 - 1.0
 
 
 def _deform(letter: Image.Image, random: np.ndarray, image_size: int) -> np.ndarray:
@@ -213,11 +201,6 @@ def _deform(letter: Image.Image, random: np.ndarray, image_size: int) -> np.ndar
     )
     # Blurring, then sharpening around a grey other than the middle one, moves the edge of the stroke.
     image = image.filter(ImageFilter.GaussianBlur(canvas / 84.0 * (1.1 + 0.4 * softness)))
-    image = image.point(_edge_table(95.0 + 45.0 * weight))
+    greys = 127.5 + (np.arange(256) - 95.0 - 45.0 * weight) * 2.5
+    image = image.point(np.clip(np.rint(greys), 0, 255).astype(int).tolist())
     return np.asarray(image.resize((image_size, image_size), Image.Resampling.LANCZOS))
-
-
-def _edge_table(middle: float) -> list[int]:
-    """The grey that replaces each of 0..255: steeper, and 127 at ``middle``."""
-    greys = 127.5 + (np.arange(256) - middle) * 2.5
-    return np.clip(np.rint(greys), 0, 255).astype(int).tolist()

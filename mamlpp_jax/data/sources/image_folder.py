@@ -106,15 +106,8 @@ def _report(
     sizes = {name: len(paths) for name, paths in classes.items()}
     low, high = min(sizes, key=sizes.__getitem__), max(sizes, key=sizes.__getitem__)
     by_split = ", ".join(f"{list(splits.values()).count(split)} {split}" for split in SPLITS)
+    colour = "grey" if images.shape[-1] == 1 else "colour"
     logging.info(
-        "Read %s: %d %s images of %d classes (%s), from %d images (%s) to %d (%s).",
-        root,
-        len(images),
-        "grey" if images.shape[-1] == 1 else "colour",
-        len(classes),
-        by_split if splits else "without splits",
-        sizes[low],
-        low,
-        sizes[high],
-        high,
+        f"Read {root}: {len(images)} {colour} images of {len(classes)} classes "
+        f"({by_split if splits else 'without splits'}), from {sizes[low]} images ({low}) to {sizes[high]} ({high})."
     )

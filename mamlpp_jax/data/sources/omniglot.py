@@ -174,8 +174,7 @@ def _warn_of_unknown_checksums(folder: Path) -> None:
             logging.warning(
                 "%s is not the published file (its SHA-256 is not %s); it is used as it is, after "
                 "checking that it is undamaged and complete.",
-                path,
-                archive.sha256,
+                *(path, archive.sha256),
             )
 
 

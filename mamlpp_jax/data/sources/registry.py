@@ -61,7 +61,7 @@ def known_channels(data_config: Any) -> int:
 
 
 def is_inverted(name: str) -> bool:
-    """Whether the images of the data set of this name are writing, ink 255 on paper 0."""
+    """True for the name of a data set of writing, ink 255 on paper 0."""
     source = _find(name)
     return source is not None and source.inverted
 
@@ -116,11 +116,7 @@ def load_dataset(data_config: Any) -> Dataset:
             f"{error.strerror or error}; see data.manual_dir, data.tfds_dir and data.cache_dir."
         ) from error
     logging.info(
-        "Data set %s (%s): %d classes, %d images, %.1f s.",
-        dataset.name,
-        folder / key.file_name,
-        dataset.num_classes,
-        len(dataset.images),
-        time.perf_counter() - start,
+        f"Data set {dataset.name} ({folder / key.file_name}): {dataset.num_classes} classes, "
+        f"{len(dataset.images)} images, {time.perf_counter() - start:.1f} s."
     )
     return dataset

@@ -86,9 +86,7 @@ def _splits(builder: Any) -> list[str]:
     if skipped:
         logging.warning(
             "%s: the TFDS splits %s are read, not %s.",
-            builder.name,
-            ", ".join(usual),
-            ", ".join(skipped),
+            *(builder.name, ", ".join(usual), ", ".join(skipped)),
         )
     return usual or names
 
