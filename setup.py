@@ -5,6 +5,13 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
+# Prepared TFDS directories, one of several sources of data.
+TFDS = [
+    "array_record>=0.8",
+    "importlib_resources>=6.0",  # tensorflow-datasets imports it without declaring it
+    "tensorflow-datasets>=4.9.10",
+]
+
 setup(
     name="mamlpp_jax",
     version=runpy.run_path("mamlpp_jax/_version.py")["__version__"],
@@ -26,10 +33,7 @@ setup(
     },
     install_requires=[
         "absl-py>=2.0",
-        "array_record>=0.8",
         "flax>=0.12",
-        # tensorflow-datasets imports it without declaring it.
-        "importlib_resources>=6.0",
         "jax>=0.10",
         "jaxlib>=0.10",
         "matplotlib>=3.9",
@@ -44,7 +48,6 @@ setup(
         "scipy>=1.14",
         "tabulate>=0.9",
         "tensorboardX>=2.6",
-        "tensorflow-datasets>=4.9.10",
     ],
     extras_require={
         # experiments/: tables of runs and of the benchmark
@@ -52,9 +55,11 @@ setup(
         "gpu": ["jax[cuda13]>=0.10"],
         # FewShotClassifier.export
         "export": ["flatbuffers>=24"],
+        "tfds": TFDS,
         "tpu": ["jax[tpu]>=0.10"],
         "test": [
             "equinox>=0.11",  # a backbone of experiments/examples
+            *TFDS,
             "flatbuffers>=24",
             "hypothesis>=6.100",
             "mypy>=1.15",

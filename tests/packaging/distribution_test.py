@@ -12,10 +12,14 @@ import zipfile
 import pytest
 
 import mamlpp_jax
+from mamlpp_jax.data.readers import tfds_tools
 from tests.helpers.distributions import ROOT, build_wheel, run_installed
 
-# Modules that Windows does not have.
-MISSING = ("fcntl", "grp", "pty", "pwd", "resource", "syslog", "termios", "tty", "uvloop")
+# Modules that Windows does not have, and optional ones.
+MISSING = (
+    *("fcntl", "grp", "pty", "pwd", "resource", "syslog", "termios", "tty", "uvloop"),
+    *tfds_tools.MODULES,
+)
 READY = ["image_folder", "mini_imagenet", "omniglot", "quickstart"]
 # One process builds for all of these tests.
 pytestmark = pytest.mark.xdist_group("packaging")
@@ -69,12 +73,25 @@ def test_the_version_is_the_librarys(wheel, sdist):
     assert sdist.name == f"mamlpp_jax-{mamlpp_jax.__version__}.tar.gz"
 
 
-def test_every_import_is_required(wheel):
-    required = {
+def requirements(wheel, extra=None):
+    """Names of what the wheel requires, alone or for an extra."""
+    marker = "" if extra is None else f'extra == "{extra}"'
+    return {
         re.match(r"[\w.-]+", text)[0].lower().replace("_", "-")
         for text in metadata(wheel).get_all("Requires-Dist")
-        if "extra ==" not in text
+        if text.partition("; ")[2] == marker
     }
+
+
+def test_tfds_is_an_extra_that_the_tests_include(wheel):
+    extra = requirements(wheel, "tfds")
+    assert extra == {name.replace("_", "-") for name in tfds_tools.MODULES}
+    assert extra <= requirements(wheel, "test")
+    assert not extra & requirements(wheel)
+
+
+def test_every_import_is_required(wheel):
+    required = requirements(wheel)
     owners = importlib.metadata.packages_distributions()
     for name in (name for name in files(wheel) if name.endswith(".py")):
         with zipfile.ZipFile(wheel) as archive:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,19 +10,20 @@ from typing import Any
 
 from mamlpp_jax.errors import DataError
 
+# The extra `tfds`. TFDS imports the others late, when their absence would look like a broken data set.
+MODULES = ("array_record", "importlib_resources", "tensorflow_datasets")
 INFO_FILE = "dataset_info.json"  # written last by TFDS: a version that has it is complete
 
 
 def import_tfds(dataset: str) -> Any:
     """Imports TFDS for the data set of this name, or raises a `DataError` where it is not installed completely."""
     try:
-        import tensorflow_datasets
+        return [importlib.import_module(name) for name in MODULES][-1]
     except ImportError as error:
         raise DataError(
-            f"Reading {dataset} from its source needs TFDS, which cannot be imported ({error}); "
-            "install tensorflow-datasets, array_record and importlib_resources."
+            f"Reading {dataset} as prepared by TFDS needs packages that are not all there ({error}); install them with "
+            "pip install 'mamlpp_jax[tfds]'."
         ) from error
-    return tensorflow_datasets
 
 
 @contextmanager

@@ -44,7 +44,9 @@ def test_errors_of_tfds_name_the_folder(tmp_path):
         raise DataError("ours.")
 
 
-def test_without_tfds_the_missing_packages_are_named(monkeypatch):
-    monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
-    with pytest.raises(DataError, match=r"Reading birds .*install tensorflow-datasets, array_rec"):
+@pytest.mark.parametrize("module", tfds_tools.MODULES)
+def test_what_is_missing_is_named_and_how_it_is_installed(monkeypatch, module):
+    monkeypatch.setitem(sys.modules, module, None)
+    expected = rf"Reading birds .*{module}.*pip install 'mamlpp_jax\[tfds\]'\.$"
+    with pytest.raises(DataError, match=expected):
         tfds_tools.import_tfds("birds")

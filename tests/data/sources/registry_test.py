@@ -9,9 +9,10 @@ import pytest
 from mamlpp_jax.data import dataset as dataset_lib
 from mamlpp_jax.data.cache import CacheKey
 from mamlpp_jax.data.dataset import SPLITS, fingerprint
+from mamlpp_jax.data.readers.tfds_tools import MODULES
 from mamlpp_jax.data.sources import glyphs, registry
 from mamlpp_jax.data.splits import split_dataset
-from mamlpp_jax.errors import ConfigError, MamlppError
+from mamlpp_jax.errors import ConfigError, DataError, MamlppError
 from tests.helpers import small_sources
 from tests.helpers.refusals import refused
 from tests.helpers.small_sources import data_config
@@ -63,9 +64,17 @@ SOURCES = {
 }
 
 
+def without_tfds(monkeypatch):
+    """The modules of the extra `tfds` cannot be imported."""
+    for module in MODULES:
+        monkeypatch.setitem(sys.modules, module, None)
+
+
 @pytest.mark.parametrize("name", SOURCES)
 def test_the_contract(name, tmp_path, monkeypatch):
     config = SOURCES[name](tmp_path, monkeypatch)
+    if name != "tfds":
+        without_tfds(monkeypatch)
     dataset = registry.load_dataset(config)
 
     assert dataset.name == config.name
@@ -103,6 +112,17 @@ def test_an_unknown_data_set_is_refused_with_the_known_ones(tmp_path):
     with pytest.raises(ConfigError, match=r"data\.name is 'omniglott'.*glyphs.*omniglot"):
         registry.load_dataset(data_config(tmp_path, "omniglott"))
     assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize("name", ["omniglot", "tfds:birds"])
+def test_without_tfds_a_prepared_data_set_is_refused(tmp_path, monkeypatch, name):
+    folder = tmp_path / name.removeprefix("tfds:") / "1.0.0"
+    folder.mkdir(parents=True)
+    for file in ("dataset_info.json", "features.json"):
+        (folder / file).write_text("{}")
+    without_tfds(monkeypatch)
+    with pytest.raises(DataError, match=r"pip install 'mamlpp_jax\[tfds\]'\.$"):
+        registry.load_dataset(data_config(tmp_path, name, tfds_dir=tmp_path))
 
 
 @pytest.mark.parametrize("size", [0, -28, "28.0", "28"])
