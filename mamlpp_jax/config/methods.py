@@ -1,7 +1,7 @@
 """Methods and their components: rows of Table 1 of the paper, the other methods of the family, and combinations.
 
-A component is a field with a value that turns it off. A method is a set of components. Both are tables, so that
-a new one is a new row.
+A component is a field with a value that turns it off, and carries what it excludes, a description and its source. A
+method is a set of components. Both are tables, so that a new one is a new row.
 """
 
 from __future__ import annotations
@@ -25,44 +25,134 @@ class Component(NamedTuple):
         off: the field's value without it.
         on: the field's value with it; None where the configuration chooses, as for a number of epochs.
         also: further fields that `apply_method` sets with it; they may be changed afterwards.
+        excludes: names of components that it cannot stand beside, with the reason; those of its own field need no
+            mention.
+        text: description in one line.
+        cite: source.
     """
 
     field: str
     off: Any
     on: Any = None
     also: Mapping[str, Any] = {}
+    excludes: Mapping[str, str] = {}
+    text: str = ""
+    cite: str = ""
 
 
 _ALWAYS = 10**6  # epochs, more than any run has
+_HOW_TO_TRAIN = 'Antoniou, Edwards, Storkey, "How to train your MAML", ICLR 2019, section 4'
+_NO_SECOND_ORDER = "Reptile has no query loss and no second order"
+_NO_RATES = "Reptile has no query loss to learn inner rates from"
+_INNER_LOOP_ALONE = "Reptile learns only what its inner loop changes"
 
 COMPONENTS: dict[str, Component] = {
-    # MAML++: Antoniou, Edwards, Storkey, "How to train your MAML", ICLR 2019.
-    "msl": Component("train.multi_step_epochs", off=0),  # multi-step loss
-    "da": Component("train.first_order_epochs", off=0),  # derivative-order annealing
-    "bnrs": Component("norm.per_step_statistics", off=False, on=True),
-    "bnwb": Component("norm.per_step_affine", off=False, on=True),
-    "lslr": Component("inner.optimizer", off="sgd", on="lslr"),  # learned inner rates
-    "ca": Component("train.cosine_annealing", off=False, on=True),
-    # First-order MAML: Finn, Abbeel, Levine, ICML 2017, section 5.2.
-    "fomaml": Component("train.first_order_epochs", off=0, on=_ALWAYS),
-    # The inner loop adapts the head alone: Raghu et al., "Rapid Learning or Feature Reuse?", ICLR 2020.
-    "anil": Component("inner.adapts", off="all", on="head"),
-    # Or all but the head: Oh et al., "BOIL: Towards Representation Change for Few-shot Learning", ICLR 2021.
-    "boil": Component("inner.adapts", off="all", on="body"),
-    # A learned rate per weight: Li et al., "Meta-SGD: Learning to Learn Quickly for Few-Shot Learning", 2017.
-    "metasgd": Component("inner.optimizer", off="sgd", on="metasgd"),
-    # Rates and weight decay generated in every step: Baik et al., "Meta-Learning with Adaptive Hyperparameters", 2020.
-    "alfa": Component("inner.optimizer", off="sgd", on="alfa"),
-    # One head vector for all classes: Ye and Chao, "How to Train Your MAML to Excel ...", ICLR 2022 (UNICORN-MAML).
-    "sharedhead": Component("model.shared_head", off=False, on=True),
-    # The outer update: Nichol, Achiam, Schulman, "On First-Order Meta-Learning Algorithms", 2018.
-    "reptile": Component("train.outer_gradient", off="maml", on="reptile"),
-    # Batch norm by the support set and each image: Bronskill et al., "TaskNorm", ICML 2020.
+    "msl": Component(
+        "train.multi_step_epochs",
+        off=0,
+        text="multi-step loss: at first the query loss after every inner step counts",
+        cite=_HOW_TO_TRAIN,
+    ),
+    "da": Component(
+        "train.first_order_epochs",
+        off=0,
+        text="derivative-order annealing: first order in the first epochs",
+        cite=_HOW_TO_TRAIN,
+    ),
+    "bnrs": Component(
+        "norm.per_step_statistics",
+        off=False,
+        on=True,
+        text="running batch-norm statistics per inner step",
+        cite=_HOW_TO_TRAIN,
+    ),
+    "bnwb": Component(
+        "norm.per_step_affine",
+        off=False,
+        on=True,
+        text="batch-norm scale and bias per inner step",
+        cite=_HOW_TO_TRAIN,
+    ),
+    "lslr": Component(
+        "inner.optimizer",
+        off="sgd",
+        on="lslr",
+        text="a learned inner rate per parameter tensor and step",
+        cite=_HOW_TO_TRAIN,
+    ),
+    "ca": Component(
+        "train.cosine_annealing",
+        off=False,
+        on=True,
+        text="cosine annealing of the outer rate",
+        cite=_HOW_TO_TRAIN,
+    ),
+    "fomaml": Component(
+        "train.first_order_epochs",
+        off=0,
+        on=_ALWAYS,
+        text="first order throughout",
+        cite='Finn, Abbeel, Levine, "Model-Agnostic Meta-Learning for Fast Adaptation of Deep Networks", ICML 2017, '
+        "section 5.2",
+    ),
+    "anil": Component(
+        "inner.adapts",
+        off="all",
+        on="head",
+        text="the inner loop adapts the head alone",
+        cite='Raghu, Raghu, Bengio, Vinyals, "Rapid Learning or Feature Reuse?", ICLR 2020',
+    ),
+    "boil": Component(
+        "inner.adapts",
+        off="all",
+        on="body",
+        excludes={
+            "sharedhead": "BOIL never changes the head, and a shared one cannot tell classes apart unchanged"
+        },
+        text="the inner loop adapts all but the head",
+        cite='Oh, Yoo, Kim, Yun, "BOIL: Towards Representation Change for Few-shot Learning", ICLR 2021',
+    ),
+    "metasgd": Component(
+        "inner.optimizer",
+        off="sgd",
+        on="metasgd",
+        text="a learned inner rate per weight",
+        cite='Li, Zhou, Chen, Li, "Meta-SGD: Learning to Learn Quickly for Few-Shot Learning", 2017',
+    ),
+    "alfa": Component(
+        "inner.optimizer",
+        off="sgd",
+        on="alfa",
+        text="inner rates and weight decay, generated in every step",
+        cite='Baik, Choi, Choi, Kim, Lee, "Meta-Learning with Adaptive Hyperparameters", NeurIPS 2020',
+    ),
+    "sharedhead": Component(
+        "model.shared_head",
+        off=False,
+        on=True,
+        text="one head vector for all classes, for any number of them",
+        cite='Ye, Chao, "How to Train Your MAML to Excel in Few-Shot Classification", ICLR 2022 (UNICORN-MAML)',
+    ),
+    "reptile": Component(
+        "train.outer_gradient",
+        off="maml",
+        on="reptile",
+        excludes={
+            **dict.fromkeys(("msl", "da"), _NO_SECOND_ORDER),
+            **dict.fromkeys(("lslr", "metasgd", "alfa"), _NO_RATES),
+            **dict.fromkeys(("anil", "boil"), _INNER_LOOP_ALONE),
+        },
+        text="the outer update leads towards where the inner steps end",
+        cite='Nichol, Achiam, Schulman, "On First-Order Meta-Learning Algorithms", 2018',
+    ),
     "tasknorm": Component(
         "norm.train_statistics",
         off="batch",
         on="tasknorm",
         also={"norm.eval_statistics": "tasknorm"},
+        text="batch norm by the support set and each image",
+        cite='Bronskill, Gordon, Requeima, Nowozin, Turner, "TaskNorm: Rethinking batch normalization for '
+        'meta-learning", ICML 2020',
     ),
 }
 _MAML_PLUS_PLUS = frozenset({"msl", "da", "bnrs", "bnwb", "lslr", "ca"})
@@ -70,7 +160,7 @@ _MAML_PLUS_PLUS = frozenset({"msl", "da", "bnrs", "bnwb", "lslr", "ca"})
 METHODS: dict[str, frozenset[str]] = {
     "maml": frozenset(),
     "maml++": _MAML_PLUS_PLUS,
-    "mamlpp": _MAML_PLUS_PLUS,  # another spelling, which others can follow: "mamlpp+boil"
+    "mamlpp": _MAML_PLUS_PLUS,
     **{
         name: frozenset({name})
         for name in ("fomaml", "anil", "boil", "metasgd", "alfa", "tasknorm")
@@ -78,16 +168,8 @@ METHODS: dict[str, frozenset[str]] = {
     "sharedhead": frozenset({"sharedhead"}),
     "reptile": frozenset({"reptile", "fomaml"}),
 }
-# Beside components of the same field: (one, the others, why).
-_EXCLUSIVE = (
-    ("reptile", ("msl", "da"), "Reptile has no query loss and no second order"),
-    ("reptile", ("lslr", "metasgd", "alfa"), "Reptile has no query loss to learn inner rates from"),
-    ("reptile", ("anil", "boil"), "Reptile learns only what its inner loop changes"),
-    (
-        *("boil", ("sharedhead",)),
-        "BOIL never changes the head, and a shared one cannot tell classes apart unchanged",
-    ),
-)
+# Spellings that components can follow, as in "mamlpp+boil", with the label that they get alone.
+_LABELS = {"mamlpp": "maml++"}
 
 
 def parse_method(method: str) -> frozenset[str]:
@@ -111,10 +193,10 @@ def _check_compatible(method: str, named: frozenset[str]) -> None:
     """Checks that no two components set the same field, or make no sense together."""
     for first, second, reason in _exclusive_pairs():
         if {first, second} <= named:
-            spelled_out = ""
-            if method.startswith("mamlpp"):
-                parts = (name for name in COMPONENTS if name in _MAML_PLUS_PLUS)
-                spelled_out = f" (mamlpp is maml+{'+'.join(parts)})"
+            spelled_out, base = "", method.split("+")[0]
+            if base in _LABELS:
+                parts = (name for name in COMPONENTS if name in METHODS[base])
+                spelled_out = f" ({base} is maml+{'+'.join(parts)})"
             raise ConfigError(
                 f"config.method is {method!r}, but {first} and {second} exclude each other: {reason}. Leave one of "
                 f"them out{spelled_out}."
@@ -123,8 +205,8 @@ def _check_compatible(method: str, named: frozenset[str]) -> None:
 
 def _exclusive_pairs() -> Iterator[tuple[str, str, str]]:
     """Yields two components and why they exclude each other."""
-    for one, others, reason in _EXCLUSIVE:
-        yield from ((one, other, reason) for other in others)
+    for name, component in COMPONENTS.items():
+        yield from ((name, other, reason) for other, reason in component.excludes.items())
     for first, second in itertools.combinations(COMPONENTS, 2):
         if COMPONENTS[first].field == COMPONENTS[second].field:
             yield first, second, f"both set config.{COMPONENTS[first].field}"
@@ -152,8 +234,7 @@ def apply_method(config: ConfigDict, method: str) -> None:
     }
     on = {part.field: part.on for part in parts if part.on is not None}
     also = {field: value for part in parts for field, value in part.also.items()}
-    label = "maml++" if method == "mamlpp" else method
-    config.update_from_flattened_dict({"method": label} | off | on | also)
+    config.update_from_flattened_dict({"method": _LABELS.get(method, method)} | off | on | also)
 
 
 def _check_added(config: ConfigDict, method: str) -> None:

@@ -1,6 +1,7 @@
 """Methods set the fields of their components, and a label never says less than what is trained."""
 
 import pathlib
+import re
 import runpy
 
 import pytest
@@ -203,7 +204,18 @@ def test_components_that_exclude_each_other_are_refused_by_name(method, pair, wh
         small_config(method)
 
 
-def test_an_option_of_another_inner_optimizer_is_refused():
-    config_lib.validate(small_config("metasgd", **{"inner.per_step": True}))
-    with pytest.raises(ConfigError, match=r"inner.per_step is True, .* is 'sgd'"):
-        config_lib.validate(small_config("anil", **{"inner.per_step": True}))
+def test_every_component_says_what_it_does_and_whose_it_is():
+    for name, component in methods.COMPONENTS.items():
+        assert component.text, name
+        assert re.search(r"\b20\d\d\b", component.cite), name
+
+
+def test_what_a_component_excludes_stands_in_its_row(monkeypatch):
+    """Also for a component that is not of the package."""
+    excludes = {"msl": "two multi-step losses are one too many"}
+    row = Component("train.label_smoothing", off=0.0, on=0.1, excludes=excludes)
+    monkeypatch.setitem(methods.COMPONENTS, "smooth", row)
+    assert small_config("maml+smooth").train.label_smoothing == 0.1
+    for method in ("maml+smooth+msl", "maml+msl+smooth"):
+        with pytest.raises(ConfigError, match="smooth and msl exclude each other: two multi-step"):
+            small_config(method)
