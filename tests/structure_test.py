@@ -7,11 +7,9 @@ import pathlib
 import pytest
 
 from mamlpp_jax.algorithms.inner_loop import adapt
-from mamlpp_jax.algorithms.inner_optimizers import INNER_OPTIMIZERS
 from mamlpp_jax.config.methods import COMPONENTS, METHODS
-from mamlpp_jax.models import BACKBONES
+from mamlpp_jax.config.parts import BACKBONES, INNER_OPTIMIZERS, OUTER_DIRECTIONS
 from mamlpp_jax.statistics import STATISTICS
-from mamlpp_jax.training.compiled import OUTER_GRADIENTS
 
 PACKAGE = "mamlpp_jax"
 ROOT = pathlib.Path(__file__).parents[1] / PACKAGE
@@ -168,7 +166,7 @@ def test_files_and_functions_are_short(sources):
 
 
 # Names of statistics, methods and backbones: a value carries what they mean, so no code compares them.
-NAMES = {*STATISTICS, *COMPONENTS, *METHODS, *OUTER_GRADIENTS, *BACKBONES, *INNER_OPTIMIZERS}
+NAMES = {*STATISTICS, *COMPONENTS, *METHODS, *OUTER_DIRECTIONS, *BACKBONES, *INNER_OPTIMIZERS}
 
 
 def compared_names(source):

@@ -219,29 +219,3 @@ def away_from_zero(smallest: float = 1e-12) -> optax.GradientTransformation:
         return jax.tree.map(lambda g: jnp.where(jnp.abs(g) < smallest, smallest, g), updates)
 
     return optax.stateless(replace)
-
-
-INNER_OPTIMIZERS: dict[str, Callable[..., InnerOptimizer]] = {
-    "sgd": sgd,
-    "lslr": lslr,
-    "metasgd": metasgd,
-    "alfa": alfa,
-}
-
-
-def make_inner_optimizer(name: str, learning_rate: float, **options: Any) -> InnerOptimizer:
-    """The inner optimizer of a configuration.
-
-    Args:
-        name: one of `INNER_OPTIMIZERS`.
-        learning_rate: fixed, or where learned rates start.
-        **options: of that optimizer, such as `per_step` of `metasgd`.
-
-    Raises:
-        ValueError: the name is unknown.
-    """
-    if name not in INNER_OPTIMIZERS:
-        raise ValueError(
-            f"inner optimizer {name!r} is unknown; choose one of {', '.join(INNER_OPTIMIZERS)}"
-        )
-    return INNER_OPTIMIZERS[name](learning_rate, **options)

@@ -10,6 +10,7 @@ Where to look:
 
     fields      all fields, with defaults, allowed values and meaning
     methods     MAML, MAML++ and the components between them
+    parts       backbones, inner optimizers and outer gradients, with the fields they take
     protocols   the paper's protocol, the released code's, and a short one
     validation  what makes a configuration invalid
     stored      configurations of files that an earlier version may have written
@@ -29,6 +30,7 @@ from mamlpp_jax.config.identity import (
     eval_statistics as eval_statistics,
     total_steps as total_steps,
     with_default_compute as with_default_compute,
+    without_folders as without_folders,
 )
 from mamlpp_jax.config.methods import apply_method as apply_method
 from mamlpp_jax.config.protocols import apply_protocol as apply_protocol
@@ -39,6 +41,7 @@ from mamlpp_jax.config.validation import (
     check_classes as check_classes,
     check_types as check_types,
     check_value as check_value,
+    check_values as check_values,
     from_dict as from_dict,
     parse_fractions as parse_fractions,
     validate as validate,

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from mamlpp_jax.config import rules
+from mamlpp_jax.config.parts import ADAPTS, BACKBONES, INNER_OPTIMIZERS, OUTER_DIRECTIONS
 from mamlpp_jax.config.protocols import PROTOCOLS
 from mamlpp_jax.config.rules import Rule, one_of, some_of, whole
 from mamlpp_jax.statistics import STATISTICS
@@ -64,7 +65,7 @@ FIELDS: dict[str, Field] = {
     "task.shot": Field(1, whole(1)),  # support images per class
     "task.query": Field(1, whole(1)),  # query images per class
 
-    "model.name": Field("conv4", one_of(("conv4", "resnet12"))),  # four convolutional blocks, or residual ones
+    "model.name": Field("conv4", one_of(BACKBONES)),  # four convolutional blocks, or residual ones
     "model.filters": Field(64, whole(1)),  # of each block (resnet12: 64 for 64-160-320-640, 16 for 16-32-64-128)
     "model.max_pool": Field(True),  # False (conv4): stride-2 convolutions and global average pooling
     "model.shared_head": Field(False),  # one head vector for all classes, for any number of ways
@@ -86,10 +87,10 @@ FIELDS: dict[str, Field] = {
     "norm.hand_over": Field(0.0, rules.SHARE),
 
     # One fixed rate, or learned ones: per tensor and step, per weight, generated in every step.
-    "inner.optimizer": Field("lslr", one_of(("lslr", "sgd", "metasgd", "alfa"))),
+    "inner.optimizer": Field("lslr", one_of(INNER_OPTIMIZERS)),
     "inner.learning_rate": Field(0.1, rules.POSITIVE),  # fixed, or where learned rates start
     "inner.per_step": Field(False),  # metasgd: rates per weight and step
-    "inner.adapts": Field("all", one_of(("all", "head", "body"))),  # what the inner loop changes: ANIL head, BOIL body
+    "inner.adapts": Field("all", one_of(ADAPTS)),  # what the inner loop changes: ANIL head, BOIL body
 
     "train.epochs": Field(150, whole(1)),  # released code: 100
     "train.steps_per_epoch": Field(500, whole(1)),  # outer steps
@@ -99,7 +100,7 @@ FIELDS: dict[str, Field] = {
     "train.multi_step_epochs": Field(10, whole(0)),  # MSL: annealed over these epochs, then the last loss; 0 = off
     "train.cosine_annealing": Field(True),  # CA: the outer rate falls along a cosine
     "train.cosine_per": Field("step", one_of(("step", "epoch"))),  # how long a rate is held (released code: epoch)
-    "train.outer_gradient": Field("maml", one_of(("maml", "reptile"))),  # of the query loss, or theta_0 - theta_S
+    "train.outer_gradient": Field("maml", one_of(OUTER_DIRECTIONS)),  # of the query loss, or theta_0 - theta_S
     "train.learning_rate": Field(1e-3, rules.POSITIVE),  # outer Adam
     "train.final_learning_rate": Field(1e-5, rules.POSITIVE),  # where CA ends
     "train.adam_b1": Field(0.9, rules.DECAY),

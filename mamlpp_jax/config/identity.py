@@ -11,7 +11,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from mamlpp_jax.config.fields import FIELDS, default_config, flatten
-from mamlpp_jax.config.rules import AUTOMATIC_FRACTIONS, parse_list
+from mamlpp_jax.config.rules import AUTOMATIC_FRACTIONS, FOLDER, parse_list
 from mamlpp_jax.config.stored import REMOVED_FIELDS, complete
 from mamlpp_jax.errors import ConfigError
 
@@ -61,6 +61,14 @@ def _run_fields(config: ConfigDict) -> dict[str, Any]:
         # Data sets are told apart by the name of their folder, wherever the folder is.
         fields["data.manual_dir"] = pathlib.PurePath(str(every.get("data.manual_dir", ""))).name
     return fields
+
+
+def without_folders(config: ConfigDict) -> ConfigDict:
+    """A copy that names no folder of the machine that has the data."""
+    folders = [f for f, field in FIELDS.items() if field.rule is FOLDER and field.resumable]
+    changed = copy.deepcopy(ConfigDict(config))
+    changed.update_from_flattened_dict(dict.fromkeys(folders, ""))
+    return changed
 
 
 def with_default_compute(config: ConfigDict) -> ConfigDict:

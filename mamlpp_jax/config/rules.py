@@ -2,32 +2,34 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import pathlib
 import re
 from collections.abc import Callable, Collection
-from typing import Any, NamedTuple
+from typing import Any
 
 MAX_INT = 2**31 - 1  # JAX converts Python ints to int32
 
 
-class Rule(NamedTuple):
+@dataclasses.dataclass(frozen=True, eq=False)
+class Rule:
     """The values a field may have.
 
     Attributes:
         allows: a value of the field's type -> whether the field may have it.
-        describe: what the value must be, as the end of an error message.
+        requirement: what the value must be, as the end of an error message; "{}" stands for the choices.
         choices: the names to choose from, perhaps a table that grows; empty where there is no such list.
     """
 
     allows: Callable[[Any], bool]
-    describe: str
+    requirement: str
     choices: Collection[str] = ()
 
     @property
     def text(self) -> str:
-        """What the value must be, with the choices there are now."""
-        return self.describe.replace("{choices}", ", ".join(self.choices))
+        """The requirement, with the choices that there are now."""
+        return self.requirement.replace("{}", ", ".join(self.choices))
 
 
 def whole(low: int, high: int = MAX_INT, reason: str = "") -> Rule:
@@ -36,8 +38,8 @@ def whole(low: int, high: int = MAX_INT, reason: str = "") -> Rule:
 
 
 def one_of(choices: Collection[str]) -> Rule:
-    """One of the choices."""
-    return Rule(lambda value: value in choices, "choose one of {choices}", choices)
+    """One of the choices, such as the names of a table."""
+    return Rule(lambda value: value in choices, "choose one of {}", choices)
 
 
 def some_of(choices: Collection[str]) -> Rule:
@@ -47,8 +49,9 @@ def some_of(choices: Collection[str]) -> Rule:
         parts = parse_list(text)
         return set(parts) <= {*choices} and len(set(parts)) == len(parts)
 
-    text = "choose one or several of {choices}, joined by commas, none of them twice"
-    return Rule(allows, text, choices)
+    return Rule(
+        allows, "choose one or several of {}, joined by commas, none of them twice", choices
+    )
 
 
 def parse_list(text: str) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -9,13 +10,13 @@ from ml_collections import ConfigDict
 from mamlpp_jax.config import rules
 from mamlpp_jax.config.fields import FIELDS, flatten
 from mamlpp_jax.config.methods import check_method
+from mamlpp_jax.config.parts import BACKBONES, INNER_OPTIMIZERS, OUTER_DIRECTIONS, Part
 from mamlpp_jax.config.rules import parse_list
 from mamlpp_jax.config.stored import check_field, complete
 from mamlpp_jax.errors import ConfigError
 from mamlpp_jax.statistics import check_usable
 
 _FOR_COLOUR = ("imagenet",)  # values of data.normalize for three channels
-_SMALLEST_POOLED = 2**4  # pixels; four 2x2 poolings leave one
 
 
 def from_dict(stored: dict[str, Any]) -> ConfigDict:
@@ -35,14 +36,16 @@ def validate(config: ConfigDict) -> None:
     Raises:
         ConfigError: names the field, its value and what is allowed.
     """
-    _check_fields(config)
+    check_types(config)
+    check_values(config)
     check_method(config)
-    _check_inner_rates(config)
+    _check_options(config, "model.name", BACKBONES)
+    _check_options(config, "inner.optimizer", INNER_OPTIMIZERS)
     _check_splits(config)
     _check_annealing(config)
     _check_smoothing(config)
     _check_statistics(config)
-    _check_model(config)
+    _check_image_size(config)
     _check_divisibility(config)
 
 
@@ -56,9 +59,12 @@ def parse_fractions(text: str) -> tuple[float, ...]:
     return tuple(float(part) for part in (text or rules.AUTOMATIC_FRACTIONS).split(","))
 
 
-def _check_fields(config: ConfigDict | dict[str, Any]) -> None:
-    """Checks names, types and values of all fields, each by itself."""
-    check_types(config)
+def check_values(config: ConfigDict) -> None:
+    """Checks types and values of the fields, each by itself.
+
+    Raises:
+        ConfigError: names the field.
+    """
     for name, value in flatten(config):
         check_value(name, value)
 
@@ -106,13 +112,24 @@ def _check_type(name: str, value: Any, called: str = "") -> None:
         )
 
 
-def _check_inner_rates(config: ConfigDict) -> None:
-    inner = config.inner
-    if inner.per_step and inner.optimizer != "metasgd":
-        raise ConfigError(
-            f"config.inner.per_step is True, which only the inner optimizer metasgd has, but config.inner.optimizer is "
-            f"{inner.optimizer!r}; choose method=metasgd, or leave inner.per_step False."
-        )
+def _check_options(config: ConfigDict, chooser: str, parts: Mapping[str, Part]) -> None:
+    """Checks that no field is set that the chosen part does not take.
+
+    Args:
+        config: every field has a value that it may have by itself.
+        chooser: the field that names the part.
+        parts: those to choose from, by name.
+    """
+    values = dict(flatten(config))
+    chosen = values[chooser]
+    for field in {field: None for part in parts.values() for field in part.options}:
+        value, default = values[field], FIELDS[field].default
+        if value != default and field not in parts[chosen].options:
+            takers = [name for name, part in parts.items() if field in part.options]
+            raise ConfigError(
+                f"config.{field} is {value!r}, which {chosen!r}, the choice of config.{chooser}, does not take; leave "
+                f"it {default!r}, or choose {' or '.join(takers)}."
+            )
 
 
 def _check_splits(config: ConfigDict) -> None:
@@ -136,10 +153,11 @@ def _check_annealing(config: ConfigDict) -> None:
 
 
 def _check_smoothing(config: ConfigDict) -> None:
-    if config.train.label_smoothing and config.train.outer_gradient == "reptile":
+    train = config.train
+    if train.label_smoothing and not OUTER_DIRECTIONS[train.outer_gradient].of_query_loss:
         raise ConfigError(
-            f"config.train.label_smoothing is {config.train.label_smoothing}, but Reptile has no query loss to smooth; "
-            "use 0, or another method."
+            f"config.train.label_smoothing is {train.label_smoothing}, but {train.outer_gradient!r}, the choice of "
+            "config.train.outer_gradient, has no query loss to smooth; use 0, or another method."
         )
 
 
@@ -152,16 +170,13 @@ def _check_statistics(config: ConfigDict) -> None:
         check_usable(mode, norm.train_statistics, averaged, "config.norm.eval_statistics")
 
 
-def _check_model(config: ConfigDict) -> None:
-    size = config.data.image_size
-    if not config.model.max_pool and config.model.name != "conv4":
+def _check_image_size(config: ConfigDict) -> None:
+    size, model = config.data.image_size, config.model
+    smallest = BACKBONES[model.name].smallest_image(model)
+    if size < smallest:
         raise ConfigError(
-            f"config.model.max_pool is False, but {config.model.name} has no form without max pooling; leave it "
-            "True, or use config.model.name=conv4."
-        )
-    if config.model.max_pool and size < _SMALLEST_POOLED:
-        raise ConfigError(
-            f"config.data.image_size is {size}; four 2x2 poolings need at least {_SMALLEST_POOLED} pixels."
+            f"config.data.image_size is {size}; {model.name} needs at least {smallest} pixels. Use larger images, or "
+            "another config.model.name."
         )
 
 

@@ -3,15 +3,12 @@
 from mamlpp_jax.models.conv4 import Conv4
 from mamlpp_jax.models.forward import init_model, make_body_and_head, make_forward
 from mamlpp_jax.models.head import with_ways
-from mamlpp_jax.models.registry import BACKBONES, make_backbone
 from mamlpp_jax.models.resnet12 import ResNet12
 
 __all__ = [
-    "BACKBONES",
     "Conv4",
     "ResNet12",
     "init_model",
-    "make_backbone",
     "make_body_and_head",
     "make_forward",
     "with_ways",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from flax import linen as nn
 
 from mamlpp_jax.models.head import HEAD
-from mamlpp_jax.models.layers import Conv, PerStepBatchNorm
+from mamlpp_jax.models.layers import Conv, PerStepBatchNorm, check_image_size
 from mamlpp_jax.types import Array
 
 BLOCKS = 4
@@ -33,7 +33,12 @@ class Conv4(nn.Module):
 
     @nn.compact
     def __call__(self, images: Array) -> Array:
-        """Returns logits [N, K] of images [N, H, W, C]."""
+        """Returns logits [N, K] of images [N, H, W, C].
+
+        Raises:
+            DataError: with `max_pool`, H or W is below 16.
+        """
+        check_image_size(images, 2**BLOCKS if self.max_pool else 1, "Conv4 with max_pool")
         x = images
         for block in range(BLOCKS):
             stride = 1 if self.max_pool else 2

@@ -8,12 +8,31 @@ from functools import partial
 from flax import linen as nn
 from jax import lax, numpy as jnp
 
+from mamlpp_jax.errors import DataError
 from mamlpp_jax.models.moments import moments
 from mamlpp_jax.models.normalization import blended_moments, renormalise
 from mamlpp_jax.ops.conv import conv2d
 from mamlpp_jax.ops.conv_pool import conv_max_pool_2x2, conv_moments, is_faster
 from mamlpp_jax.ops.pool import max_pool_2x2
 from mamlpp_jax.types import Array
+
+
+def check_image_size(images: Array, smallest: int, network: str) -> None:
+    """Checks that something is left of images when a network has halved them.
+
+    Args:
+        images: [N, H, W, C].
+        smallest: least H and W.
+        network: its name, for the error.
+
+    Raises:
+        DataError: they are smaller.
+    """
+    high, wide = images.shape[1:3]
+    if min(high, wide) < smallest:
+        raise DataError(
+            f"the images have {high} x {wide} pixels; {network} needs at least {smallest} x {smallest}."
+        )
 
 
 class Conv(nn.Module):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from flax import linen as nn
 
 from mamlpp_jax.models.head import HEAD
-from mamlpp_jax.models.layers import Conv, PerStepBatchNorm
+from mamlpp_jax.models.layers import Conv, PerStepBatchNorm, check_image_size
 from mamlpp_jax.ops.pool import max_pool_2x2
 from mamlpp_jax.types import Array
 
@@ -42,7 +42,12 @@ class ResNet12(nn.Module):
 
     @nn.compact
     def __call__(self, images: Array) -> Array:
-        """Returns logits [N, K] of images [N, H, W, C]; H and W are at least 16."""
+        """Returns logits [N, K] of images [N, H, W, C].
+
+        Raises:
+            DataError: H or W is below 16.
+        """
+        check_image_size(images, 2**BLOCKS, "ResNet12")
         x = images
         for block, filters in enumerate(widths(self.filters)):
             x = _Block(filters, self.conv, self.compute_dtype, name=f"block{block}")(x)

@@ -8,19 +8,12 @@ from collections.abc import Sequence
 import jax
 
 from mamlpp_jax.algorithms.evaluation import Evaluator, make_evaluator
-from mamlpp_jax.algorithms.outer_loop import (
-    GradientFunction,
-    TrainStep,
-    make_train_step,
-    meta_gradient,
-    scan_steps,
-)
-from mamlpp_jax.algorithms.reptile import reptile_gradient
+from mamlpp_jax.algorithms.outer_loop import TrainStep, make_train_step, scan_steps
+from mamlpp_jax.config.parts import BACKBONES, OUTER_DIRECTIONS
 from mamlpp_jax.training.experiment import Experiment
+from mamlpp_jax.training.learner import stream_key
 from mamlpp_jax.utils.arithmetic import largest_divisor
 
-# What `train.outer_gradient` names.
-OUTER_GRADIENTS: dict[str, GradientFunction] = {"maml": meta_gradient, "reptile": reptile_gradient}
 _MAX_STEPS_PER_DISPATCH = {"cpu": 5}
 _DEFAULT_STEPS_PER_DISPATCH = 50
 
@@ -28,6 +21,7 @@ _DEFAULT_STEPS_PER_DISPATCH = 50
 def compiled_train_steps(experiment: Experiment, steps: int) -> TrainStep:
     """The jitted outer steps, `steps` of them per call; compiles once per (order, multi_step)."""
     config = experiment.config
+    key = stream_key(config.seed, "drop") if BACKBONES[config.model.name].is_random else None
     one_step = make_train_step(
         experiment.learner,
         experiment.optimizer,
@@ -35,7 +29,8 @@ def compiled_train_steps(experiment: Experiment, steps: int) -> TrainStep:
         tasks_per_step=config.train.tasks_per_step,
         tasks_per_chunk=experiment.tasks_per_chunk,
         mesh=experiment.mesh,
-        gradient_function=OUTER_GRADIENTS[config.train.outer_gradient],
+        gradient_function=OUTER_DIRECTIONS[config.train.outer_gradient].load(),
+        key=key,
     )
     return jax.jit(scan_steps(one_step, steps), donate_argnums=0)
 

@@ -16,15 +16,12 @@ from ml_collections import ConfigDict
 from mamlpp_jax import config as config_lib
 from mamlpp_jax.algorithms import schedules
 from mamlpp_jax.algorithms.averaging import average_weights
-from mamlpp_jax.algorithms.inner_optimizers import (
-    InnerOptimizer,
-    make_inner_optimizer,
-    masked,
-)
+from mamlpp_jax.algorithms.inner_optimizers import InnerOptimizer, masked
 from mamlpp_jax.algorithms.learner import InitTheta, Learner, same_for_every_task
 from mamlpp_jax.algorithms.losses import CrossEntropy
 from mamlpp_jax.algorithms.outer_loop import init_state
-from mamlpp_jax.models import init_model, make_backbone, make_body_and_head, make_forward
+from mamlpp_jax.config.parts import ADAPTS, BACKBONES, INNER_OPTIMIZERS
+from mamlpp_jax.models import init_model, make_body_and_head, make_forward
 from mamlpp_jax.models.head import HEAD, head_with_ways
 from mamlpp_jax.models.layers import PerStepBatchNorm
 from mamlpp_jax.types import Array, MetaState, StepPlan
@@ -55,13 +52,13 @@ def make_learner(config: ConfigDict) -> Learner:
 
 
 def _inner_optimizer(config: ConfigDict) -> InnerOptimizer:
-    inner = config.inner
-    options = {"per_step": inner.per_step} if inner.optimizer == "metasgd" else {}
-    optimizer = make_inner_optimizer(inner.optimizer, inner.learning_rate, **options)
-    if inner.adapts == "all":
+    chosen, adapts = INNER_OPTIMIZERS[config.inner.optimizer], ADAPTS[config.inner.adapts]
+    optimizer: InnerOptimizer = chosen.make(dict(config_lib.flatten(config)))
+    if adapts.body and adapts.head:
         return optimizer
-    of_head = inner.adapts == "head"
-    return masked(optimizer, lambda path: path.startswith(f"{HEAD}/") == of_head)
+    return masked(
+        optimizer, lambda path: adapts.head if path.startswith(f"{HEAD}/") else adapts.body
+    )
 
 
 def _init_theta(config: ConfigDict) -> InitTheta:
@@ -72,22 +69,11 @@ def _init_theta(config: ConfigDict) -> InitTheta:
 
 
 def _module(config: ConfigDict, ways: int) -> nn.Module:
-    model = config.model
-    return make_backbone(
-        model.name,
-        ways,
-        filters=model.filters,
-        **_own_options(config),
-        conv=model.conv,
-        compute_dtype="" if model.dtype == "float32" else model.dtype,
-    )
-
-
-def _own_options(config: ConfigDict) -> dict[str, Any]:
-    """What only one backbone has."""
-    if config.model.name == "conv4":
-        return {"max_pool": config.model.max_pool}
-    return {}
+    values = dict(config_lib.flatten(config))
+    if values["model.dtype"] == "float32":
+        values["model.dtype"] = ""  # Nothing is rounded.
+    module: nn.Module = BACKBONES[config.model.name].make(values, ways=ways)
+    return module
 
 
 def outer_learning_rate(config: ConfigDict) -> optax.Schedule:

@@ -12,6 +12,7 @@ from jax.sharding import SingleDeviceSharding
 from ml_collections import ConfigDict
 
 from mamlpp_jax import config as config_lib
+from mamlpp_jax.config.parts import ADAPTS, OUTER_DIRECTIONS
 from mamlpp_jax.errors import ConfigError
 from mamlpp_jax.training.learner import activation_size, state_shapes
 from mamlpp_jax.types import MetaState
@@ -85,9 +86,10 @@ def _of_training(
     config: ConfigDict, shape: tuple[int, ...], state: MetaState, per_image: int
 ) -> dict[str, int]:
     train, (support, query) = config.train, _images_per_task(config)
-    second_order = train.first_order_epochs < train.epochs and train.outer_gradient == "maml"
+    of_query_loss = OUTER_DIRECTIONS[train.outer_gradient].of_query_loss
+    second_order = train.first_order_epochs < train.epochs and of_query_loss
     # ANIL computes its features once; per step it stores those of the head, which are few.
-    fixed_body = config.inner.adapts == "head" and not config.norm.per_step_affine
+    fixed_body = not (ADAPTS[config.inner.adapts].body or config.norm.per_step_affine)
     stored_steps = 1 if config.compute.remat or fixed_body else train.inner_steps
     in_support = (_SUPPORT_SECOND * stored_steps if second_order else _SUPPORT_FIRST) * support
     in_query = _QUERY * query * (stored_steps if train.multi_step_epochs else 1)

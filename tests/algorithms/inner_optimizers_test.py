@@ -13,7 +13,6 @@ from mamlpp_jax.algorithms.inner_optimizers import (
     alfa,
     away_from_zero,
     lslr,
-    make_inner_optimizer,
     masked,
     metasgd,
     sgd,
@@ -274,8 +273,3 @@ def test_the_guard_changes_nothing_elsewhere():
     np.testing.assert_array_equal(updates["w"], gradients["w"])
     assert is_finite_at(ALL, optax.adam(0.1, eps_root=1e-8))
     assert is_finite_at(ALL, optax.sgd(0.1, momentum=0.9), optax.clip(1.0))
-
-
-def test_unknown_inner_optimizer_lists_the_known():
-    with pytest.raises(ValueError, match=r"adagrad.*sgd, lslr, metasgd, alfa"):
-        make_inner_optimizer("adagrad", 0.1)

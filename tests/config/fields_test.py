@@ -3,14 +3,11 @@
 import pytest
 
 from mamlpp_jax import config as config_lib
-from mamlpp_jax.algorithms.inner_optimizers import INNER_OPTIMIZERS
 from mamlpp_jax.config.fields import FIELDS
 from mamlpp_jax.data.episodes import NORMALIZATIONS
 from mamlpp_jax.errors import ConfigError
-from mamlpp_jax.models import BACKBONES
 from mamlpp_jax.ops import conv
 from mamlpp_jax.statistics import STATISTICS, Statistics
-from mamlpp_jax.training.compiled import OUTER_GRADIENTS
 
 
 def test_the_defaults_are_the_papers_protocol():
@@ -31,12 +28,9 @@ def test_a_default_configuration_is_its_callers_own():
     ("field", "registry"),
     [
         ("data.normalize", NORMALIZATIONS),
-        ("inner.optimizer", INNER_OPTIMIZERS),
         ("model.conv", conv.IMPL_NAMES),
-        ("model.name", BACKBONES),
         ("norm.eval_statistics", STATISTICS),
         ("norm.train_statistics", STATISTICS),
-        ("train.outer_gradient", OUTER_GRADIENTS),
     ],
 )
 def test_choices_are_those_of_the_registry(field, registry):

@@ -155,12 +155,6 @@ def test_fractions_are_not_ignored(tmp_path, field, value):
     config_lib.validate(small_config(**fractions))
 
 
-def test_only_conv4_has_a_form_without_max_pooling(tmp_path):
-    fields = {"model.name": "resnet12", "model.max_pool": False}
-    with refused(tmp_path, "max_pool is False, but resnet12 has no form", "model.name=conv4"):
-        config_lib.validate(small_config(**fields))
-
-
 def test_counts_must_divide(tmp_path):
     with refused(tmp_path, r"tasks_per_step is 2, .*compute\.devices=4", "a divisor of 2"):
         config_lib.validate(changed("compute.devices", 4))

@@ -18,7 +18,7 @@ from mamlpp_jax.algorithms.outer_loop import (
     make_train_step,
     meta_gradient,
 )
-from mamlpp_jax.models import init_model, make_backbone, make_forward
+from mamlpp_jax.models import init_model, make_forward
 from mamlpp_jax.models.layers import Conv, PerStepBatchNorm
 from mamlpp_jax.types import Batch, Episode, StepPlan
 
@@ -132,11 +132,6 @@ def test_the_outer_gradient_can_be_replaced():
     )
     for a, b, c in zip(*map(jax.tree.leaves, (old.meta, new.meta, half.meta)), strict=True):
         np.testing.assert_allclose(c - a, (b - a) / 2, atol=1e-6)
-
-
-def test_an_unknown_backbone_lists_the_known():
-    with pytest.raises(ValueError, match=r"resnet.*conv4"):
-        make_backbone("resnet", ways=5)
 
 
 class OneBlock(nn.Module):

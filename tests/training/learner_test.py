@@ -171,7 +171,7 @@ def update_once(state, **fields):
 
 
 def test_smoothing_needs_a_query_loss():
-    with pytest.raises(ConfigError, match="Reptile has no query loss to smooth"):
+    with pytest.raises(ConfigError, match=r"'reptile'.* has no query loss to smooth"):
         validate(small_config("reptile", **{"train.label_smoothing": 0.1}))
 
 

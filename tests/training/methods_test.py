@@ -9,7 +9,7 @@ from mamlpp_jax.algorithms.evaluation import task_logits
 from mamlpp_jax.artifacts.metric_writer import read_metrics
 from mamlpp_jax.artifacts.workdir import Workdir
 from mamlpp_jax.config.methods import METHODS
-from mamlpp_jax.models import BACKBONES
+from mamlpp_jax.config.parts import BACKBONES, Backbone
 from mamlpp_jax.training import trainer
 from mamlpp_jax.training.checkpoints import Checkpoints
 from mamlpp_jax.training.learner import first_state, make_learner
@@ -31,7 +31,7 @@ EPOCHS, PER_EPOCH = 3, 2
 
 @pytest.fixture(autouse=True)
 def _small_backbone(monkeypatch):
-    monkeypatch.setitem(BACKBONES, "conv4", lambda ways, **options: OneBlock(ways))
+    monkeypatch.setitem(BACKBONES, "conv4", Backbone(OneBlock))
 
 
 class _StopAfter(PreemptionHandler):
