@@ -1,8 +1,8 @@
 """Several processes that compute one run together: joining, agreeing, and leaving when one is lost.
 
 Every process runs the same program on its share of the tasks. They meet in collective operations, so all
-must take the same decisions in the same order: what a clock or a local disk might answer differently is
-asked of all of them here. With one process each function is a plain no-op or the obvious answer.
+must take the same decisions in the same order. Decisions that depend on a clock or a local disk are shared
+by the functions below. With one process each function is a plain no-op or the obvious answer.
 """
 
 from __future__ import annotations
@@ -18,15 +18,13 @@ from typing import NamedTuple, NoReturn
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from jax._src import distributed as jax_distributed
 from jax.experimental import multihost_utils
 
 from mamlpp_jax.errors import ConfigError
 
-# A process that has not been heard of for so long counts as lost, and the others end. JAX's own 100 s
-# would keep an allocation waiting for what cannot come.
+# A process silent for so long counts as lost, and the others end. JAX's own 100 s would waste an allocation.
 _HEARTBEAT_SECONDS = 30
-# For one process preparing a data set while the others wait; a lost process ends the wait earlier.
+# The others wait for a process that prepares a data set; a lost process ends the wait earlier.
 _PATIENCE_SECONDS = 24 * 3600
 _LOOPBACK = re.compile(r"localhost|127\.\d+\.\d+\.\d+|\[::1\]")
 
@@ -35,10 +33,10 @@ class Group(NamedTuple):
     """The processes that compute a run together.
 
     Attributes:
-        detect: ask the cluster (SLURM, Open MPI, Kubernetes, a TPU pod) for what is None below.
+        detect: whether the cluster (SLURM, Open MPI, Kubernetes, a TPU pod) supplies fields that are None.
         coordinator_address: host:port of process 0, which the others must reach.
-        num_processes: how many.
-        process_id: this one, from 0.
+        num_processes: number of processes.
+        process_id: number of this one, from 0.
     """
 
     detect: bool = False
@@ -59,7 +57,7 @@ def check_group(group: Group) -> None:
     if missing and len(missing) < len(fields) and not group.detect:
         raise ConfigError(
             f"{', '.join(missing)} missing: several processes need --coordinator_address=HOST:PORT, "
-            "--num_processes and --process_id together, or --distributed on a cluster that tells them."
+            "--num_processes and --process_id together, or --distributed on a cluster that supplies them."
         )
     address, processes, process = group[1:]
     if address is not None and not re.fullmatch(
@@ -82,11 +80,11 @@ def join(group: Group, timeout_seconds: int = 300) -> int:
     """Connects this process with the others; to be called before JAX is used for anything else.
 
     Args:
-        group: checked.
-        timeout_seconds: how long to wait for the others.
+        group: a group that `check_group` accepts.
+        timeout_seconds: longest wait for the others.
 
     Returns:
-        How many processes compute the run; 1 where no group was asked for.
+        Number of processes that compute the run; 1 without a group.
 
     Raises:
         ConfigError: the cluster could not be detected, or process 0 cannot be reached.
@@ -115,8 +113,20 @@ def join(group: Group, timeout_seconds: int = 300) -> int:
             f"{str(error).splitlines()[0]} Its port must be free on process 0's host and reachable "
             "from the others."
         ) from error
-    # `jax.process_count` would start the back end, whose devices are still to be set.
-    return int(jax_distributed.global_state.num_processes or 1)
+    return _index_and_count()[1]
+
+
+def _index_and_count() -> tuple[int, int]:
+    """This process's number, and how many there are, also before the back end starts.
+
+    JAX has no public name for it then: its own functions start the back end, whose devices are still to be set.
+    """
+    try:
+        from jax._src.distributed import global_state
+
+        return global_state.process_id, global_state.num_processes
+    except (ImportError, AttributeError):
+        return jax.process_index(), jax.process_count()
 
 
 def sharing_host(group: Group, processes: int) -> int:
@@ -134,9 +144,8 @@ def joined() -> bool:
 
 
 def process_prefix() -> str:
-    """The start of messages: "process 1 of 2: ", nothing where there is one process."""
-    state = jax_distributed.global_state
-    return f"process {state.process_id} of {state.num_processes}: " if joined() else ""
+    """The beginning of a message: "process 1 of 2: ", or "" where there is one process."""
+    return "process {} of {}: ".format(*_index_and_count()) if joined() else ""
 
 
 def is_first() -> bool:
@@ -148,7 +157,7 @@ def wait_for_all(name: str) -> None:
     """Returns when every process has called it.
 
     Args:
-        name: of the place in the program, for messages; may repeat.
+        name: name of the place in the program, for messages; may repeat.
     """
     barrier = ocp.multihost.get_barrier_sync_fn()
     barrier(key=f"mamlpp_{name}", timeout_ms=1000 * _PATIENCE_SECONDS)
@@ -156,7 +165,7 @@ def wait_for_all(name: str) -> None:
 
 @contextlib.contextmanager
 def first_then_others(name: str) -> Iterator[None]:
-    """Runs the block in process 0, then in the others, which find what it left on a shared disk.
+    """Runs the block in process 0, then in the others, which find its files on a shared disk.
 
     Args:
         name: see `wait_for_all`.
@@ -179,9 +188,9 @@ def check_same(what: str, content: Sequence[bytes | memoryview], hint: str) -> N
     """Checks that every process has the same content; every process must call it.
 
     Args:
-        what: is compared, for the message.
-        content: compared through its SHA-256.
-        hint: a sentence: what to do about a difference.
+        what: name of the compared thing, for the error.
+        content: bytes to compare, through their SHA-256.
+        hint: a sentence of advice against a difference.
 
     Raises:
         ConfigError: they differ; raised in every process.
@@ -200,20 +209,20 @@ def check_same(what: str, content: Sequence[bytes | memoryview], hint: str) -> N
 
 
 def leave() -> None:
-    """Disconnects at the end of a run, when every process has come to it."""
+    """Disconnects at the end of a run, when every process has reached it."""
     if joined():
         wait_for_all("end")
         jax.distributed.shutdown()
 
 
 def hard_exit(exit_code: int) -> NoReturn:
-    """Ends this process at once: nothing will come of waiting.
+    """Exits without cleanup; a clean shutdown could deadlock.
 
-    An orderly exit would wait for the other processes, which may wait for this one where it will never come, and
-    for the threads of a save that failed, which wait for one another. So the others learn of it within seconds.
+    It would wait for the other processes, which may wait for this one, and for the threads of a save that failed,
+    which wait for one another. The others notice this exit within seconds.
 
     Args:
-        exit_code: not 0.
+        exit_code: exit code, not 0.
     """
     sys.stdout.flush()
     sys.stderr.flush()

@@ -74,6 +74,9 @@ assert processes.join(processes.Group(False, sys.argv[1], 2, rank)) == 2
 jax.config.update("jax_num_cpu_devices", mesh_lib.cpu_devices(8, 4, 2, 1))
 assert processes.is_first() == (rank == 0)
 assert processes.process_prefix() == f"process {rank} of 2: "
+private, sys.modules["jax._src.distributed"] = sys.modules["jax._src.distributed"], None
+assert processes.process_prefix() == f"process {rank} of 2: "  # by public names alone
+sys.modules["jax._src.distributed"] = private
 
 with processes.first_then_others("file"):
     with open(folder + "/order", "a") as file:
