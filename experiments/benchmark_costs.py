@@ -23,8 +23,8 @@ from experiments.benchmark_rows import (
 )
 from mamlpp_jax.config import default_config
 from mamlpp_jax.training.checkpoints import Checkpoints
-from mamlpp_jax.training.compiled import compiled_evaluator
 from mamlpp_jax.training.experiment import build_experiment
+from mamlpp_jax.training.jitted import jitted_evaluator
 from mamlpp_jax.training.trainer import MINUTES_BETWEEN_EPOCHS
 from mamlpp_jax.types import MetaState
 
@@ -50,8 +50,8 @@ def evaluation_row(case: Case, tasks: int, modes: Sequence[str]) -> Row:
     """
     config = make_config(case, fields={"evaluation.tasks": tasks})
     experiment = build_experiment(config, random_images(case), ["val"])
-    state, stream = experiment.first_state(), experiment.tasks["val"]
-    evaluate = compiled_evaluator(experiment, "val", modes, every_step=False)
+    state, stream = experiment.init_run_state(), experiment.tasks["val"]
+    evaluate = jitted_evaluator(experiment, "val", modes, every_step=False)
 
     def call() -> None:
         jax.block_until_ready(evaluate(state.meta, state.batch_stats, stream))
@@ -79,7 +79,7 @@ def checkpoint_cost(cases: list[Case]) -> Iterator[Row]:
     config = make_config(_PAPER)
     step = compile_step(config, _PAPER, 2, False)
     step_ms = sum(times := time_calls(step.call)) / len(times)
-    state = step.experiment.first_state()
+    state = step.experiment.init_run_state()
     for epoch_s in (1e-3 * step_ms * config.train.steps_per_epoch, 1.0):
         # As the training loop does it: quick epochs are saved together, the best of them.
         between_s = min(

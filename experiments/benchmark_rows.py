@@ -16,8 +16,8 @@ from ml_collections import ConfigDict
 from experiments.benchmark_cases import Case, count_gflop
 from mamlpp_jax.config import apply_method, default_config, validate
 from mamlpp_jax.data.dataset import Dataset
-from mamlpp_jax.training.compiled import compiled_train_steps
 from mamlpp_jax.training.experiment import Experiment, build_experiment
+from mamlpp_jax.training.jitted import jitted_train_steps
 from mamlpp_jax.types import StepPlan
 
 _BUDGET_S, _LEAST_RUNS, _MOST_RUNS = 4.0, 3, 40
@@ -122,13 +122,13 @@ class Compiled:
 def compile_step(config: ConfigDict, case: Case, order: int, multi_step: bool) -> Compiled:
     """Builds and compiles a configuration's outer steps of one dispatch (one by default), as training does."""
     experiment = build_experiment(config, random_images(case), ["train"])
-    state = experiment.first_state()
+    state = experiment.init_run_state()
     steps = config.compute.steps_per_dispatch or 1
     source = experiment.tasks["train"].window(range(steps), range(case.tasks))
     weights = jnp.full(config.train.inner_steps, 1 / config.train.inner_steps, jnp.float32)
     plan = StepPlan(weights, order, multi_step)
     started = time.perf_counter()
-    train_step: Any = compiled_train_steps(experiment, steps)
+    train_step: Any = jitted_train_steps(experiment, steps)
     compiled = train_step.lower(state, source, plan).compile()
     seconds = time.perf_counter() - started
     memory = compiled.memory_analysis()

@@ -10,8 +10,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from mamlpp_jax import config as config_lib
-from mamlpp_jax.training.compiled import compiled_train_steps, steps_per_dispatch
 from mamlpp_jax.training.experiment import Experiment
+from mamlpp_jax.training.jitted import jitted_train_steps, steps_per_dispatch
 from mamlpp_jax.training.learner import epoch_plan, plan_name
 from mamlpp_jax.training.memory import estimate
 from mamlpp_jax.utils.memory import memory_text
@@ -94,7 +94,7 @@ def describe_memory(experiment: Experiment) -> str:
     """The compiler's estimate of device memory for each train function the run meets."""
     config = experiment.config
     steps = steps_per_dispatch(experiment, 0)
-    train_steps = compiled_train_steps(experiment, steps)
+    train_steps = jitted_train_steps(experiment, steps)
     source = experiment.tasks["train"].window(range(steps), range(config.train.tasks_per_step))
     lines = []
     for epochs in _epochs_by_function(config):

@@ -20,7 +20,7 @@ from mamlpp_jax.data.pipeline import TaskStream, make_task_stream
 from mamlpp_jax.data.splits import split_dataset
 from mamlpp_jax.distributed.mesh import make_mesh, replicate, replicated
 from mamlpp_jax.training.learner import (
-    first_state,
+    init_run_state,
     make_learner,
     make_optimizer,
     outer_learning_rate,
@@ -68,10 +68,10 @@ class Experiment:
         """Names of each split's classes, before rotation."""
         return {split: list(stream.class_names) for split, stream in self.tasks.items()}
 
-    def first_state(self) -> MetaState:
+    def init_run_state(self) -> MetaState:
         """The state before the first outer step, on the devices."""
         # Compiled as one function: its operations one by one take four times as long to compile.
-        make = jax.jit(lambda: first_state(self.config, self.image_shape))
+        make = jax.jit(lambda: init_run_state(self.config, self.image_shape))
         return replicate(make(), self.mesh)
 
     def state_shapes(self) -> MetaState:

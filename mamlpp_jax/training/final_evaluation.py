@@ -17,8 +17,8 @@ from mamlpp_jax.artifacts.results import Evaluation
 from mamlpp_jax.distributed import processes
 from mamlpp_jax.models import with_ways
 from mamlpp_jax.training.checkpoints import CheckpointReader
-from mamlpp_jax.training.compiled import compiled_evaluator
 from mamlpp_jax.training.experiment import Experiment
+from mamlpp_jax.training.jitted import jitted_evaluator
 from mamlpp_jax.types import MetaState
 from mamlpp_jax.utils.terminal import phase
 
@@ -101,7 +101,7 @@ def _predict(
     before_each: Callable[[], None],
 ) -> list[dict[str, Predictions]]:
     """The predictions of each state by mode."""
-    evaluate = compiled_evaluator(experiment, "test", modes, every_step=True)
+    evaluate = jitted_evaluator(experiment, "test", modes, every_step=True)
     predictions: list[dict[str, Predictions]] = []
     tested = f"{experiment.config.evaluation.tasks} tasks, {' and '.join(modes)} statistics"
     for number, state in enumerate(states, 1):

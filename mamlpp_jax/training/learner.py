@@ -102,7 +102,7 @@ def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
     return optax.chain(*parts)
 
 
-def first_state(config: ConfigDict, image_shape: tuple[int, int, int]) -> MetaState:
+def init_run_state(config: ConfigDict, image_shape: tuple[int, int, int]) -> MetaState:
     """The state before the first outer step; may be traced, for shapes without weights.
 
     Args:
@@ -144,7 +144,7 @@ def state_shapes(
         image_shape: (H, W, C).
         sharding: where the arrays are to lie.
     """
-    shapes = jax.eval_shape(lambda: first_state(config, image_shape))
+    shapes = jax.eval_shape(lambda: init_run_state(config, image_shape))
     return jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes
     )

@@ -23,12 +23,12 @@ from mamlpp_jax.data.pipeline import Window
 from mamlpp_jax.distributed import processes
 from mamlpp_jax.errors import MamlppError
 from mamlpp_jax.training.checkpoints import Checkpoints
-from mamlpp_jax.training.compiled import (
-    compiled_evaluator,
-    compiled_train_steps,
+from mamlpp_jax.training.experiment import Experiment
+from mamlpp_jax.training.jitted import (
+    jitted_evaluator,
+    jitted_train_steps,
     steps_per_dispatch,
 )
-from mamlpp_jax.training.experiment import Experiment
 from mamlpp_jax.training.learner import epoch_plan, plan_name
 from mamlpp_jax.training.preemption import PreemptionHandler, StoppedError
 from mamlpp_jax.types import MetaState, StepPlan
@@ -65,7 +65,7 @@ def train(
     )
     if latest is None:
         with phase("making the first state"):
-            state = experiment.first_state()
+            state = experiment.init_run_state()
     else:
         with phase(f"reading the checkpoint after outer step {latest}"):
             state = checkpoints.restore(latest, like=experiment.state_shapes())
@@ -105,10 +105,10 @@ class _Loop:
         self.preemption = preemption
         self.checkpoints, self.writer, self.progress = checkpoints, writer, progress
         self.per_dispatch = steps_per_dispatch(experiment, start)
-        self.train_steps = compiled_train_steps(experiment, self.per_dispatch)
+        self.train_steps = jitted_train_steps(experiment, self.per_dispatch)
         self.compiled: set[str] = set()
         self.statistics = config_lib.eval_statistics(self.config)[0]
-        self.evaluate = compiled_evaluator(experiment, "val", [self.statistics], every_step=False)
+        self.evaluate = jitted_evaluator(experiment, "val", [self.statistics], every_step=False)
         # All at once: the last bit of a cosine depends on how many are computed together.
         every_step = np.arange(config_lib.total_steps(self.config))
         self.rates = np.broadcast_to(experiment.learning_rate(every_step), every_step.shape)

@@ -243,9 +243,9 @@ def test_a_stop_while_the_data_are_made_is_obeyed_before_the_workdir_is_claimed(
 def test_a_stop_while_the_first_state_is_made_is_obeyed_before_anything_is_compiled(
     tmp_path, monkeypatch, listening
 ):
-    first_state = Experiment.first_state
-    monkeypatch.setattr(Experiment, "first_state", lambda self: stop() or first_state(self))
-    monkeypatch.setattr(trainer, "compiled_train_steps", lambda *_: pytest.fail("was compiled"))
+    init_run_state = Experiment.init_run_state
+    monkeypatch.setattr(Experiment, "init_run_state", lambda self: stop() or init_run_state(self))
+    monkeypatch.setattr(trainer, "jitted_train_steps", lambda *_: pytest.fail("was compiled"))
     workdir = Workdir(tmp_path / "run")
     with pytest.raises(StoppedError, match="received SIGTERM"):
         commands.train(small_config(), workdir, listening)

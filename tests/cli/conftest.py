@@ -20,7 +20,7 @@ def finished_config():
 def finished_and_compiled(tmp_path_factory, finished_config):
     """A finished run of MAML++, and how many functions each dispatch of outer steps compiled."""
     workdir = Workdir(tmp_path_factory.mktemp("runs") / "finished")
-    compile_steps, compiled = trainer.compiled_train_steps, []
+    compile_steps, compiled = trainer.jitted_train_steps, []
 
     def counting(*arguments):
         train_steps = compile_steps(*arguments)
@@ -35,7 +35,7 @@ def finished_and_compiled(tmp_path_factory, finished_config):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(commands, "load_dataset", lambda data: patterns())
-        patch.setattr(trainer, "compiled_train_steps", counting)
+        patch.setattr(trainer, "jitted_train_steps", counting)
         commands.train(finished_config, workdir)
     return workdir, compiled
 

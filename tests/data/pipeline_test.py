@@ -13,8 +13,8 @@ from mamlpp_jax.artifacts.workdir import Workdir
 from mamlpp_jax.data.dataset import Dataset
 from mamlpp_jax.data.pipeline import Window
 from mamlpp_jax.training.checkpoints import Checkpoints
-from mamlpp_jax.training.compiled import compiled_evaluator, steps_per_dispatch
 from mamlpp_jax.training.experiment import build_experiment
+from mamlpp_jax.training.jitted import jitted_evaluator, steps_per_dispatch
 from mamlpp_jax.training.trainer import train
 from tests.helpers.small_runs import patterns, small_config
 
@@ -131,8 +131,8 @@ def test_an_evaluation_in_blocks_gives_the_same_predictions():
     host = with_batch_bytes(host, "test", 1)
     predictions = []
     for experiment in (device, host):
-        evaluate = compiled_evaluator(experiment, "test", ["batch"], every_step=True)
-        state = experiment.first_state()
+        evaluate = jitted_evaluator(experiment, "test", ["batch"], every_step=True)
+        state = experiment.init_run_state()
         found = evaluate(state.meta, state.batch_stats, experiment.tasks["test"])
         predictions.append(found["batch"])
     equal(predictions[0].labels, predictions[1].labels)

@@ -373,7 +373,7 @@ def test_a_signal_while_it_compiles(runs, whole):
         "    print('compiling', flush=True)\n"
         "    libc.pthread_mutex_lock(mutex)\n"
         "    libc.pthread_mutex_lock(mutex)\n"
-        "trainer.compiled_train_steps = stuck\n"
+        "trainer.jitted_train_steps = stuck\n"
     )
     workdir = runs.folder / "compiling"
     process = runs.start(workdir, prelude=prelude)

@@ -19,7 +19,7 @@ from mamlpp_jax.inference.classifier import FewShotClassifier
 from mamlpp_jax.inference.trained_run import load_run
 from mamlpp_jax.training import checkpoint_access, learner as learner_lib
 from mamlpp_jax.training.checkpoints import CheckpointReader, Checkpoints
-from mamlpp_jax.training.compiled import compiled_evaluator
+from mamlpp_jax.training.jitted import jitted_evaluator
 from tests.helpers.damage import DAMAGES, contents, flip_a_bit
 from tests.helpers.refusals import compilations, refused
 from tests.helpers.saved_states import at, save_all
@@ -39,7 +39,7 @@ def save_run(workdir, accuracies, channels=1, **fields):
     config = small_config(**fields)
     workdir.claim(config)
     workdir.record_data("f00", channels, {})
-    state = learner_lib.first_state(config, (SIZE, SIZE, channels))
+    state = learner_lib.init_run_state(config, (SIZE, SIZE, channels))
     with Checkpoints(workdir.path, num_best=3, config=config.to_dict()) as checkpoints:
         save_all(checkpoints, state, accuracies)
     return state
@@ -296,7 +296,7 @@ def test_a_loaded_run_scores_what_its_test_did(tmp_path, monkeypatch):
     run = load_run(workdir.path)
     assert [run.epoch] == workdir.results()["best_epochs"][:1]
     experiment = dataclasses.replace(small_experiment("maml+ca", **fields), learner=run.learner)
-    evaluate = compiled_evaluator(experiment, "test", ["support"], every_step=True)
+    evaluate = jitted_evaluator(experiment, "test", ["support"], every_step=True)
     found = evaluate(run.meta, run.batch_stats, experiment.tasks["test"])
     scores = score(found["support"])
     assert scores.accuracy_per_step == best.accuracy_per_step

@@ -10,8 +10,8 @@ import pytest
 from configs import omniglot
 from mamlpp_jax.algorithms.outer_loop import mean_over_chunks, meta_gradient
 from mamlpp_jax.data.sources.registry import load_dataset
-from mamlpp_jax.training.compiled import compiled_train_steps
 from mamlpp_jax.training.experiment import build_experiment
+from mamlpp_jax.training.jitted import jitted_train_steps
 from mamlpp_jax.types import StepPlan
 
 TASKS, STEPS = 16, 400
@@ -57,7 +57,7 @@ def test_bfloat16_meta_gradients_point_the_same_way(tmp_path):
     if not os.environ.get("MAMLPP_DATA_DIR"):
         pytest.skip("set MAMLPP_DATA_DIR to a folder with tfds/omniglot")
     full, half = experiments(tmp_path)
-    state, train_step = full.first_state(), compiled_train_steps(full, 10)
+    state, train_step = full.init_run_state(), jitted_train_steps(full, 10)
     source = full.tasks["train"].window(range(1), range(TASKS))
     for _ in range(STEPS // 10):
         state, _ = train_step(state, source, plan(order=1))

@@ -9,7 +9,7 @@ from mamlpp_jax import config as config_lib
 from mamlpp_jax.config.parts import BACKBONES, Backbone
 from mamlpp_jax.errors import DataError
 from mamlpp_jax.models import Conv4, ResNet12
-from mamlpp_jax.training.compiled import compiled_evaluator, compiled_train_steps
+from mamlpp_jax.training.jitted import jitted_evaluator, jitted_train_steps
 from mamlpp_jax.training.learner import epoch_plan
 from tests.helpers.small_runs import small_config, small_experiment
 
@@ -32,11 +32,11 @@ def first_loss(**fields):
     config = small_config("fomaml", **fields)
     config_lib.validate(config)
     experiment = small_experiment("fomaml", **fields)
-    state = experiment.first_state()
-    evaluate = compiled_evaluator(experiment, "val", ["batch"], every_step=False)
+    state = experiment.init_run_state()
+    evaluate = jitted_evaluator(experiment, "val", ["batch"], every_step=False)
     logits = evaluate(state.meta, state.batch_stats, experiment.tasks["val"])["batch"].logits
     source = experiment.tasks["train"].window(range(1), range(2))
-    step = compiled_train_steps(experiment, 1)
+    step = jitted_train_steps(experiment, 1)
     state, metrics = step(state, source, epoch_plan(config, 0))
     assert int(state.step) == 1
     assert bool(metrics.finite[0])

@@ -22,7 +22,7 @@ from tests.helpers.small_runs import small_config, small_experiment
 
 @pytest.fixture(scope="module")
 def state():
-    return small_experiment().first_state()
+    return small_experiment().init_run_state()
 
 
 @pytest.fixture(scope="module")

@@ -57,7 +57,7 @@ def test_devices_and_chunks(devices, chunk, expected):
 
 def test_the_first_state_lies_on_every_device():
     experiment = small_experiment(**{"compute.devices": 2})
-    state, shapes = experiment.first_state(), experiment.state_shapes()
+    state, shapes = experiment.init_run_state(), experiment.state_shapes()
     assert len(state.step.sharding.device_set) == 2
     assert jax.tree.map(lambda leaf: leaf.sharding, state) == jax.tree.map(
         lambda leaf: leaf.sharding, shapes

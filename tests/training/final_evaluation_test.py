@@ -31,7 +31,7 @@ def experiment():
 
 @pytest.fixture(scope="module")
 def state(experiment):
-    return experiment.first_state()
+    return experiment.init_run_state()
 
 
 def steps_of(states):

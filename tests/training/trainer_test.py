@@ -29,7 +29,7 @@ class _CrashError(Exception):
 
 
 class FakeSteps:
-    """In the place of `compiled_train_steps`: numbers that depend on the outer step alone."""
+    """In the place of `jitted_train_steps`: numbers that depend on the outer step alone."""
 
     def __init__(self):
         self.calls = []  # (first step, steps, order, multi_step)
@@ -56,17 +56,17 @@ class FakeSteps:
 
 @pytest.fixture(scope="module")
 def shared_state():
-    return small_experiment().first_state()
+    return small_experiment().init_run_state()
 
 
 @pytest.fixture
 def fake(monkeypatch, shared_state):
     steps = FakeSteps()
-    monkeypatch.setattr(trainer, "compiled_train_steps", steps)
+    monkeypatch.setattr(trainer, "jitted_train_steps", steps)
     monkeypatch.setattr(
-        trainer, "compiled_evaluator", lambda *given, **_: partial(_predict, given[2])
+        trainer, "jitted_evaluator", lambda *given, **_: partial(_predict, given[2])
     )
-    monkeypatch.setattr(Experiment, "first_state", lambda self: shared_state)
+    monkeypatch.setattr(Experiment, "init_run_state", lambda self: shared_state)
     return steps
 
 

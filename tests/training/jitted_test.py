@@ -5,9 +5,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from mamlpp_jax.training.compiled import (
-    compiled_evaluator,
-    compiled_train_steps,
+from mamlpp_jax.training.jitted import (
+    jitted_evaluator,
+    jitted_train_steps,
     steps_per_dispatch,
 )
 from mamlpp_jax.training.learner import epoch_plan
@@ -36,7 +36,7 @@ def test_images_on_the_host_limit_a_dispatch(windows_of, expected):
 
 def test_outer_steps_compile_once_per_order_and_kind_of_loss():
     experiment = small_experiment(**{"train.epochs": 4, "train.multi_step_epochs": 3})
-    steps, state = compiled_train_steps(experiment, 2), experiment.first_state()
+    steps, state = jitted_train_steps(experiment, 2), experiment.init_run_state()
     source = experiment.tasks["train"].window(range(2), range(2))
     plans = [epoch_plan(experiment.config, epoch) for epoch in range(4)]
     assert [(p.order, p.multi_step) for p in plans] == [
@@ -58,9 +58,9 @@ def test_outer_steps_compile_once_per_order_and_kind_of_loss():
 
 def test_an_evaluator_takes_the_tasks_and_steps_it_is_made_for():
     experiment = small_experiment()
-    state = experiment.first_state()
+    state = experiment.init_run_state()
     for every_step, entries in ((True, 3), (False, 1)):
-        evaluate = compiled_evaluator(experiment, "val", ["batch"], every_step=every_step)
+        evaluate = jitted_evaluator(experiment, "val", ["batch"], every_step=every_step)
         predictions = evaluate(state.meta, state.batch_stats, experiment.tasks["val"])["batch"]
         assert predictions.logits.shape == (4, entries, 3, 3)
         assert predictions.labels.shape == (4, 3)
@@ -68,8 +68,8 @@ def test_an_evaluator_takes_the_tasks_and_steps_it_is_made_for():
 
 def test_the_statistics_mode_is_the_evaluators_and_not_trainings():
     experiment = small_experiment()
-    state = experiment.first_state()
+    state = experiment.init_run_state()
     modes = ("batch", "running", "support")
-    evaluate = compiled_evaluator(experiment, "val", modes, every_step=False)
+    evaluate = jitted_evaluator(experiment, "val", modes, every_step=False)
     found = evaluate(state.meta, state.batch_stats, experiment.tasks["val"])
     assert len({found[mode].logits.tobytes() for mode in modes}) == 3

@@ -18,7 +18,7 @@ _MAX_STEPS_PER_DISPATCH = {"cpu": 5}
 _DEFAULT_STEPS_PER_DISPATCH = 50
 
 
-def compiled_train_steps(experiment: Experiment, steps: int) -> TrainStep:
+def jitted_train_steps(experiment: Experiment, steps: int) -> TrainStep:
     """The jitted outer steps, `steps` of them per call; compiles once per (order, multi_step)."""
     config = experiment.config
     key = stream_key(config.seed, "drop") if BACKBONES[config.model.name].is_random else None
@@ -46,7 +46,7 @@ def steps_per_dispatch(experiment: Experiment, start_step: int) -> int:
     return largest_divisor(math.gcd(config.train.steps_per_epoch, start_step), limit)
 
 
-def compiled_evaluator(
+def jitted_evaluator(
     experiment: Experiment, split: str, modes: Sequence[str], *, every_step: bool
 ) -> Evaluator:
     """The jitted evaluation of a split's tasks under statistics modes.
