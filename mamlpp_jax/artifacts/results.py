@@ -26,7 +26,7 @@ class Evaluation:
         query: query images per class.
         inner_steps: S.
         tasks: number of tested tasks.
-        accuracy: after the last inner step, mean over tasks, a fraction.
+        accuracy: value after the last inner step, mean over tasks, a fraction.
         ci95: half-width of its 95 % interval over tasks.
         loss: mean cross-entropy after the last inner step; one that is not finite is null in the file, and NaN
             when it is read.

@@ -88,11 +88,11 @@ def sample_indices(
     """Samples the images of one task.
 
     Args:
-        key: of this task.
+        key: random key of the task.
         starts: int32 [classes].
         sizes: int32 [classes], at least shot + query each.
         spec: way, shot, query and rotations.
-        max_class_size: at least every class size; static.
+        max_class_size: static bound of the class sizes.
 
     Returns:
         int32 [way, shot + query] image indices, no image twice in a class, and int32 [way] quarter rotations.

@@ -35,7 +35,7 @@ class TaskStream:
 
     Attributes:
         host: source of the tasks, on the host.
-        class_names: of the split, before rotation.
+        class_names: names of the split's classes, before rotation.
         sample_tasks: ``(source, step, task_indices [B]) -> Episode``, to be called inside jit with a source from
             `windows` or `blocks`.
         mesh: the devices.

@@ -33,7 +33,7 @@ def split_dataset(
 
     Args:
         dataset: classes in name order.
-        data_config: has ``seed`` and the fields above.
+        data_config: configuration with ``seed`` and the fields above.
         way: classes of a task.
         rotations: number of classes that each class of a split counts as; 1 where it is missing.
         recorded: names of the classes of each split, where they have been chosen before.

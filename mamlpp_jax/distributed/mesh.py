@@ -24,7 +24,7 @@ def cpu_devices(tasks_per_step: int, devices: int, processes: int, cores: int) -
 
     Args:
         tasks_per_step: the meta-batch.
-        devices: of all processes together; 0 for as many as there are cores and divide the tasks.
+        devices: number in all processes together; 0 for as many as there are cores and divide the tasks.
         processes: number of processes that compute the run.
         cores: number of cores this process may use.
     """

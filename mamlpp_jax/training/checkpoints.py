@@ -277,6 +277,10 @@ class Checkpoints(CheckpointReader):
         """The newest checkpoint's outer step, None when there is none; it may be under way."""
         return self._orbax.latest_step()
 
+    def best_steps(self, count: int | None = None) -> list[int]:
+        """See `CheckpointReader.best_steps`; by default as many as stay."""
+        return super().best_steps(count or self._num_best)
+
     def _read(self, step: int, items: ocp.args.Composite) -> Any:
         return self._orbax.restore(step, args=items)
 

@@ -56,7 +56,7 @@ def run_test(
         experiment: parts, whose configuration has the conditions.
         states: best first; heads of another number of ways are fitted.
         data: name of the data in results; "" for the run's own.
-        before_each: called before each model's evaluation; may raise to leave.
+        before_each: callback before each model's evaluation; may raise to leave.
 
     Returns:
         Per statistics mode the ensemble and the best epoch; for each of these, by its key, the correct query images

@@ -99,7 +99,7 @@ def test_checkpoints_that_a_run_goes_on_from(count, sandbox):
     def check(changes):
         copied = saved.spoil(changes)
         with sandbox.reads(allowed=copied), Checkpoints(copied, num_best=2) as checkpoints:
-            checkpoints.best_steps()
+            checkpoints.best_steps(2)
             latest = checkpoints.latest_step()
             sandbox.refused += latest != 4  # damaged, so it was quarantined
             if latest is not None:

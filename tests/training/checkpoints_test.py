@@ -47,9 +47,9 @@ def assert_same(a, b):
 def test_best_first_and_ties_to_the_later(tmp_path, state, accuracies, best):
     with Checkpoints(tmp_path, num_best=3) as checkpoints:
         save_all(checkpoints, state, accuracies)
-        assert checkpoints.best_steps(3) == best
+        assert checkpoints.best_steps() == best
     with Checkpoints(tmp_path, num_best=3) as checkpoints:
-        assert checkpoints.best_steps(3) == best
+        assert checkpoints.best_steps() == best
         assert checkpoints.latest_step() == max(accuracies)
     expected = sorted({*best, *sorted(accuracies)[-2:]})
     assert saved_steps(tmp_path) == expected
@@ -62,9 +62,9 @@ def test_best_first_and_ties_to_the_later(tmp_path, state, accuracies, best):
 def test_a_save_inside_an_epoch_is_the_latest_and_replaced_by_the_next(tmp_path, state):
     with Checkpoints(tmp_path, num_best=1) as checkpoints:
         save_all(checkpoints, state, {4: 0.9, 6: None})
-        assert (checkpoints.latest_step(), checkpoints.best_steps(3)) == (6, [4])
+        assert (checkpoints.latest_step(), checkpoints.best_steps()) == (6, [4])
         save_all(checkpoints, state, {8: 0.1})
-        assert (checkpoints.latest_step(), checkpoints.best_steps(3)) == (8, [4])
+        assert (checkpoints.latest_step(), checkpoints.best_steps()) == (8, [4])
     assert saved_steps(tmp_path) == [4, 6, 8]
     with Checkpoints(tmp_path, num_best=1) as checkpoints:
         save_all(checkpoints, state, {10: None})
@@ -73,9 +73,9 @@ def test_a_save_inside_an_epoch_is_the_latest_and_replaced_by_the_next(tmp_path,
 
 def test_a_save_before_the_first_epoch_ends_ranks_nothing(tmp_path, state):
     with Checkpoints(tmp_path, num_best=3) as checkpoints:
-        assert (checkpoints.latest_step(), checkpoints.best_steps(3)) == (None, [])
+        assert (checkpoints.latest_step(), checkpoints.best_steps()) == (None, [])
         checkpoints.save(at(state, 1))
-        assert (checkpoints.latest_step(), checkpoints.best_steps(3)) == (1, [])
+        assert (checkpoints.latest_step(), checkpoints.best_steps()) == (1, [])
 
 
 @pytest.mark.parametrize("like", ["state", "shapes"])
@@ -126,7 +126,7 @@ def test_a_damaged_checkpoint_is_quarantined_by_name_and_the_one_before_is_used(
         assert checkpoints.latest_step() == 4
         assert_same(checkpoints.restore(4, like=shapes), at(state, 4))
         save_all(checkpoints, state, {8: 0.6})  # The run comes by again.
-        assert checkpoints.best_steps(3) == [8]
+        assert checkpoints.best_steps() == [8]
     assert "checkpoints/8 is skipped" in caplog.text
     assert (tmp_path / "damaged" / "8").is_dir()
 
@@ -153,7 +153,7 @@ def test_what_is_no_checkpoint_is_left_alone_or_quarantined(tmp_path, state, str
     with Checkpoints(tmp_path, num_best=1) as checkpoints:
         assert checkpoints.latest_step() == 4
         save_all(checkpoints, state, {8: 0.6})
-        assert checkpoints.best_steps(3) == [8]
+        assert checkpoints.best_steps() == [8]
 
 
 def test_a_renamed_checkpoint_is_refused_by_name(tmp_path, state, shapes):
@@ -185,7 +185,7 @@ def test_buffered_epochs_are_written_with_the_next_save(tmp_path, state, shapes)
         assert checkpoints.latest_step() is None
         checkpoints.save(at(state, 18))
         assert not checkpoints.has_buffered
-        assert checkpoints.best_steps(3) == [4, 12]
+        assert checkpoints.best_steps() == [4, 12]
     assert saved_steps(tmp_path) == [4, 12, 16, 18]
     with Checkpoints(tmp_path, num_best=2) as checkpoints:
         assert_same(checkpoints.restore(12, like=shapes), at(state, 12))
@@ -211,7 +211,7 @@ def test_a_save_during_which_the_clock_jumps_is_made_again(tmp_path, state, monk
         for step in range(1, 6):
             save_all(checkpoints, state, {step: 0.1 * step})
             ahead[0] += 86400
-        assert checkpoints.best_steps(3) == [5, 4, 3]
+        assert checkpoints.best_steps() == [5, 4, 3]
     assert saved_steps(tmp_path) == [3, 4, 5]
     assert "is written again" in caplog.text
 
@@ -221,7 +221,7 @@ def test_a_damaged_epoch_that_is_not_the_latest_is_missing_by_name(tmp_path, sta
         save_all(checkpoints, state, {4: 0.5, 8: 0.4, 12: 0.3})
     flip_a_bit(tmp_path / "checkpoints" / "4")
     with caplog.at_level("WARNING", "absl"), Checkpoints(tmp_path, num_best=1) as checkpoints:
-        assert (checkpoints.latest_step(), checkpoints.best_steps(3)) == (12, [8])
+        assert (checkpoints.latest_step(), checkpoints.best_steps()) == (12, [8])
     assert "missing among the best epochs" in caplog.text
 
 

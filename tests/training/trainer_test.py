@@ -86,9 +86,10 @@ def run(workdir, preemption=None, method="maml++", **fields):
         "compute.steps_per_dispatch": 1,
     }
     experiment = small_experiment(method, **{**usual, **fields})
-    with Checkpoints(workdir, experiment.config.evaluation.ensemble) as checkpoints:
+    best = experiment.config.evaluation.ensemble
+    with Checkpoints(workdir, best) as checkpoints:
         trainer.train(experiment, Workdir(workdir), checkpoints, preemption)
-        return checkpoints.latest_step(), checkpoints.best_steps()
+        return checkpoints.latest_step(), checkpoints.best_steps(best)
 
 
 def latest_step(workdir):

@@ -21,7 +21,7 @@ class _Source(NamedTuple):
     Attributes:
         module: name of the module, imported where it is called, since reading the cache takes NumPy alone.
         reads: fields of folders that it reads.
-        channels: of its images; 0 when ``data.channels`` or the images decide.
+        channels: number of channels of its images; 0 when ``data.channels`` or the images decide.
         inverted: whether it inverts dark writing on white paper: ink 255, paper 0.
         has_identity: whether it reads many data sets, each with its own cache file.
         version: see `CacheKey`.
