@@ -1,10 +1,10 @@
-"""Copies what is kept of a run: small enough to be committed, enough to trace every number.
+"""Archives a run: small enough to be committed, enough to trace every number.
 
-    python -m experiments.paper.keep WORKDIR experiments/results/NAME [why the run failed]
+    python -m experiments.paper.keep WORKDIR experiments/results/NAME [why the run failed] [--members] [--half]
 
-Kept are the results, the configuration, the correct query images per test task, a line per epoch (`epochs.jsonl`),
-the figures and the weights of the best epoch (`weights.safetensors`); `FewShotClassifier.from_pretrained` reads the
-folder.
+The archive has the results, the configuration, the correct query images per test task, a line per epoch
+(`epochs.jsonl`), the figures, and the best epoch as a saved model, which `FewShotClassifier.from_pretrained` reads.
+--members has every epoch of the ensemble in that model, whatever its size; --half stores weights in half precision.
 """
 
 from __future__ import annotations
@@ -17,103 +17,123 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
-from absl import app
+from absl import app, flags
+from ml_collections import ConfigDict
 from PIL import Image
 
 from experiments.paper.runs import EPOCHS_FILE, FAILURE_FILE
+from mamlpp_jax import config as config_lib
 from mamlpp_jax.artifacts.metric_writer import TIMING_FILE, read_metrics
 from mamlpp_jax.artifacts.workdir import Workdir
 from mamlpp_jax.cli.flags import fail
 from mamlpp_jax.errors import MamlppError, WorkdirError
-from mamlpp_jax.inference.saved_model import KEPT_WEIGHTS, weights_bytes
-from mamlpp_jax.inference.trained_run import load_run
+from mamlpp_jax.inference.model import from_runs
+from mamlpp_jax.inference.older_models import ARCHIVED_WEIGHTS
+from mamlpp_jax.inference.saved_model import CARD, CONFIG, DESCRIPTION, WEIGHTS, model_files
+from mamlpp_jax.inference.trained_run import load_best
 from mamlpp_jax.utils.files import json_bytes, read_json, wrap_os_errors, write_atomically
 
-LIMIT_BYTES = 800_000  # of a run; weights and figures that do not fit are left out
+LIMIT_BYTES = 800_000  # of a run; its model and figures are left out where they do not fit
 _FIGURE_COLORS = 64
-_FOLDERS = ("manual_dir", "tfds_dir", "cache_dir")  # where this machine has its data
 
 
-def keep(workdir: Workdir, output: pathlib.Path, failure: str = "", *, small: bool = False) -> None:
-    """Copies a finished run, or what there is of one that failed.
+def keep(
+    workdir: Workdir,
+    output: pathlib.Path,
+    failure: str = "",
+    *,
+    small: bool = False,
+    members: bool = False,
+    half: bool = False,
+) -> None:
+    """Archives a finished run, or what there is of one that failed.
 
     Args:
         workdir: of the run.
-        output: made if need be; files of an earlier copy are replaced, once all of the run's are read.
+        output: made if need be; files of an earlier archive are replaced, once all of the run's are read.
         failure: why the run ended without a test; "" for a finished run.
-        small: leaves out the weights, the figures and the page that shows them.
+        small: leaves out the model, the figures and the page that shows them.
+        members: archives every epoch of the ensemble, whatever the size; otherwise the best epoch, if it fits.
+        half: stores weights in half precision.
 
     Raises:
         WorkdirError: the run is not finished, or a file cannot be read or written.
+        ModelError: a weight is too large for half precision.
     """
     config = workdir.config()
     results = {} if failure else read_json(workdir.results_file)
     if not failure and not results["finished"]:  # tested by an evaluation, while it was trained
         raise WorkdirError(
             f"the run in {workdir} is not finished: its {workdir.results_file.name} is of outer step "
-            f"{results['steps']}. Give its training command again, and keep it afterwards."
+            f"{results['steps']}. Give its training command again, and archive it afterwards."
         )
     data = read_json(workdir.data_file)
     counts = {split: len(names) for split, names in data.pop("classes").items()}
     records = epoch_records(workdir, config.train.steps_per_epoch)
     files = {
-        "config.json": json_bytes(_without_folders(config.to_dict())),
+        CONFIG: json_bytes(_without_folders(config)),
         "data.json": json_bytes({**data, "num_classes": counts}),
         EPOCHS_FILE: "".join(f"{json.dumps(record)}\n" for record in records).encode(),
     }
     if failure:
         files[FAILURE_FILE] = f"{failure}\n".encode()
     else:
-        room = LIMIT_BYTES - sum(map(len, files.values()))
-        files |= _files_of_finished(workdir, results, room, small)
+        results["config"] = _without_folders(ConfigDict(results["config"]))
+        pages = [workdir.correct_file, *([] if small else [workdir.path / "results.md"])]
+        files |= {path.name: _read(path) for path in pages}
+        # Last, since a folder with results counts as complete.
+        last = {workdir.results_file.name: json_bytes(results)}
+        if not small:
+            room = LIMIT_BYTES - _size(files | last)
+            files |= _model_and_figures(workdir, room, members=members, half=half)
+        files |= last
     with wrap_os_errors(output, "make"):
         output.mkdir(parents=True, exist_ok=True)
-        earlier = (FAILURE_FILE, workdir.results_file.name, KEPT_WEIGHTS)
-        for path in (*(output / name for name in earlier), *output.glob("*.png")):
+        earlier = (FAILURE_FILE, workdir.results_file.name, WEIGHTS, CARD, DESCRIPTION)
+        for path in (
+            *(output / name for name in (*earlier, ARCHIVED_WEIGHTS)),
+            *output.glob("*.png"),
+        ):
             path.unlink(missing_ok=True)
     for name, content in files.items():
         write_atomically(output / name, content)
 
 
-def _files_of_finished(
-    workdir: Workdir, results: dict[str, Any], room: int, small: bool
+def _model_and_figures(
+    workdir: Workdir, room: int, *, members: bool, half: bool
 ) -> dict[str, bytes]:
-    """What a failed run does not have; the results come last, since a folder with results counts as complete."""
-    results = {**results, "config": _without_folders(results["config"])}
-    files = {}
-    for path in (workdir.correct_file, *([] if small else [workdir.path / "results.md"])):
-        with wrap_os_errors(path, "read"):
-            files[path.name] = path.read_bytes()
-    last = {workdir.results_file.name: json_bytes(results)}
-    room -= sum(map(len, (files | last).values()))
-    return files | ({} if small else _that_fit(workdir, results, room)) | last
-
-
-def _that_fit(workdir: Workdir, results: Mapping[str, Any], room: int) -> dict[str, bytes]:
-    """The weights of the best epoch and, the smallest first, the figures, as far as there is room for so many bytes."""
-    run = load_run(workdir.path)
-    described = ("experiment", "method", "protocol", "seed", "commit")
-    about = {key: str(results[key]) for key in described}
-    about |= {"epoch": str(run.epoch), "step": str(run.step)}
-    weights = weights_bytes(run.meta, run.batch_stats, **about)
+    """The run's model and, the smallest first, its figures, as far as there is room for so many bytes."""
+    count = workdir.config().evaluation.ensemble if members else 1
+    model = model_files(from_runs(load_best(workdir.path, count)), half=half)
+    del model[CONFIG]  # which the run has
     figures = sorted(_figures(workdir.path).items(), key=lambda item: len(item[1]))
-    files = {}
-    for name, content in ((KEPT_WEIGHTS, weights), *figures):
-        if len(content) <= room:
-            files[name] = content
-            room -= len(content)
+    files = model if members else {}
+    for group in (*([] if members else [model]), *({name: content} for name, content in figures)):
+        if _size(group) <= room:
+            files = files | group
+            room -= _size(group)
     return files
 
 
-def _without_folders(config: dict[str, Any]) -> dict[str, Any]:
-    return {**config, "data": {**config["data"], **dict.fromkeys(_FOLDERS, "")}}
+def _size(files: Mapping[str, bytes]) -> int:
+    return sum(map(len, files.values()))
+
+
+def _read(path: pathlib.Path) -> bytes:
+    with wrap_os_errors(path, "read"):
+        return path.read_bytes()
+
+
+def _without_folders(config: ConfigDict) -> dict[str, Any]:
+    fields: dict[str, Any] = config_lib.without_folders(config).to_dict()
+    return fields
 
 
 def epoch_records(workdir: Workdir, steps_per_epoch: int) -> list[dict[str, Any]]:
-    """A record per epoch: means of the training metrics, the validation, seconds, and where it was made.
+    """A record per epoch: means of the training metrics, the validation, seconds, and its provenance.
 
     `ms_per_step` is the median over dispatches, which leaves compilation out; `seconds` and `validation_seconds`
-    are what passed; `made` is the hardware and commit at the epoch's end.
+    are elapsed times; `made` is the hardware and commit at the epoch's end.
     """
     times, metrics = read_metrics(workdir.path, TIMING_FILE), read_metrics(workdir.path)
     starts = [row for row in times if "made" in row]
@@ -169,11 +189,20 @@ def _main(argv: list[str]) -> None:
             "give the workdir, the folder to copy to, and perhaps why the run failed."
         )
     jax.config.update("jax_platforms", "cpu")
+    chosen = flags.FLAGS
     try:
-        keep(Workdir(argv[1]), pathlib.Path(argv[2]), *argv[3:])
+        keep(
+            Workdir(argv[1]),
+            pathlib.Path(argv[2]),
+            *argv[3:],
+            members=chosen.members,
+            half=chosen.half,
+        )
     except MamlppError as error:
         fail(str(error))
 
 
 if __name__ == "__main__":
+    flags.DEFINE_bool("members", False, "Archive every epoch of the ensemble, of any size.")
+    flags.DEFINE_bool("half", False, "Store weights in half precision.")
     app.run(_main)

@@ -77,15 +77,8 @@ def to_compare(
     config: ConfigDict, overrides: Mapping[str, Any], data_config: ConfigDict | None
 ) -> list[Any]:
     """The part of a command that must be the same in every process, for JSON; each host may have its data elsewhere."""
-    other = None if data_config is None else _without_folders(data_config)
-    return [dict(overrides), other, _without_folders(config)]
-
-
-def _without_folders(config: ConfigDict) -> dict[str, Any]:
-    fields: dict[str, Any] = config.to_dict()
-    for field in ("tfds_dir", "manual_dir", "cache_dir"):
-        del fields["data"][field]
-    return fields
+    other = None if data_config is None else config_lib.without_folders(data_config).to_dict()
+    return [dict(overrides), other, config_lib.without_folders(config).to_dict()]
 
 
 def train(

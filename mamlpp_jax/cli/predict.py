@@ -3,9 +3,9 @@
     python -m mamlpp_jax.predict --model=runs/quickstart --support=DIR --query=DIR --output=predictions.csv
     python -m mamlpp_jax.predict --model=omniglot --support=DIR --query=a.png b.png --figure=predictions.png
 
---model is a model that comes with the package, the folder of a saved model, a run's --workdir, or what
-experiments.paper.keep keeps of a run. --support holds a folder per class with its images, named after it. --query is
-an image or a folder, whose images at any depth are taken; it can be given several times, and further images may follow.
+--model is a model that comes with the package, the folder of a saved model or of an archived run, or a run's --workdir.
+--support holds a folder per class with its images, named after it. --query is an image or a folder, whose images at
+any depth are taken; it can be given several times, and further images may follow.
 
 Exit codes: 0 done; 2 bad input, with one paragraph on standard error.
 """

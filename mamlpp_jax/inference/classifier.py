@@ -81,8 +81,8 @@ class FewShotClassifier:
 
         Args:
             name: of a model that comes with the package, which wins over a folder of that name (`./omniglot` is the
-                folder); or the folder of a saved model; or the working directory of a run; or the folder of what
-                `experiments.paper.keep` keeps of one, which has the best epoch alone.
+                folder); or the folder of a saved model, such as a run that `experiments.paper.keep` archived; or the
+                working directory of a run.
             ensemble: how many of the best members or epochs are averaged, fewer where there are fewer. None for
                 all members of a saved model and for the best epoch of a run.
             **settings: `statistics`, `inner_steps` and `polarity`, as in `FewShotClassifier`.
@@ -115,7 +115,7 @@ class FewShotClassifier:
             )
         squares = self.preprocess(images)
         _check_lengths(squares, labels)
-        if len(classes) > self.model.way and not self.model.fields["model.shared_head"]:
+        if len(classes) > self.model.way and not self.model.config.model.shared_head:
             warnings.warn(
                 f"{len(classes)} classes are more than the {self.model.way} the model was trained with; the others "
                 "start from the mean of those outputs, which can cost much accuracy.",
@@ -181,7 +181,7 @@ class FewShotClassifier:
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Writes the trained model and its settings, not the classes of `fit`, for `from_pretrained`.
 
-        Writes `config.json`, `model.safetensors` and the model card `README.md`, each as a whole.
+        Writes the files that `inference.saved_model` lists, each as a whole.
 
         Raises:
             ModelError: the folder is something else's, such as a run's working directory.
@@ -218,8 +218,8 @@ def _with_settings(
     model: FewShotModel, statistics: str | None, inner_steps: int | None, polarity: str | None
 ) -> FewShotModel:
     if statistics is not None:
-        trained = str(model.fields["norm.train_statistics"])
-        check_usable(statistics, trained, averaged=bool(model.fields["train.average_decay"]))
+        trained, averaged = model.config.norm.train_statistics, model.config.train.average_decay
+        check_usable(statistics, trained, averaged=bool(averaged))
     if inner_steps is not None:
         config_lib.check_value("train.inner_steps", inner_steps, called="inner_steps")
     image_format = model.image_format

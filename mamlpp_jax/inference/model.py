@@ -4,54 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FrozenConfigDict
 
 from mamlpp_jax import config as config_lib
 from mamlpp_jax.algorithms.learner import Learner
-from mamlpp_jax.data.episodes import NORMALIZATIONS
-from mamlpp_jax.data.sources.registry import is_inverted
 from mamlpp_jax.inference.preprocessing import ImageFormat
-from mamlpp_jax.statistics import SUPPORT, find_statistics
 from mamlpp_jax.training.learner import make_learner
 from mamlpp_jax.types import MetaParams, RunningStats
 
 if TYPE_CHECKING:
     from mamlpp_jax.inference.trained_run import TrainedRun
-
-# Fields of the configuration that the model is built from, and some that say where it comes from.
-LEARNER_FIELDS = (
-    "data.name",
-    "method",
-    "seed",
-    "task.way",
-    "task.shot",
-    "train.inner_steps",
-    "train.average_decay",
-    "norm.train_statistics",
-    "norm.per_step_statistics",
-    "norm.per_step_affine",
-    "inner.optimizer",
-    "inner.learning_rate",
-    "inner.per_step",
-    "inner.adapts",
-    "model.name",
-    "model.filters",
-    "model.max_pool",
-    "model.shared_head",
-    "model.dtype",
-)
-# Fields that came after the first saved models, with what those have.
-LATER_FIELDS = {
-    "inner.per_step": False,
-    "inner.adapts": "all",
-    "model.shared_head": False,
-    "train.average_decay": 0.0,
-}
 
 _CHANGED = "## Changed since"
 _NOTE = """\
@@ -64,7 +31,7 @@ class FewShotModel:
     """A trained few-shot model of one or more members, whose logits are averaged.
 
     Attributes:
-        fields: values of `LEARNER_FIELDS`.
+        config: the whole configuration that it was trained with, without folders of a machine.
         image_format: its images.
         meta: what the outer loop learned, NumPy leaves [E, ...] for E members, best first.
         batch_stats: running statistics, NumPy leaves [E, ...].
@@ -74,7 +41,7 @@ class FewShotModel:
         card: its model card, Markdown; "" for one made of the other attributes.
     """
 
-    fields: Mapping[str, bool | int | float | str]
+    config: FrozenConfigDict
     image_format: ImageFormat
     meta: MetaParams
     batch_stats: RunningStats
@@ -86,7 +53,7 @@ class FewShotModel:
     @property
     def way(self) -> int:
         """Classes of the tasks it was trained on."""
-        return int(self.fields["task.way"])
+        return int(self.config.task.way)
 
     def learner(self, way: int, conv: str = "auto") -> Learner:
         """The backbone and inner loop for tasks of `way` classes; the same object for equal models.
@@ -95,8 +62,8 @@ class FewShotModel:
             way: K.
             conv: implementation of convolutions, one of `ops.conv.IMPL_NAMES`.
         """
-        fields = {**self.fields, "task.way": way, "model.conv": conv}
-        return _make_learner(tuple(fields.items()), self.statistics, self.inner_steps)
+        values = {**dict(config_lib.flatten(self.config)), "task.way": way, "model.conv": conv}
+        return _make_learner(tuple(values.items()), self.statistics, self.inner_steps)
 
     def first_members(self, count: int | None) -> FewShotModel:
         """The model with its best `count` members alone; all of them for None."""
@@ -108,11 +75,9 @@ class FewShotModel:
         new = dataclasses.replace(self, **attributes)
         if not self.card or new.settings == self.settings:
             return new
-        kept, note = (
-            self.card.partition(f"\n{_CHANGED}\n")[0].rstrip(),
-            _NOTE.format(**new.settings),
-        )
-        return dataclasses.replace(new, card=f"{kept}\n\n{_CHANGED}\n\n{note}\n")
+        original = self.card.partition(f"\n{_CHANGED}\n")[0].rstrip()
+        note = _NOTE.format(**new.settings)
+        return dataclasses.replace(new, card=f"{original}\n\n{_CHANGED}\n\n{note}\n")
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -127,18 +92,13 @@ class FewShotModel:
 
 @functools.lru_cache
 def _make_learner(
-    fields: tuple[tuple[str, bool | int | float | str], ...], statistics: str, inner_steps: int
+    values: tuple[tuple[str, bool | int | float | str], ...], statistics: str, inner_steps: int
 ) -> Learner:
     """One object for equal arguments, so that what is compiled for a model serves equal ones too."""
-    learner = make_learner(learner_config(dict(fields)))
+    config = config_lib.complete(dict(values))
+    config.compute.remat = False  # It saves memory in training.
+    learner = make_learner(config)
     return dataclasses.replace(learner, statistics=statistics, inner_steps=inner_steps)
-
-
-def learner_config(fields: Mapping[str, bool | int | float | str]) -> ConfigDict:
-    """A configuration with these fields and defaults elsewhere."""
-    config = config_lib.default_config()
-    config.update_from_flattened_dict(dict(fields))
-    return config
 
 
 def from_runs(runs: Sequence[TrainedRun]) -> FewShotModel:
@@ -155,30 +115,28 @@ def from_runs(runs: Sequence[TrainedRun]) -> FewShotModel:
         *[(run.meta, run.batch_stats) for run in runs],
     )
     steps = tuple(run.step for run in runs)
-    model = without_weights(dict(config_lib.flatten(first.config)), first.image_shape[-1], steps)
+    model = without_weights(first.config, first.image_shape[-1], steps)
     return dataclasses.replace(model, meta=meta, batch_stats=batch_stats)
 
 
-def without_weights(
-    fields: Mapping[str, Any], channels: int, steps: tuple[int, ...]
-) -> FewShotModel:
-    """What a run's configuration says of its model.
+def without_weights(config: ConfigDict, channels: int, steps: tuple[int, ...]) -> FewShotModel:
+    """The model that a run's configuration describes.
 
     Args:
-        fields: of the run, by name such as "train.inner_steps".
-        channels: of its images.
+        config: of the run.
+        channels: number of channels of its images.
         steps: outer steps of the members.
     """
-    mean, std = NORMALIZATIONS[fields["data.normalize"]]
-    polarity = "auto" if is_inverted(fields["data.name"]) else None
-    trained = find_statistics(fields["norm.train_statistics"])
+    mean, std = NORMALIZATIONS[config.data.normalize]
+    polarity = "auto" if is_inverted(config.data.name) else None
+    trained = find_statistics(config.norm.train_statistics)
     statistics = (trained if trained.needs_training else SUPPORT).name
     return FewShotModel(
-        fields={name: fields[name] for name in LEARNER_FIELDS},
-        image_format=ImageFormat(fields["data.image_size"], channels, mean, std, polarity),
+        config=FrozenConfigDict(config_lib.without_folders(config)),
+        image_format=ImageFormat(config.data.image_size, channels, mean, std, polarity),
         meta=MetaParams({}, {}, {}),
         batch_stats={},
         steps=steps,
         statistics=statistics,
-        inner_steps=fields["train.inner_steps"],
+        inner_steps=config.train.inner_steps,
     )

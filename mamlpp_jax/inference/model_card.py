@@ -58,21 +58,21 @@ def model_card(
         licence: as in the front matter, "mit" for example; "" for none.
         body: Markdown below the table; "" for two sentences on the model's limits.
     """
-    fields, image = model.fields, model.image_format
-    ways = _SHARED if fields["model.shared_head"] else _OF_EACH_CLASS
+    config, image = model.config, model.image_format
+    ways = _SHARED if config.model.shared_head else _OF_EACH_CLASS
     ink = ", ink on empty paper of either polarity" if image.polarity else ""
     return _CARD.format(
         front=f"license: {licence}\n" if licence else "",
-        title=f"{fields['data.name']}, {model.way}-way {fields['task.shot']}-shot",
-        method=fields["method"],
+        title=f"{config.data.name}, {model.way}-way {config.task.shot}-shot",
+        method=config.method,
         name=name,
-        data=fields["data.name"],
+        data=config.data.name,
         way=model.way,
-        shot=fields["task.shot"],
-        inner_steps=fields["train.inner_steps"],
-        train_statistics=fields["norm.train_statistics"],
+        shot=config.task.shot,
+        inner_steps=config.train.inner_steps,
+        train_statistics=config.norm.train_statistics,
         steps=", ".join(map(str, model.steps)),
-        seed=fields["seed"],
+        seed=config.seed,
         size=image.size,
         channels=("grey" if image.channels == 1 else "colour") + ink,
         used_steps=model.inner_steps,

@@ -1,4 +1,4 @@
-"""From a name to a model: shipped with the package, saved, a run's or what is kept of one; nothing is downloaded."""
+"""From a name to a model: shipped with the package, saved or a run's; nothing is downloaded."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pathlib
 
 from mamlpp_jax.errors import ModelError
 from mamlpp_jax.inference.model import FewShotModel, from_runs
-from mamlpp_jax.inference.saved_model import CONFIG, KEPT_WEIGHTS, load_kept, load_model
+from mamlpp_jax.inference.saved_model import CONFIG, DESCRIPTION, holds_model, load_model
 from mamlpp_jax.utils.files import exists
 
 SHIPPED = pathlib.Path(__file__).parents[1] / "pretrained"
@@ -23,7 +23,7 @@ def find_model(name: str | os.PathLike[str], ensemble: int | None = None) -> Few
 
     Args:
         name: of a shipped model, which wins over a folder of that name (`./omniglot` is the folder); or the folder
-            of a saved model; or the working directory of a run; or the folder of what is kept of one.
+            of a saved model, such as an archived run; or the working directory of a run.
         ensemble: how many of the best members or epochs, fewer where there are fewer. None for all members of a
             saved model and for the best epoch of a run.
 
@@ -35,11 +35,12 @@ def find_model(name: str | os.PathLike[str], ensemble: int | None = None) -> Few
         raise ModelError(f"ensemble is {ensemble}; it must be 1 or more.")
     shipped = shipped_models()
     folder = SHIPPED / name if name in shipped else pathlib.Path(name).expanduser()
-    if exists(folder / KEPT_WEIGHTS):
-        return load_kept(folder)
+    if holds_model(folder):
+        return load_model(folder).first_members(ensemble)
     if exists(folder / "results.json") and not exists(folder / "checkpoints"):
         raise ModelError(
-            f"{folder} holds a run's results, but neither its checkpoints nor {KEPT_WEIGHTS}: no weights were kept."
+            f"{folder} holds a run's results, but neither its checkpoints nor {DESCRIPTION}: the weights were not "
+            "archived."
         )
     # The second is there before the first checkpoint of a run that is being trained.
     if any(exists(folder / part) for part in ("checkpoints", "data.json")):

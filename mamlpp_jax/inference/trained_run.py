@@ -85,9 +85,9 @@ def load_best(workdir: str | os.PathLike[str], count: int) -> list[TrainedRun]:
     """
 
     def choose(checkpoints: CheckpointReader, config: ConfigDict, opened: Workdir) -> list[int]:
-        sound = _sound_steps(checkpoints, opened)
-        ranked = checkpoints.best_steps(len(sound))
-        return [step for step in ranked if step in sound][:count] or sound[-1:]
+        undamaged = _undamaged_steps(checkpoints, opened)
+        ranked = checkpoints.best_steps(len(undamaged))
+        return [step for step in ranked if step in undamaged][:count] or undamaged[-1:]
 
     return _load(workdir, choose)
 
@@ -126,26 +126,26 @@ def _load(
     ]
 
 
-def _sound_steps(checkpoints: CheckpointReader, workdir: Workdir) -> list[int]:
-    sound = checkpoints.steps()
-    if not sound:
+def _undamaged_steps(checkpoints: CheckpointReader, workdir: Workdir) -> list[int]:
+    steps = checkpoints.steps()
+    if not steps:
         raise checkpoints.lacking(
             f"the run in {workdir} has no whole checkpoint",
             "train it first, or wait for one",
         )
-    return sound
+    return steps
 
 
 def _choose_step(
     epoch: str | int, checkpoints: CheckpointReader, config: ConfigDict, workdir: Workdir
 ) -> int:
-    sound = _sound_steps(checkpoints, workdir)
+    steps = _undamaged_steps(checkpoints, workdir)
     if epoch == "latest":
-        return sound[-1]
+        return steps[-1]
     if epoch == "best":
-        return next(iter(checkpoints.best_steps(1)), sound[-1])
+        return next(iter(checkpoints.best_steps(1)), steps[-1])
     per_epoch = config.train.steps_per_epoch
-    ends = [step // per_epoch - 1 for step in sound if step % per_epoch == 0]
+    ends = [step // per_epoch - 1 for step in steps if step % per_epoch == 0]
     if epoch not in ends:
         raise WorkdirError(
             f"epoch is {epoch!r}; the run in {workdir} kept {', '.join(map(str, ends)) or 'no epoch'}. Use one "

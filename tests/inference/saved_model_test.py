@@ -12,9 +12,7 @@ import safetensors.numpy
 from hypothesis import strategies as st
 
 from mamlpp_jax import FewShotClassifier
-from mamlpp_jax.config.fields import FIELDS
 from mamlpp_jax.errors import MamlppError, ModelError
-from mamlpp_jax.inference.model import LATER_FIELDS
 from mamlpp_jax.inference.saved_model import load_model, save_model
 from tests.helpers.cards import front_matter
 from tests.helpers.fuzzing import cases, damaged, fuzz, sandbox
@@ -31,9 +29,9 @@ def folder(tmp_path):
     return tmp_path / "saved"
 
 
-def edit(folder, change):
-    """Changes the content of config.json."""
-    path = folder / "config.json"
+def edit(folder, change, name="model.json"):
+    """Changes the content of a JSON file."""
+    path = folder / name
     content = json.loads(path.read_text())
     change(content)
     path.write_text(json.dumps(content))
@@ -48,7 +46,7 @@ def replace_weights(folder, arrays):
 
 def same(a, b):
     assert a.image_format == b.image_format
-    assert dict(a.fields) == dict(b.fields)
+    assert a.config == b.config
     assert (a.steps, a.statistics, a.inner_steps) == (b.steps, b.statistics, b.inner_steps)
     for one, other in zip((a.meta, a.batch_stats), (b.meta, b.batch_stats), strict=True):
         jax.tree.map(np.testing.assert_array_equal, one, other)
@@ -71,7 +69,7 @@ def test_a_model_is_read_as_it_was_written(tmp_path, make):
     save_model(tmp_path, make())
     same(load_model(tmp_path), make())
     names = sorted(path.name for path in tmp_path.iterdir())
-    assert names == ["README.md", "config.json", "model.safetensors"]
+    assert names == ["README.md", "config.json", "model.json", "model.safetensors"]
 
 
 def test_predictions_and_settings_survive_saving(tmp_path):
@@ -84,9 +82,20 @@ def test_predictions_and_settings_survive_saving(tmp_path):
     np.testing.assert_array_equal(again.fit(images, labels).predict_proba(images), expected)
 
 
-def test_config_says_what_preprocessing_needs(folder):
-    content = json.loads((folder / "config.json").read_text())
-    assert content["format_version"] == 1
+def test_the_whole_configuration_is_there_without_folders(tmp_path):
+    fields = {"data.cache_dir": "/here", "data.manual_dir": "/there", "train.clip_norm": 3.0}
+    config = small_config(**fields)
+    save_model(tmp_path, small_model(config))
+    stored = json.loads((tmp_path / "config.json").read_text())
+    assert stored["data"].pop("cache_dir") == stored["data"].pop("manual_dir") == ""
+    expected = config.to_dict()
+    del expected["data"]["cache_dir"], expected["data"]["manual_dir"]
+    assert stored == expected
+
+
+def test_the_description_says_what_preprocessing_needs(folder):
+    content = json.loads((folder / "model.json").read_text())
+    assert content["format_version"] == 2
     assert content["image"] == {
         "size": 16,
         "channels": 1,
@@ -94,7 +103,6 @@ def test_config_says_what_preprocessing_needs(folder):
         "std": [1.0],
         "polarity": "auto",
     }
-    assert content["trained"]["task.way"] == 3
 
 
 def test_tensors_have_plain_names(folder):
@@ -199,15 +207,24 @@ def set_image(**entries):
     return lambda folder: edit(folder, lambda content: content["image"].update(entries))
 
 
-def test_a_model_saved_before_a_method_existed_is_as_it_was(folder):
-    edit(folder, lambda content: [content["trained"].pop(name) for name in LATER_FIELDS])
-    fields = FewShotClassifier.from_pretrained(folder).model.fields
-    assert {name: fields[name] for name in LATER_FIELDS} == LATER_FIELDS
-    assert {name: FIELDS[name].default for name in LATER_FIELDS} == LATER_FIELDS
+def test_a_model_saved_before_a_field_existed_has_its_default(folder):
+    def without_later_fields(stored):
+        del stored["model"]["shared_head"], stored["inner"]["adapts"], stored["train"]["clip_norm"]
+
+    expected = load_model(folder).config
+    edit(folder, without_later_fields, "config.json")
+    assert load_model(folder).config == expected
+
+
+def test_a_model_trained_with_an_option_that_was_removed_can_be_used(folder):
+    expected = load_model(folder)
+    edit(folder, lambda stored: stored["inner"].update(rate_decay=1.0), "config.json")
+    same(load_model(folder), expected)
 
 
 def set_trained(name, value):
-    return lambda folder: edit(folder, lambda content: content["trained"].update({name: value}))
+    section, _, key = name.partition(".")
+    return lambda folder: edit(folder, lambda c: c[section].update({key: value}), "config.json")
 
 
 KERNEL = "params/conv0/kernel"
@@ -217,6 +234,7 @@ KERNEL = "params/conv0/kernel"
     ("damage", "said"),
     [
         (delete("config.json"), r"config\.json"),
+        (delete("model.json"), r"config\.json is not a saved model's"),
         (delete("model.safetensors"), r"model\.safetensors"),
         (flip_a_bit, r"model\.safetensors is damaged"),
         (cut_off, r"model\.safetensors is damaged"),
@@ -229,16 +247,21 @@ KERNEL = "params/conv0/kernel"
         (with_arrays(lambda a: {**a, KERNEL: a[KERNEL].astype("f2")}), rf"{KERNEL}' as float16"),
         (with_arrays(lambda a: {k: a[k][:1] for k in a}), r"\(1, .* \(2, "),
         (lambda f: (f / "config.json").write_text("{"), r"config\.json is not readable"),
-        (lambda f: (f / "config.json").write_text("[]"), r"config\.json is not a saved model's"),
-        (set_entry(format="other"), r"config\.json is not a saved model's"),
-        (set_entry(format_version=2), "version 2; .* reads version 1"),
+        (lambda f: (f / "config.json").write_text("[]"), r"config\.json is damaged"),
+        (lambda f: (f / "config.json").write_text("{}"), r"config\.json does not fit .* is empty"),
+        (lambda f: (f / "model.json").write_text("{"), r"model\.json is not readable"),
+        (lambda f: (f / "model.json").write_text("[]"), r"model\.json is not a saved model's"),
+        (set_entry(format="other"), r"model\.json is not a saved model's"),
+        (set_entry(format_version=3), "version 3; .* reads version 2"),
         (set_entry(format_version=None), "version None"),
+        (set_entry(dtype="float64"), '"dtype" must be float32 or float16'),
+        (set_entry(dtype="float16"), r"as float32 .*it is float16"),
         (set_entry(statistics="mean"), "statistics is 'mean'; choose one of batch"),
         (set_entry(statistics="tasknorm"), "the model is trained with batch statistics"),
         (set_entry(inner_steps=0), "inner_steps is 0"),
         (set_entry(steps=[]), '"steps" must be'),
         (set_entry(steps=[1]), r"model\.safetensors has the array"),
-        (set_entry(image=None), r"config\.json is damaged"),
+        (set_entry(image=None), r"model\.json is damaged"),
         (set_image(size=0), "image_size is 0"),
         (set_image(size=32), "has the array"),
         (set_image(channels=2), '"channels" must be'),
@@ -248,12 +271,17 @@ KERNEL = "params/conv0/kernel"
         (set_image(mean=[0.0, 0.0]), '"mean" and "std" must have'),
         (set_image(std=[0.0]), '"std" positive'),
         (set_image(mean=[float("nan")]), "must be finite"),
-        (set_image(mean="ab"), r"config\.json is damaged"),
+        (set_image(mean="ab"), r"model\.json is damaged"),
         (set_trained("model.filters", 5), "has the array"),
         (set_trained("model.filters", 2**31 - 1), "array|no network"),
         (set_trained("model.name", "vgg"), "model.name is 'vgg'"),
         (set_trained("task.way", "many"), "task.way is 'many'"),
-        (lambda f: edit(f, lambda c: c["trained"].pop("task.way")), "'task.way' is missing"),
+        (set_trained("task.wya", 5), r"config\.task\.wya is not a field"),
+        (set_entry(inner_steps="two"), "train.inner_steps is 'two'"),
+        (
+            lambda f: edit(f, lambda c: c.pop("steps")),
+            r"model\.json is damaged: 'steps' is missing",
+        ),
         (lambda f: edit(f, lambda c: c.pop("sha256")), "its SHA-256 differs"),
     ],
 )
@@ -284,29 +312,36 @@ def reads(sandbox, folder):
 
 
 @cases()
-def test_whatever_the_configuration_holds(count, sandbox):
+def test_whatever_the_json_files_hold(count, sandbox):
     folder = sandbox.inside
     save_model(folder, small_model())
-    whole = (folder / "config.json").read_text()
-    content = json.loads(whole)
-    paths = [(key,) for key in content]
-    paths += [(key, inner) for key in ("image", "trained") for inner in content[key]]
+    whole = {name: (folder / name).read_text() for name in ("config.json", "model.json")}
+    paths = [
+        (name, key, *inner)
+        for name, text in whole.items()
+        for key, value in json.loads(text).items()
+        for inner in [(), *((key,) for key in (value if isinstance(value, dict) else ()))]
+    ]
 
     def changed(path, value):
-        changed = json.loads(whole)
-        inner = changed
-        for key in path[:-1]:
-            inner = inner[key]
-        inner[path[-1]] = value
-        return json.dumps(changed).encode()
+        name, *sections, last = path
+        content = inner = json.loads(whole[name])
+        for section in sections:
+            inner = inner[section]
+        inner[last] = value
+        return name, json.dumps(content).encode()
 
-    entries = st.builds(changed, st.sampled_from(paths), VALUES)
+    files = st.builds(changed, st.sampled_from(paths), VALUES)
+    for name, text in whole.items():
+        files |= st.tuples(st.just(name), damaged([text.encode()], most=2))
 
-    def check(config):
-        (folder / "config.json").write_bytes(config)
+    def check(file):
+        name, content = file
+        (folder / name).write_bytes(content)
         reads(sandbox, folder)
+        (folder / name).write_text(whole[name])
 
-    fuzz(sandbox, count, entries | damaged([whole.encode()], most=2), check)
+    fuzz(sandbox, count, files, check)
 
 
 @cases()
@@ -315,12 +350,12 @@ def test_whatever_the_weights_hold(count, sandbox):
     folder = sandbox.inside
     save_model(folder, small_model())
     whole = (folder / "model.safetensors").read_bytes()
-    config = json.loads((folder / "config.json").read_text())
+    description = json.loads((folder / "model.json").read_text())
 
     def check(weights):
         (folder / "model.safetensors").write_bytes(weights)
-        config["sha256"] = hashlib.sha256(weights).hexdigest()
-        (folder / "config.json").write_text(json.dumps(config))
+        description["sha256"] = hashlib.sha256(weights).hexdigest()
+        (folder / "model.json").write_text(json.dumps(description))
         reads(sandbox, folder)
 
     fuzz(sandbox, count, damaged([whole], most=2), check)
