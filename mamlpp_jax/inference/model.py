@@ -13,7 +13,10 @@ from ml_collections import ConfigDict, FrozenConfigDict
 
 from mamlpp_jax import config as config_lib
 from mamlpp_jax.algorithms.learner import Learner
+from mamlpp_jax.data.episodes import NORMALIZATIONS
+from mamlpp_jax.data.sources.registry import is_inverted
 from mamlpp_jax.inference.preprocessing import ImageFormat
+from mamlpp_jax.statistics import SUPPORT, find_statistics
 from mamlpp_jax.training.learner import make_learner
 from mamlpp_jax.types import MetaParams, RunningStats
 
@@ -81,7 +84,7 @@ class FewShotModel:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What can be changed of a trained model: what a model card's figures depend on."""
+        """The settings of a trained model that can be changed; the figures of its card depend on them."""
         return {
             "statistics": self.statistics,
             "inner_steps": self.inner_steps,
