@@ -8,7 +8,7 @@ from mamlpp_jax.training.preemption import leaving_at_once
 
 
 def main() -> None:
-    """Entry point of `mamlpp`: announces on a terminal what takes seconds, importing JAX, before it begins."""
+    """Entry point of `mamlpp`: announces on a terminal that JAX is imported, which takes seconds."""
     stack = contextlib.ExitStack()
     atexit.register(stack.close)  # registered first, so the last of the exit handlers
     stack.enter_context(leaving_at_once())

@@ -184,11 +184,11 @@ def any_process(flag: bool) -> bool:
     return bool(multihost_utils.process_allgather(np.array([flag])).any())
 
 
-def check_same(what: str, content: Sequence[bytes | memoryview], hint: str) -> None:
+def check_same(name: str, content: Sequence[bytes | memoryview], hint: str) -> None:
     """Checks that every process has the same content; every process must call it.
 
     Args:
-        what: name of the compared thing, for the error.
+        name: name of the compared thing, for the error.
         content: bytes to compare, through their SHA-256.
         hint: a sentence of advice against a difference.
 
@@ -204,7 +204,7 @@ def check_same(what: str, content: Sequence[bytes | memoryview], hint: str) -> N
     others = [str(i) for i, other in enumerate(digests) if (other != digests[0]).any()]
     if others:
         raise ConfigError(
-            f"{what} of process(es) {', '.join(others)} differs from that of process 0. {hint}"
+            f"{name} of process(es) {', '.join(others)} differs from that of process 0. {hint}"
         )
 
 

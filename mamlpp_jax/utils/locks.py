@@ -40,19 +40,19 @@ def only_writer(workdir: pathlib.Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def one_at_a_time(path: pathlib.Path, what: str) -> Iterator[None]:
+def one_at_a_time(path: pathlib.Path, work: str) -> Iterator[None]:
     """Keeps processes out of the block while another is in it: they wait, and say so.
 
     Args:
         path: lock file, in a folder that exists; it stays behind.
-        what: the holder's work, for the log, such as "making the data set glyphs".
+        work: work inside the block, for the log, such as "making the data set glyphs".
 
     Raises:
         OSError: the file cannot be made.
     """
     with path.open("a+b") as file:
         if not _lock(file, path):
-            logging.info("waiting for %s, which is %s", _holder(file), what)
+            logging.info("waiting for %s, which is %s", _holder(file), work)
             _lock(file, path, wait=True)
         _sign(file)
         yield

@@ -49,7 +49,7 @@ def phase(text: str, stream: TextIO | None = None) -> Iterator[None]:
 
 
 def can_redraw(stream: TextIO) -> bool:
-    """Whether a stream is a terminal whose lines can be drawn again."""
+    """Returns whether a stream is a terminal whose lines can be drawn again."""
     return stream.isatty() and os.environ.get("TERM", "").lower() not in ("dumb", "unknown")
 
 
