@@ -11,7 +11,6 @@ rows of one report, not of two.
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import os
 import pathlib
@@ -36,7 +35,7 @@ from experiments.benchmark_rows import (
     time_calls,
     time_in_turns,
 )
-from experiments.command_line import run_main
+from experiments.command_line import parse_value, run_main
 from mamlpp_jax.artifacts.provenance import provenance
 from mamlpp_jax.config import check_field
 from mamlpp_jax.config.fields import FIELDS
@@ -111,7 +110,7 @@ def _varied(words: str) -> Section:
     if field not in of_case:
         check_field(field)
     default = of_case[field] if field in of_case else FIELDS[field].default
-    values = [_parse(text, field, default) for text in texts.split(",")]
+    values = [parse_value(text, field, default) for text in texts.split(",")]
 
     def rows(cases: list[Case]) -> Iterator[Row]:
         for case in cases:
@@ -122,15 +121,6 @@ def _varied(words: str) -> Section:
                     yield ours(field, case, note=f"{field}={value}", fields={field: value})
 
     return rows
-
-
-def _parse(text: str, field: str, default: Any) -> Any:
-    try:
-        return text if isinstance(default, str) else type(default)(ast.literal_eval(text))
-    except (ValueError, SyntaxError, TypeError):
-        raise ConfigError(
-            f"--vary: {text!r} is no value of {field}, which is {default!r} by default."
-        ) from None
 
 
 _SECTIONS: dict[str, Section] = {

@@ -5,11 +5,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 from absl import app, logging
 
 from mamlpp_jax.cli.flags import fail, parse_flags
-from mamlpp_jax.errors import MamlppError
+from mamlpp_jax.errors import ConfigError, MamlppError
 
 
 def run_main(main: Callable[[list[str]], int | None], *, rest: bool = False) -> None:
@@ -28,3 +29,19 @@ def run_main(main: Callable[[list[str]], int | None], *, rest: bool = False) -> 
             fail(str(error))
 
     app.run(run, flags_parser=partial(parse_flags, rest=rest))
+
+
+def parse_value(text: str, field: str, default: bool | int | float | str) -> Any:
+    """Reads a value of a field in the type of its default.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    try:
+        if isinstance(default, bool):
+            return {"true": True, "false": False}[text.lower()]
+        return type(default)(text)
+    except (KeyError, ValueError):
+        raise ConfigError(
+            f"{text!r} is no value of {field}, which is {default!r} by default."
+        ) from None

@@ -18,7 +18,9 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from mamlpp_jax.config import parse_argument
+from experiments.command_line import parse_value
+from mamlpp_jax.config import check_field, parse_argument
+from mamlpp_jax.config.fields import FIELDS
 from mamlpp_jax.config.methods import COMPONENTS
 from mamlpp_jax.config.protocols import PROTOCOLS
 from mamlpp_jax.errors import ConfigError
@@ -209,5 +211,8 @@ def _parse(words: list[str]) -> Run:
         )
     given: Any = parse_argument(argument, dict(_ARGUMENTS_BY_DATA.get(data, _ARGUMENTS)))
     chosen = {**_ARGUMENTS, "protocol": "none", **given}
-    pairs = (word.split("=", 1) for word in fields)
-    return Run(data, **chosen, variant=variant, fields=dict(pairs))
+    values = {}
+    for field, text in (word.split("=", 1) for word in fields):
+        check_field(field)
+        values[field] = parse_value(text, field, FIELDS[field].default)
+    return Run(data, **chosen, variant=variant, fields=values)

@@ -48,22 +48,27 @@ def all_tables(results: pathlib.Path) -> dict[str, str]:
     if not results.is_dir():  # its report would say that nothing has been run
         raise WorkdirError(f"--results is {results}, which is no folder; it must hold one per run.")
     return {
-        "table1": accuracy_table(results, "table1", "shot", "method"),
-        "table2": accuracy_table(results, "table2", "shot", "method", "steps"),
-        "table4": accuracy_table(results, "table4", "shot", "method"),
-        "components": accuracy_table(results, "components", "method"),
+        "table1": accuracy_table(results, _listed("table1"), "shot", "method"),
+        "table2": accuracy_table(results, _listed("table2"), "shot", "method", "steps"),
+        "table4": accuracy_table(results, _listed("table4"), "shot", "method"),
+        "components": accuracy_table(results, _listed("components"), "method"),
         "methods": methods_table(results),
-        "figure1": accuracy_table(results, "figure1", "method"),
+        "figure1": accuracy_table(results, _listed("figure1"), "method"),
         "other": other_table(results),
     }
 
 
-def accuracy_table(results: pathlib.Path, name: str, *labels: str) -> str:
-    """Makes Tables 1, 2 and 4, and the tests of Figure 1's runs: a row per cell, protocol, length and test.
+def _listed(name: str) -> list[Run]:
+    """The runs of a list by every protocol; its order is that of the paper's."""
+    return [run for protocol in PROTOCOLS for run in LISTS[name](protocol)]
+
+
+def accuracy_table(results: pathlib.Path, planned: Sequence[Run], *labels: str) -> str:
+    """Makes a table of runs over their seeds: a row per cell, protocol, length and number of test tasks.
 
     Args:
         results: folder with a folder per run.
-        name: list of its runs.
+        planned: its runs.
         *labels: attributes of `Run` that are the first columns.
     """
 
@@ -76,19 +81,20 @@ def accuracy_table(results: pathlib.Path, name: str, *labels: str) -> str:
 
     empty = dict.fromkeys(ACCURACIES, NO_RUN)
     left = {"protocol": "", "outer steps": NO_RUN, "seeds": f"0 of {len(SEEDS)}", "test tasks": ""}
-    cells = _cells(results, name, names)
+    cells = _cells(results, planned, names)
     return make_table(cells, _accuracies, {**left, **empty, "made": ""}, _ACCURACY_NOTE)
 
 
-def _cells(results: pathlib.Path, name: str, names: Callable[[Run], dict[str, str]]) -> list[Cell]:
-    """The cells of a list, in its order by the paper's protocol, with the runs of every protocol."""
-    planned: dict[str, list[Run]] = {}
-    for protocol in PROTOCOLS:
-        for run in LISTS[name](protocol):
-            planned.setdefault(run._replace(protocol="", seed=0).name, []).append(run)
+def _cells(
+    results: pathlib.Path, planned: Sequence[Run], names: Callable[[Run], dict[str, str]]
+) -> list[Cell]:
+    """The cells of planned runs, which differ in more than protocol and seed."""
+    by_cell: dict[str, list[Run]] = {}
+    for run in planned:
+        by_cell.setdefault(run._replace(protocol="", seed=0).name, []).append(run)
     return [
         Cell(names(runs[0]), load_runs(results, runs), len({run.seed for run in runs}))
-        for runs in planned.values()
+        for runs in by_cell.values()
     ]
 
 
@@ -125,8 +131,7 @@ def _accuracy(tests: Sequence[Evaluation], runs: int) -> str:
 
 def other_table(results: pathlib.Path) -> str:
     """Makes a table of the runs that are in no list."""
-    lists = [planned(protocol) for planned in LISTS.values() for protocol in PROTOCOLS]
-    listed = {run.name for runs in lists for run in runs}
+    listed = {run.name for name in LISTS for run in _listed(name)}
     folders = sorted(path for path in results.glob("*") if path.is_dir())
     runs = [run for path in folders if path.name not in listed and (run := load_folder(path))]
     cells = [Cell({"run": run.name}, [run]) for run in runs]

@@ -135,6 +135,14 @@ def test_a_field_that_does_not_act_is_no_change(tmp_path):
     assert lengths == ["", "norm.hand_over=0.5, norm.train_statistics=renorm"]
 
 
+def test_a_run_of_a_list_file_is_not_changed_by_its_own_fields(tmp_path):
+    path = tmp_path / "runs.txt"
+    path.write_text("omniglot:method=maml brief train.epochs=3 train.cosine_annealing=false\n")
+    (run,) = runs_lib.load_runs(str(path), "")
+    write_run(tmp_path, run)
+    assert load_run(tmp_path, run).length == "1,500; shortened from 75,000"
+
+
 def test_diverged_runs_are_counted_and_not_averaged(tmp_path):
     write_run(tmp_path, MAML, 0.9)
     failure = "loss is nan at outer step 1234 (epoch 2)"

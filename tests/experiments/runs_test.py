@@ -81,6 +81,7 @@ def test_a_file_has_a_run_a_line(tmp_path):
         "--config.inner.learning_rate=0.1",
         "--config.train.epochs=1",
     ]
+    assert varied.fields == {"inner.learning_rate": 0.1, "train.epochs": 1}
     assert quick.flags == ["--config=configs/quickstart.py:method=anil,seed=1"]
     assert (quick.name, quick.protocol) == ("quickstart-5way-1shot-anil-none-seed1", "none")
 
@@ -92,6 +93,8 @@ def test_a_file_has_a_run_a_line(tmp_path):
         ("omniglot:steps=2", "no argument 'steps'"),
         ("omniglot:way=5 train.epochs=1", "a name for the variant"),
         ("omniglot:way=5 warm epochs", "a name for the variant"),
+        ("omniglot:way=5 warm train.epoch=1", r"train\.epochs"),
+        ("omniglot:way=5 warm train.epochs=few", "'few' is no value of train.epochs"),
     ],
 )
 def test_a_line_that_is_no_run_is_refused(tmp_path, line, message):
