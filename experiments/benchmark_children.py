@@ -41,8 +41,7 @@ def run_child(
 def naive_vmap(case: Case, order: int = 2) -> Row | None:
     """Measures the same network as JAX code usually computes it: `vmap` over all tasks and `lax.conv`.
 
-    Returns:
-        The row, or None where compiling and a few steps do not end within the limit.
+    None where compiling and a few steps do not end within the limit.
     """
     fields = {"model.conv": "xla", "compute.devices": 1, "compute.tasks_per_chunk": case.tasks}
     code = (

@@ -228,11 +228,7 @@ def compiled_row(
 
 
 def measure_peak_gflops(largest: int) -> float:
-    """Measures GFLOP/s of the fastest of a few large float32 matrix products, on all cores or one GPU.
-
-    Args:
-        largest: height and width of the largest matrix, a power of 2.
-    """
+    """Measures GFLOP/s of the fastest float32 product of square matrices, 512 to `largest` (a power of 2) wide."""
     sizes = [2**power for power in range(9, largest.bit_length())]
     return max(map(_product_gflops, sizes))
 

@@ -9,7 +9,6 @@ not; 2 bad input.
 from __future__ import annotations
 
 import pathlib
-import re
 import sys
 from typing import Any
 
@@ -28,6 +27,7 @@ from mamlpp_jax.reports.tables import text_table
 
 TOLERANCE = 1e-3
 _STATISTICS = "support"
+_TASKS = ((5, 1), (20, 1))  # (way, shot)
 
 
 def compare(
@@ -96,19 +96,15 @@ def _define_flags() -> None:
     flags.DEFINE_string("model", "", "Name or folder of the saved model.")
     flags.DEFINE_string("workdir", "", "The run that it was made from.")
     flags.DEFINE_integer("tasks", 600, "How many test tasks.", lower_bound=2)
-    flags.DEFINE_list("kinds", ["5x1", "20x1"], "Kinds of tasks, WAYxSHOT.")
 
 
 def _main(words: list[str]) -> int:
     del words
-    given, rows = flags.FLAGS, []
+    given = flags.FLAGS
     if not (given.model and given.workdir):
         raise ConfigError("--model and --workdir must say what to compare; see --help.")
-    for task in given.kinds:
-        if not re.fullmatch(r"\d+x\d+", task):
-            raise ConfigError(f"--kinds has {task!r}; give numbers of ways and shots, as in 5x1.")
-        way, shot = map(int, task.split("x"))
-        rows.append(compare(given.model, Workdir(given.workdir), way, shot, given.tasks))
+    workdir = Workdir(given.workdir)
+    rows = [compare(given.model, workdir, way, shot, given.tasks) for way, shot in _TASKS]
     print(text_table(rows))
     if any(abs(row["classifier"] - row["evaluate"]) > TOLERANCE for row in rows):
         print("error: the two differ by more than 0.1 points.", file=sys.stderr)

@@ -27,9 +27,8 @@ class Legend:
         return ", ".join(self._sign(place) for place in places)
 
     def _sign(self, place: str) -> str:
-        number, letters = len(self._signs), string.ascii_lowercase
-        new = letters[number % 26] * (1 + number // 26)
-        return self._signs.setdefault(place, new)
+        times, letter = divmod(len(self._signs), 26)
+        return self._signs.setdefault(place, string.ascii_lowercase[letter] * (1 + times))
 
     def __str__(self) -> str:
         return "\n".join(f"- {sign}: {place}" for place, sign in self._signs.items())
@@ -45,11 +44,6 @@ class Group(NamedTuple):
 
     runs: list[ArchivedRun]
     planned: int
-
-    @property
-    def protocol(self) -> str:
-        """The runs' protocol."""
-        return self.runs[0].protocol
 
     @property
     def with_results(self) -> list[ArchivedRun]:
@@ -96,14 +90,16 @@ class Cell(NamedTuple):
 
         A run that diverged joins the first group of equal settings, whatever its length.
         """
+        protocols = [run.protocol for run in self.runs]
+        in_order = sorted(
+            self.runs, key=lambda run: (protocols.index(run.protocol), bool(run.failure), run.seed)
+        )
         by_key: dict[Any, list[ArchivedRun]] = {}
-        for run in sorted(self.runs, key=lambda run: bool(run.failure)):
+        for run in in_order:
             settings = (run.protocol, run.changed)
             same = [key for key in by_key if key[0] == settings] if run.failure else []
             by_key.setdefault(same[0] if same else (settings, run.steps), []).append(run)
-        protocols = [run.protocol for run in self.runs]
-        in_order = sorted(by_key.values(), key=lambda runs: protocols.index(runs[0].protocol))
-        return [Group(sorted(runs, key=lambda run: run.seed), self.planned) for runs in in_order]
+        return [Group(runs, self.planned) for runs in by_key.values()]
 
 
 # (group, legend) -> the further columns of its rows.

@@ -37,19 +37,13 @@ def methods_table(results: pathlib.Path) -> str:
     Raises:
         WorkdirError: a file of a run cannot be read or is not what `keep` writes.
     """
-    planned = (*components("short"), *table_1("short"))
-    first = [run for run in planned if run.shot == 1 and run.seed == SEEDS[0]]
     cells = [
         Cell({"way": str(run.way), "method": run.method}, load_runs(results, [run]))
-        for run in first
+        for run in (*components("short"), *table_1("short"))
+        if run.shot == 1 and run.seed == SEEDS[0]
     ]
-    # MAML's run, by its number of ways.
-    plain = {
-        run.config["task.way"]: run
-        for cell in cells
-        if cell.names["method"] == "maml"
-        for run in cell.runs
-    }
+    plain = [run for cell in cells for run in cell.runs if run.config["method"] == "maml"]
+    by_way = {run.config["task.way"]: run for run in plain}
 
     def columns(group: Group, legend: Legend) -> list[dict[str, str]]:
         (run,) = group.runs
@@ -57,7 +51,7 @@ def methods_table(results: pathlib.Path) -> str:
             return [_empty("diverged")]
         rows = []
         for steps in sorted({test.inner_steps for test in run.own_tests}):
-            reference = _reference(results, plain.get(run.config["task.way"]), run, steps)
+            reference = _reference(results, by_way.get(run.config["task.way"]), run, steps)
             rows.append(_row(run, _tests(results, run, steps), reference, legend))
         return rows
 

@@ -33,7 +33,6 @@ _OTHER_NOTE = (
     "Test accuracy in percent ± half the 95 % interval over test tasks; trained and tested with: the statistics that "
     "normalise; ensemble: of the best epochs, best: the single best one."
 )
-_COLUMNS = {"steps": "inner steps"}
 
 
 def all_tables(results: pathlib.Path) -> dict[str, str]:
@@ -73,7 +72,9 @@ def accuracy_table(results: pathlib.Path, planned: Sequence[Run], *labels: str) 
     """
 
     def names(run: Run) -> dict[str, str]:
-        columns = {_COLUMNS.get(label, label): str(getattr(run, label)) for label in labels}
+        columns = {
+            label.replace("steps", "inner steps"): str(getattr(run, label)) for label in labels
+        }
         if run.variant:  # the paper gives no numbers of the strided network
             return columns
         text = published_text(run.data, run.way, run.shot, run.method, run.steps)
@@ -109,7 +110,7 @@ def _accuracies(group: Group, legend: Legend) -> list[dict[str, str]]:
     tests = tests or {0: {}}
     return [
         {
-            "protocol": group.protocol,
+            "protocol": group.runs[0].protocol,
             "outer steps": group.length,
             "seeds": group.seeds,
             "test tasks": f"{tasks:,}" if tasks else "",
