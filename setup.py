@@ -23,7 +23,7 @@ setup(
     packages=[*find_packages(include=["mamlpp_jax", "mamlpp_jax.*"]), "mamlpp_jax.configs"],
     # The ready configurations; an editable install uses the checkout's folder (cli/config_files.py).
     package_dir={"mamlpp_jax.configs": "configs"},
-    package_data={"mamlpp_jax": ["py.typed", "pretrained/*", "pretrained/*/*"]},
+    package_data={"mamlpp_jax": ["py.typed", "__init__.pyi", "pretrained/*", "pretrained/*/*"]},
     entry_points={
         "console_scripts": [
             "mamlpp = mamlpp_jax.main:main",
@@ -36,6 +36,7 @@ setup(
         "flax>=0.12",
         "jax>=0.10",
         "jaxlib>=0.10",
+        "lazy_loader>=0.4",
         "matplotlib>=3.9",
         "ml-collections>=1.0",
         "numpy>=2.0",

@@ -38,11 +38,12 @@ def metadata(wheel):
 
 def test_the_wheel_holds_the_library_and_nothing_else(wheel):
     library = {path.relative_to(ROOT).as_posix() for path in (ROOT / "mamlpp_jax").rglob("*.py")}
+    stubs = {"mamlpp_jax/py.typed", "mamlpp_jax/__init__.pyi"}
     configs = {f"mamlpp_jax/configs/{path.name}" for path in (ROOT / "configs").glob("*.py")}
     assert {f"mamlpp_jax/configs/{name}.py" for name in READY} <= configs
     shipped = {path for path in (ROOT / "mamlpp_jax" / "pretrained").rglob("*") if path.is_file()}
     models = {path.relative_to(ROOT).as_posix() for path in shipped}
-    assert files(wheel) == library | configs | models | {"mamlpp_jax/py.typed"}
+    assert files(wheel) == library | configs | models | stubs
 
 
 def test_the_wheel_carries_the_notices_of_what_the_models_were_trained_on(wheel):
