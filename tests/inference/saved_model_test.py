@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from mamlpp_jax import FewShotClassifier
 from mamlpp_jax.errors import MamlppError, ModelError
+from mamlpp_jax.inference.pretrained import find_model
 from mamlpp_jax.inference.saved_model import load_model, save_model
 from tests.helpers.cards import front_matter
 from tests.helpers.fuzzing import cases, damaged, fuzz, sandbox
@@ -363,3 +364,13 @@ def test_whatever_the_weights_hold(count, sandbox):
 
 def test_every_error_is_one_of_ours():
     assert issubclass(ModelError, MamlppError)
+
+
+def test_models_load_in_64_bit_mode_and_those_saved_there_outside_it(tmp_path):
+    usual = find_model("glyphs")
+    with jax.enable_x64(True):
+        save_model(tmp_path / "wide", find_model("glyphs"))
+        wide = load_model(tmp_path / "wide")
+    for other in (wide, load_model(tmp_path / "wide")):
+        jax.tree.map(np.testing.assert_array_equal, usual.meta, other.meta)
+        jax.tree.map(np.testing.assert_array_equal, usual.batch_stats, other.batch_stats)
