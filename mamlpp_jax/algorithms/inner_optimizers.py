@@ -190,12 +190,12 @@ def masked(base: InnerOptimizer, adapts: Callable[[str], bool]) -> InnerOptimize
         return jax.tree.unflatten(jax.tree.structure(params), choices)
 
     def init(params: Params, num_steps: int) -> Any:
-        kept = jax.tree.map(
+        adapted = jax.tree.map(
             lambda is_chosen, leaf: leaf if is_chosen else optax.MaskedNode(),
             chosen(params),
             params,
         )
-        return base.init(kept, num_steps)
+        return base.init(adapted, num_steps)
 
     def transform(learned: Any) -> optax.GradientTransformation:
         return optax.partition({True: base.transform(learned), False: optax.set_to_zero()}, chosen)
