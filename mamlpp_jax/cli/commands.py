@@ -240,8 +240,9 @@ def _load_everywhere(config: ConfigDict, *, training: bool = True) -> tuple[Data
 
     Process 0 is first, whose cache the others may use.
     """
+    channels = known_channels(config.data) or 1
     with phase("estimating the memory"):
-        check_memory(config, known_channels(config.data) or 1, training=training)
+        check_memory(config, channels, training=training)
     with processes.first_then_others("data"):
         dataset = load_dataset(config.data)
     with phase("hashing the images"):

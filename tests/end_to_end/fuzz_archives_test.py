@@ -67,8 +67,10 @@ def archives(draw):
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 @cases()
-def test_archives(count, sandbox):
-    path = sandbox.inside / "a.zip"
+def test_archives(count, sandbox, monkeypatch):
+    known = omniglot.ARCHIVES[0]._replace(num_classes=1)
+    monkeypatch.setattr(omniglot, "ARCHIVES", (known,))
+    path = sandbox.inside / known.file
 
     def check(content):
         path.write_bytes(content)
@@ -77,7 +79,7 @@ def test_archives(count, sandbox):
                 with sandbox.reads(path):
                     read_member(archive, name)
         with sandbox.reads(path):
-            list(omniglot.archive_drawings(path, 1))
+            omniglot.read_archives(sandbox.inside, 28)
 
     fuzz(sandbox, count, archives() | st.binary(max_size=80), check)
 

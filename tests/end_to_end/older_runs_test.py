@@ -42,7 +42,7 @@ def old_run(tmp_path):
     stored["model"]["drop_block"] = 0.0
     workdir.config_file.write_text(json.dumps(stored))
     state = small_experiment().init_run_state()
-    old = OldState(jnp.int32(2), *state.meta, state.batch_stats, state.opt_state)
+    old = OldState(jnp.int32(2), *state.meta[:3], state.batch_stats, state.opt_state)
     with Checkpoints(workdir.path, num_best=3) as checkpoints:
         checkpoints.buffer(old, 0.5)
         checkpoints.save()
