@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from mamlpp_jax.config.fields import FIELDS, Field, flatten, nested
+from mamlpp_jax.config.fields import FIELDS, flatten, nested
 from mamlpp_jax.errors import ConfigError
 
 
@@ -56,11 +56,10 @@ def complete(stored: Mapping[str, Any], *, to_train: bool = True) -> ConfigDict:
             )
     for name in values:
         check_field(name)
-    return nested({name: _value(field, values.get(name)) for name, field in FIELDS.items()})
-
-
-def _value(field: Field, stored: Any) -> Any:
-    return field.default if stored is None or stored in field.removed else stored
+    for name, field in FIELDS.items():
+        if name not in values or values[name] in field.removed:
+            values[name] = field.default
+    return nested({name: values[name] for name in FIELDS})
 
 
 def check_field(name: str) -> None:

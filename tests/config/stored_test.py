@@ -93,8 +93,9 @@ def test_a_run_of_another_version_differs_where_its_fields_do():
     assert difference.startswith("config.train.warmup is not a field")
 
 
-def test_a_stored_configuration_is_still_checked():
+@pytest.mark.parametrize("value", [1, None])
+def test_a_stored_configuration_is_still_checked(value):
     stored = small_config().to_dict()
-    stored["task"]["way"] = 1
-    with pytest.raises(ConfigError, match=r"config\.task\.way is 1"):
+    stored["task"]["way"] = value
+    with pytest.raises(ConfigError, match=rf"config\.task\.way is {value}"):
         config_lib.from_dict(stored)

@@ -4,10 +4,12 @@
 these, with shipped models and with archived runs.
 """
 
+import hashlib
 import json
 import pathlib
 import shutil
 
+import jax
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -44,6 +46,21 @@ def test_a_model_of_version_1_becomes_one_of_the_present_version(tmp_path):
     assert json.loads((folder / "model.json").read_text())["format_version"] == 2
     assert load_model(folder).config == before.config
     assert load_model(folder).card == before.card
+
+
+@pytest.mark.parametrize("name", ["plain", "in 64-bit mode"])
+def test_models_are_read_in_64_bit_mode_too(tmp_path, name):
+    """Also those that were saved in it."""
+    folder = shutil.copytree(VERSION_1 / "plain", tmp_path / "model")
+    if name != "plain":
+        arrays = safetensors.numpy.load_file(folder / "model.safetensors")
+        weights = safetensors.numpy.save({k: a.astype("f8") for k, a in arrays.items()})
+        (folder / "model.safetensors").write_bytes(weights)
+        edit(folder / "config.json", sha256=hashlib.sha256(weights).hexdigest())
+    expected = load_model(VERSION_1 / "plain").meta
+    for enabled in (True, False):
+        with jax.enable_x64(enabled):
+            jax.tree.map(np.testing.assert_array_equal, load_model(folder).meta, expected)
 
 
 def edit(path, **entries):
