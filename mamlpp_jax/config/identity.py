@@ -14,8 +14,11 @@ from mamlpp_jax.config.fields import FIELDS, default_config, flatten
 from mamlpp_jax.config.rules import AUTOMATIC_FRACTIONS, FOLDER, parse_list
 from mamlpp_jax.config.stored import REMOVED_FIELDS, complete
 from mamlpp_jax.errors import ConfigError
+from mamlpp_jax.statistics import STATISTICS
 
 _OWN_IMAGES = "image_folder"
+# What `norm.hand_over` counts as where it does not act: its default before it was 0, so that runs keep their hashes.
+_SILENT_HAND_OVER = 0.5
 
 
 def config_hash(config: ConfigDict) -> str:
@@ -57,6 +60,8 @@ def _run_fields(config: ConfigDict) -> dict[str, Any]:
     # Chosen fractions are the usual ones where classes are enough; `data.json` has the classes themselves.
     if fields.get("data.split_fractions") == "":
         fields["data.split_fractions"] = AUTOMATIC_FRACTIONS
+    if fields["norm.train_statistics"] not in [m.name for m in STATISTICS.values() if m.annealed]:
+        fields["norm.hand_over"] = _SILENT_HAND_OVER
     if every.get("data.name") == _OWN_IMAGES:
         # Data sets are told apart by the name of their folder, wherever the folder is.
         fields["data.manual_dir"] = pathlib.PurePath(str(every.get("data.manual_dir", ""))).name

@@ -47,6 +47,15 @@ def test_differences_and_hash_see_what_changes_the_run(field, value):
     assert config_lib.config_hash(other) != config_lib.config_hash(config)
 
 
+def test_the_hand_over_tells_runs_apart_where_statistics_are_annealed_alone():
+    """Its default was 0.5 before it was 0."""
+    for statistics, differs in (("batch", False), ("support", False), ("renorm", True)):
+        fields = {"norm.train_statistics": statistics}
+        now, before = (small_config(**fields, **{"norm.hand_over": h}) for h in (0.0, 0.5))
+        assert bool(config_lib.differences(now, before.to_dict())) == differs
+        assert (config_lib.config_hash(now) != config_lib.config_hash(before)) == differs
+
+
 def test_chosen_fractions_are_the_usual_ones():
     """Runs made before fractions could be left to be chosen go on; `data.json` has their classes."""
     chosen = small_config(**{"data.split_fractions": ""})
