@@ -28,8 +28,14 @@ from mamlpp_jax.artifacts.workdir import Workdir
 from mamlpp_jax.cli.flags import fail
 from mamlpp_jax.errors import MamlppError, WorkdirError
 from mamlpp_jax.inference.model import from_runs
-from mamlpp_jax.inference.older_models import ARCHIVED_WEIGHTS
-from mamlpp_jax.inference.saved_model import CARD, CONFIG, DESCRIPTION, WEIGHTS, model_files
+from mamlpp_jax.inference.saved_model import (
+    ARCHIVED_WEIGHTS,
+    CARD,
+    CONFIG,
+    DESCRIPTION,
+    WEIGHTS,
+    model_files,
+)
 from mamlpp_jax.inference.trained_run import load_best
 from mamlpp_jax.utils.files import json_bytes, read_json, wrap_os_errors, write_atomically
 

@@ -40,16 +40,10 @@ def adapt_members(
     images: Array,
     labels: Array,
 ) -> Adapted:
-    """Runs the inner loop of every member.
+    """Runs the inner loop of every member, leaves [E, ...], on images, uint8 [N, H, W, C], of K ways.
 
-    Args:
-        learner: for K ways; its inner steps and statistics may differ from training.
-        image_format: says how images are normalised.
-        way: K, classes.
-        meta: leaves [E, ...].
-        batch_stats: leaves [E, ...].
-        images: uint8 [N, H, W, C].
-        labels: int32 [N], 0..K-1; classes may have different numbers of images.
+    The learner's inner steps and statistics may differ from training. Labels are int32 [N], 0..K-1; classes may have
+    different numbers of images.
     """
     pixels = normalize(images, image_format.mean, image_format.std)
     support = Batch(pixels, labels)

@@ -61,9 +61,7 @@ class FewShotModel:
     def learner(self, way: int, conv: str = "auto") -> Learner:
         """The backbone and inner loop for tasks of `way` classes; the same object for equal models.
 
-        Args:
-            way: K.
-            conv: implementation of convolutions, one of `ops.conv.IMPL_NAMES`.
+        `conv` is the implementation of convolutions, one of `ops.conv.IMPL_NAMES`.
         """
         values = {**dict(config_lib.flatten(self.config)), "task.way": way, "model.conv": conv}
         return _make_learner(tuple(values.items()), self.statistics, self.inner_steps)
@@ -105,12 +103,9 @@ def _make_learner(
 
 
 def from_runs(runs: Sequence[TrainedRun]) -> FewShotModel:
-    """The model of a run's epochs, to be used with as many inner steps as it was trained with.
+    """The model of epochs of one run, best first, with as many inner steps as it was trained with.
 
     Its statistics classify each image alone: those of its training where these need it, else `support`.
-
-    Args:
-        runs: epochs of one run, best first.
     """
     first = runs[0]
     meta, batch_stats = jax.tree.map(
@@ -123,13 +118,7 @@ def from_runs(runs: Sequence[TrainedRun]) -> FewShotModel:
 
 
 def without_weights(config: ConfigDict, channels: int, steps: tuple[int, ...]) -> FewShotModel:
-    """The model that a run's configuration describes.
-
-    Args:
-        config: of the run.
-        channels: number of channels of its images.
-        steps: outer steps of the members.
-    """
+    """The model that a run's configuration describes, with images of so many channels and members of these steps."""
     mean, std = NORMALIZATIONS[config.data.normalize]
     polarity = "auto" if is_inverted(config.data.name) else None
     trained = find_statistics(config.norm.train_statistics)

@@ -50,13 +50,9 @@ Images that differ much from the training data are not what it is for: photograp
 def model_card(
     model: FewShotModel, *, name: str = "FOLDER", licence: str = "", body: str = ""
 ) -> str:
-    """The card of a model.
+    """The card of a model that `from_pretrained(name)` loads, with a licence such as "mit", or "" for none.
 
-    Args:
-        model: described.
-        name: what `from_pretrained` is called with.
-        licence: as in the front matter, "mit" for example; "" for none.
-        body: Markdown below the table; "" for two sentences on the model's limits.
+    `body` is the Markdown below the table; "" for two sentences on the model's limits.
     """
     config, image = model.config, model.image_format
     ways = _SHARED if config.model.shared_head else _OF_EACH_CLASS

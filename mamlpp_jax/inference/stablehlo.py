@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import pathlib
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax
 import jax.export
@@ -23,12 +22,9 @@ def write_stablehlo(
     function: Callable[..., Array],
     inputs: Sequence[tuple[int | str, tuple[int, ...]]],
 ) -> None:
-    """Writes a function of uint8 arrays, with everything it closes over.
+    """Writes a pure function of uint8 arrays, with everything it closes over.
 
-    Args:
-        path: file to write.
-        function: pure.
-        inputs: of each argument the first axis, a number or a name for any number, and the other axes.
+    `inputs` has for each argument its first axis, a number or a name for any number, and the other axes.
 
     Raises:
         ModelError: `flatbuffers` is not installed.
@@ -41,10 +37,9 @@ def write_stablehlo(
             f"{path} cannot be written without the package flatbuffers ({error}); install it with "
             "`pip install flatbuffers` or `pip install 'mamlpp_jax[export]'`."
         ) from error
-    shapes = [jax.ShapeDtypeStruct((_axis(first), *rest), np.uint8) for first, rest in inputs]
+    shapes = [
+        jax.ShapeDtypeStruct((*jax.export.symbolic_shape(str(first)), *rest), np.uint8)
+        for first, rest in inputs
+    ]
     exported = jax.export.export(jax.jit(function), platforms=PLATFORMS)(*shapes)
     write_atomically(path, bytes(exported.serialize()))
-
-
-def _axis(size: int | str) -> Any:
-    return jax.export.symbolic_shape(size)[0] if isinstance(size, str) else size

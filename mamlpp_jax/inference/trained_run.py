@@ -77,12 +77,7 @@ def load_run(
 
 
 def load_best(workdir: str | os.PathLike[str], count: int) -> list[TrainedRun]:
-    """Loads a run's best epochs by validation accuracy, best first; see `load_run`.
-
-    Args:
-        workdir: the folder that training wrote.
-        count: how many; fewer are loaded where fewer were kept.
-    """
+    """Loads a run's best epochs by validation accuracy, best first, or fewer where fewer were kept; see `load_run`."""
 
     def choose(checkpoints: CheckpointReader, config: ConfigDict, opened: Workdir) -> list[int]:
         undamaged = _undamaged_steps(checkpoints, opened)

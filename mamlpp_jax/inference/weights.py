@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import pathlib
 from typing import Any
 
@@ -17,7 +16,6 @@ from mamlpp_jax.errors import ModelError
 from mamlpp_jax.inference.model import FewShotModel
 from mamlpp_jax.training.learner import state_shapes
 from mamlpp_jax.types import MetaParams
-from mamlpp_jax.utils.files import wrap_os_errors
 
 # Of the numbers in a file, by whether they are stored in half precision.
 DTYPES = {False: "float32", True: "float16"}
@@ -26,9 +24,7 @@ DTYPES = {False: "float32", True: "float16"}
 def encode(model: FewShotModel, *, half: bool = False) -> bytes:
     """The content of a file of weights: arrays [E, ...] by name, such as "params/conv0/kernel", and whose they are.
 
-    Args:
-        model: of E members.
-        half: rounds the numbers to float16, in half the space.
+    With `half` the numbers are rounded to float16, in half the space.
 
     Raises:
         ModelError: a number is too large for float16.
@@ -46,37 +42,8 @@ def encode(model: FewShotModel, *, half: bool = False) -> bytes:
     return safetensors.numpy.save(arrays, about)
 
 
-def read_bytes(path: pathlib.Path, sha256: str | None, described_in: pathlib.Path) -> bytes:
-    """The content of a file of weights.
-
-    Args:
-        path: the file.
-        sha256: checksum that it must have.
-        described_in: the file that has the checksum, for the error.
-
-    Raises:
-        ModelError: it has another checksum.
-        WorkdirError: it cannot be read.
-    """
-    with wrap_os_errors(path, "read"):
-        content = path.read_bytes()
-    if hashlib.sha256(content).hexdigest() != sha256:
-        raise ModelError(
-            f"{path} is damaged, or another model's than {described_in.name} beside it: its SHA-256 differs."
-        )
-    return content
-
-
 def decode(content: bytes, path: pathlib.Path) -> dict[str, np.ndarray]:
-    """The arrays of a file by name.
-
-    Args:
-        content: of the file.
-        path: the file, for the error.
-
-    Raises:
-        ModelError: it is not readable.
-    """
+    """The arrays in the content of a file by name; a `ModelError` names the file where it is not readable."""
     try:
         return safetensors.numpy.load(content)
     except Exception as error:  # the library raises many kinds; each means the same to the user
@@ -89,13 +56,9 @@ def with_weights(
     path: pathlib.Path,
     dtype: str | None = None,
 ) -> FewShotModel:
-    """The model with its arrays, once names, shapes and dtypes are what its configuration says.
+    """The model with its arrays, [E, ...], once names, shapes and dtypes are what its configuration says.
 
-    Args:
-        model: without weights.
-        arrays: [E, ...] by name.
-        path: the file that they are of, for the error.
-        dtype: dtype of the numbers in the file; None for any float.
+    `dtype` is that of the numbers in the file `path`; None for any float.
 
     Raises:
         ModelError: the arrays are another model's, or the configuration describes no network.
