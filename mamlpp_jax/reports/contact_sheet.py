@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -52,75 +51,31 @@ class SplitSample:
 def draw(
     splits: Sequence[SplitSample], mean: Sequence[float] = (0.0,), std: Sequence[float] = (1.0,)
 ) -> Figure:
-    """Draws some classes and the episodes of each split; E, K, shot and query are the same for all.
+    """Draws a band per split: some classes, and beside them the episodes; E, shot and query are the same for all.
 
     At most 10 classes, spread evenly over the split in the order given, and 8 images of each, spread evenly
     over the class, are drawn; of an episode at most 10 classes with 5 support and 5 query images each. Its images
     are shown without the normalisation by `mean` and `std` of each channel.
     """
-    episodes = [(split, index) for split in splits for index in range(len(split.episode_classes))]
-    layout = _choose_layout(
-        splits, [_HEAD + min(len(split.episode_classes[0]), _CLASSES) for split, _ in episodes]
-    )
-    canvas = Canvas(layout.width, layout.height, _INCHES)
-    for split, (left, top) in zip(splits, layout.classes, strict=True):
-        _draw_classes(canvas, left, top + _HEAD, split)
-    for (split, index), (left, top) in zip(episodes, layout.episodes, strict=True):
-        _draw_episode(canvas, left + _GROUP_GAP, top + _HEAD, split, index, mean, std)
-    return canvas.figure
-
-
-class _Layout(NamedTuple):
-    """Left and top of every group of images; lengths in tiles, y downwards."""
-
-    width: float
-    height: float
-    classes: list[tuple[float, float]]
-    episodes: list[tuple[float, float]]
-
-
-def _choose_layout(splits: Sequence[SplitSample], episode_heights: Sequence[float]) -> _Layout:
-    """Columns of classes beside columns of episodes, as many of each as leave least of the sheet empty."""
-    class_heights = [_HEAD + min(len(split.classes), _CLASSES) for split in splits]
-    largest = max(len(images) for split in splits for images in split.classes.values())
-    class_width = _NAME + min(largest, _IMAGES)
     first = splits[0]
-    shots = first.by_class(first.episodes.support.inputs).shape[2]
-    queries = first.by_class(first.episodes.query.inputs).shape[2]
+    largest = max(len(images) for split in splits for images in split.classes.values())
+    class_width = _NAME + min(largest, _IMAGES) + _GAP
+    support, query, _ = first.episodes
+    shots, queries = (first.by_class(part.inputs).shape[2] for part in (support, query))
     episode_width = _GROUP_GAP + _NAME + min(shots, _SHOTS) + _GAP + min(queries, _QUERIES)
-
-    def lay_out(class_columns: int, episode_columns: int) -> _Layout:
-        low, classes = _stack(class_heights, class_columns)
-        lower, episodes = _stack(episode_heights, episode_columns)
-        right = class_columns * (class_width + _GAP)
-        return _Layout(
-            right + episode_columns * episode_width + _GAP,
-            max(low, lower) + _GAP,
-            [(column * (class_width + _GAP), top) for column, top in classes],
-            [(right + column * episode_width, top) for column, top in episodes],
-        )
-
-    def badness(layout: _Layout) -> float:
-        """The area; a sheet more than twice as long as it is wide, or the other way round, counts as larger."""
-        long = max(layout.width / layout.height, layout.height / layout.width)
-        return layout.width * layout.height * max(1.0, long / 2)
-
-    choices = itertools.product(range(1, len(splits) + 1), range(1, len(episode_heights) + 1))
-    return min((lay_out(*columns) for columns in choices), key=badness)
-
-
-def _stack(heights: Sequence[float], columns: int) -> tuple[float, list[tuple[int, float]]]:
-    """The height of the highest column, as low as can be, and column and top of every part, in their order."""
-    cuts = itertools.combinations(range(1, len(heights)), columns - 1)
-    divisions = [itertools.pairwise((0, *ends, len(heights))) for ends in cuts]
-    parts = min(
-        ([heights[first:end] for first, end in division] for division in divisions),
-        key=lambda parts: max(map(sum, parts)),
-    )
-    places = [
-        (column, sum(part[:row])) for column, part in enumerate(parts) for row in range(len(part))
-    ]
-    return max(map(sum, parts)), places
+    rows = (max(map(len, (split.classes, *split.episode_classes))) for split in splits)
+    heights = [_HEAD + min(most, _CLASSES) for most in rows]
+    episodes = range(len(first.episode_classes))
+    width = class_width + len(episodes) * episode_width + _GAP
+    canvas = Canvas(width, sum(heights) + _GAP, _INCHES)
+    top = _HEAD
+    for split, height in zip(splits, heights, strict=True):
+        _draw_classes(canvas, 0.0, top, split)
+        for index in episodes:
+            left = class_width + index * episode_width + _GROUP_GAP
+            _draw_episode(canvas, left, top, split, index, mean, std)
+        top += height
+    return canvas.figure
 
 
 def _draw_classes(canvas: Canvas, left: float, top: float, split: SplitSample) -> None:
