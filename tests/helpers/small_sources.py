@@ -1,5 +1,6 @@
 """Small copies of every data source, in every form people have it in, for tests."""
 
+import contextlib
 import csv
 import io
 import pickle
@@ -10,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from mamlpp_jax.data.dataset import Dataset, fingerprint
-from mamlpp_jax.data.sources import mini_imagenet_files, omniglot
+from mamlpp_jax.data.sources import mini_imagenet, omniglot
 
 MINI_CLASSES = {"train": 4, "val": 2, "test": 3}
 MINI_IMAGES = 6
@@ -18,8 +19,8 @@ MINI_IMAGES = 6
 
 def shrink_mini_imagenet(monkeypatch):
     """Lets mini-ImageNet have nine classes of six images."""
-    monkeypatch.setattr(mini_imagenet_files, "CLASSES", MINI_CLASSES)
-    monkeypatch.setattr(mini_imagenet_files, "IMAGES_PER_CLASS", MINI_IMAGES)
+    monkeypatch.setattr(mini_imagenet, "CLASSES", MINI_CLASSES)
+    monkeypatch.setattr(mini_imagenet, "IMAGES_PER_CLASS", MINI_IMAGES)
 
 
 def data_config(tmp_path, name, **changes):
@@ -133,11 +134,11 @@ MINI_FORMS = {
 
 def read_mini_imagenet(folder):
     """Decodes every image of a mini-ImageNet folder."""
-    layout = mini_imagenet_files.find_layout(folder)
-    for split in mini_imagenet_files.CLASSES:
-        for _, loaders in layout.read(split):
-            for loader in loaders:
-                loader()
+    with contextlib.ExitStack() as archives:
+        for classes in mini_imagenet.find_classes(folder, archives).values():
+            for loaders in classes.values():
+                for loader in loaders.values():
+                    loader()
 
 
 def own_images(folder, classes=8, splits=None, mode="RGB", size=(20, 16)):

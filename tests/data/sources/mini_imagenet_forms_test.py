@@ -1,5 +1,6 @@
 """The forms of mini-ImageNet on disk, whole and damaged."""
 
+import contextlib
 import os
 import pickle
 import shutil
@@ -8,7 +9,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from mamlpp_jax.data.sources.mini_imagenet_files import find_layout
+from mamlpp_jax.data.sources.mini_imagenet import find_classes
 from mamlpp_jax.errors import DataError
 from tests.helpers import small_sources
 
@@ -22,12 +23,13 @@ def _small(monkeypatch):
 
 def load(folder):
     """Every image of a folder: pixels by split, class and name."""
-    layout, found = find_layout(folder), {}
-    for split, classes in layout.listing.items():
-        for class_name, loaders in layout.read(split):
-            for name, loader in zip(classes[class_name], loaders, strict=True):
-                found[split, class_name, name] = np.asarray(loader())
-    return found
+    with contextlib.ExitStack() as archives:
+        return {
+            (split, class_name, name): np.asarray(loader())
+            for split, classes in find_classes(folder, archives).items()
+            for class_name, loaders in classes.items()
+            for name, loader in loaders.items()
+        }
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -236,4 +238,4 @@ def test_a_folder_of_another_kind_is_refused_with_the_forms(tmp_path):
         (tmp_path / "none", "is no folder"),
     ):
         with pytest.raises(DataError, match=rf"{said}.*train\.csv.*mini-imagenet-cache-train\.pkl"):
-            find_layout(folder)
+            load(folder)
