@@ -102,21 +102,14 @@ def random_images(case: Case) -> Dataset:
 
 @dataclasses.dataclass
 class Compiled:
-    """A compiled outer step with its arguments.
+    """A compiled outer step with its arguments."""
 
-    Attributes:
-        experiment: the configuration and its parts.
-        call: runs the outer steps of one dispatch and returns when they are done.
-        steps: outer steps of a call.
-        seconds: time of tracing and compiling.
-        peak_mib: memory by the compiler's analysis.
-    """
-
-    experiment: Experiment
+    experiment: Experiment  # the configuration and its parts
+    # Runs the outer steps of one dispatch and returns when they are done
     call: Callable[[], None]
-    steps: int
-    seconds: float
-    peak_mib: float
+    steps: int  # outer steps of a call
+    seconds: float  # time of tracing and compiling
+    peak_mib: float  # memory by the compiler's analysis
 
 
 def compile_step(config: ConfigDict, case: Case, order: int, multi_step: bool) -> Compiled:

@@ -36,15 +36,10 @@ _COMMON = {
 
 
 class Recipe(NamedTuple):
-    """How one model is made.
+    """How one model is made."""
 
-    Attributes:
-        run: its training.
-        notes: what its card says about the data.
-    """
-
-    run: Run
-    notes: Notes
+    run: Run  # its training
+    notes: Notes  # what its card says about the data
 
 
 RECIPES = {

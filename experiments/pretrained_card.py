@@ -35,17 +35,11 @@ _MEASURED = "card.json"  # in the run's folder: the results so far
 
 
 class Notes(NamedTuple):
-    """The card's sentences about the data.
+    """The card's sentences about the data."""
 
-    Attributes:
-        data: their content, in sentences.
-        licence: their licence.
-        not_for: uses that the model is not for.
-    """
-
-    data: str
-    licence: str
-    not_for: str
+    data: str  # their content, in sentences
+    licence: str  # their licence
+    not_for: str  # uses that the model is not for
 
 
 def test_episodes(config: ConfigDict, way: int, shot: int, tasks: int) -> Iterator[Episode]:

@@ -32,27 +32,18 @@ _IDENTITY = (
 
 @dataclasses.dataclass(frozen=True)
 class ArchivedRun:
-    """A run that has been made, or that diverged.
+    """A run that has been made, or that diverged."""
 
-    Attributes:
-        name: name of its folder.
-        config: its fields by name, such as "train.epochs".
-        changed: fields that differ from the planned run's, as "train.epochs=3".
-        full_steps: outer steps of the same run in full; of the paper's protocol, unless its own is "released".
-        epochs: a record per epoch, see `keep.epoch_records`.
-        results: content of `results.json` with `Evaluation`s; {} for a run that diverged.
-        failure: why it has no results; "" for a run that has.
-        images: SHA-256 of the images of its data.
-    """
-
-    name: str
-    config: dict[str, Any]
-    changed: tuple[str, ...]
+    name: str  # name of its folder
+    config: dict[str, Any]  # its fields by name, such as "train.epochs"
+    changed: tuple[str, ...]  # fields that differ from the planned run's, as "train.epochs=3"
+    # Outer steps of the same run in full; of the paper's protocol, unless its own is "released"
     full_steps: int
-    epochs: list[dict[str, Any]]
+    epochs: list[dict[str, Any]]  # a record per epoch, see `keep.epoch_records`
+    # Content of `results.json` with `Evaluation`s; {} for a run that diverged
     results: dict[str, Any]
-    failure: str
-    images: str
+    failure: str  # why it has no results; "" for a run that has
+    images: str  # SHA-256 of the images of its data
 
     @property
     def seed(self) -> int:

@@ -35,15 +35,10 @@ class Legend:
 
 
 class Group(NamedTuple):
-    """Runs that differ in nothing but their seeds.
+    """Runs that differ in nothing but their seeds."""
 
-    Attributes:
-        runs: those with results, and those that diverged; at least one.
-        planned: how many seeds the table wants.
-    """
-
-    runs: list[ArchivedRun]
-    planned: int
+    runs: list[ArchivedRun]  # those with results, and those that diverged; at least one
+    planned: int  # how many seeds the table wants
 
     @property
     def with_results(self) -> list[ArchivedRun]:
@@ -72,17 +67,11 @@ class Group(NamedTuple):
 
 
 class Cell(NamedTuple):
-    """A planned row of a table.
+    """A planned row of a table."""
 
-    Attributes:
-        names: texts of its first columns.
-        runs: runs that have been made for it, by any protocol.
-        planned: how many seeds it should have.
-    """
-
-    names: Mapping[str, str]
-    runs: Sequence[ArchivedRun]
-    planned: int = 1
+    names: Mapping[str, str]  # texts of its first columns
+    runs: Sequence[ArchivedRun]  # runs that have been made for it, by any protocol
+    planned: int = 1  # how many seeds it should have
 
     @property
     def groups(self) -> list[Group]:

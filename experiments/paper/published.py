@@ -9,15 +9,10 @@ from typing import NamedTuple
 
 
 class Published(NamedTuple):
-    """A published test accuracy.
+    """A published test accuracy."""
 
-    Attributes:
-        percent: as printed, perhaps a range over several sources or with its spread.
-        source: who printed it.
-    """
-
-    percent: str
-    source: str
+    percent: str  # as printed, perhaps a range over several sources or with its spread
+    source: str  # who printed it
 
 
 _FINN = "Finn et al. 2017"

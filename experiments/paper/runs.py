@@ -41,31 +41,18 @@ _ARGUMENTS_BY_DATA = {
 
 
 class Run(NamedTuple):
-    """One training with its test.
+    """One training with its test."""
 
-    Attributes:
-        data: the ready configuration, such as "omniglot" or "mini_imagenet".
-        way: classes of a task.
-        shot: support images per class.
-        method: name as in the configurations.
-        protocol: name as in the configurations.
-        seed: of the initial weights and the training tasks.
-        steps: inner steps; other than 5 for mini-ImageNet only.
-        variant: a name for what `fields` changes; "" without them.
-        fields: further configuration fields with their values.
-        folder: a name in the place of the one made of all these; "" for that.
-    """
-
-    data: str
-    way: int
-    shot: int
-    method: str
-    protocol: str
-    seed: int = 0
-    steps: int = 5
-    variant: str = ""
-    fields: Mapping[str, Any] = {}
-    folder: str = ""
+    data: str  # the ready configuration, such as "omniglot" or "mini_imagenet"
+    way: int  # classes of a task
+    shot: int  # support images per class
+    method: str  # name as in the configurations
+    protocol: str  # name as in the configurations
+    seed: int = 0  # of the initial weights and the training tasks
+    steps: int = 5  # inner steps; other than 5 for mini-ImageNet only
+    variant: str = ""  # a name for what `fields` changes; "" without them
+    fields: Mapping[str, Any] = {}  # further configuration fields with their values
+    folder: str = ""  # a name in the place of the one made of all these; "" for that
 
     @property
     def name(self) -> str:

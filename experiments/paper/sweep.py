@@ -42,23 +42,15 @@ _DIVERGED = re.compile(r"error: (.* at outer step \d+ \(epoch \d+\).*)")
 
 @dataclasses.dataclass
 class Sweep:
-    """Makes the runs of a list that are missing, and archives them.
+    """Makes the runs of a list that are missing, and archives them."""
 
-    Attributes:
-        workdirs: folder of the workdir and the log of each run.
-        results: folder of the archived runs.
-        launch: runner of commands.
-        tests: tests that every run must have, each by where it differs from the run's own: tasks, inner_steps, way.
-        at_once: how many runs to make at a time.
-        further: flags of `mamlpp_jax.main` for every training.
-    """
-
-    workdirs: pathlib.Path
-    results: pathlib.Path
-    launch: Launch
+    workdirs: pathlib.Path  # folder of the workdir and the log of each run
+    results: pathlib.Path  # folder of the archived runs
+    launch: Launch  # runner of commands
+    # Tests that every run must have, each by where it differs from the run's own: tasks, inner_steps, way
     tests: Sequence[Mapping[str, int]] = ({},)
-    at_once: int = 1
-    further: Sequence[str] = ()
+    at_once: int = 1  # how many runs to make at a time
+    further: Sequence[str] = ()  # flags of `mamlpp_jax.main` for every training
     _stopped: bool = dataclasses.field(default=False, init=False)
 
     def __call__(self, runs: Sequence[Run]) -> int:

@@ -12,15 +12,10 @@ from mamlpp_jax.types import Array, MetaParams, MetaState
 
 
 class AverageState(NamedTuple):
-    """State of `average_weights`.
+    """State of `average_weights`."""
 
-    Attributes:
-        updates: int32 [], so far.
-        average: of the meta-parameters after each of them.
-    """
-
-    updates: Array
-    average: MetaParams
+    updates: Array  # int32 [], so far
+    average: MetaParams  # of the meta-parameters after each of them
 
 
 def average_weights(decay: float) -> optax.GradientTransformation:

@@ -17,18 +17,13 @@ from mamlpp_jax.types import Array, Episode, MetaParams, Moments, Params, Runnin
 
 
 class LossAux(NamedTuple):
-    """By-products of the meta-loss.
+    """By-products of the meta-loss."""
 
-    Attributes:
-        metric: [], of the query set after the last inner step, mean over tasks.
-        outputs: of the query set after the last inner step; logits [B, M, K], or leaves [B, M, ...].
-        support_moments: mean over tasks, leaves [S, F].
-        query_moments: mean over tasks, leaves [S, F]; [1, F] when only the last step's query loss counts.
-    """
-
-    metric: Array
+    metric: Array  # [], on the query set after the last inner step, mean over tasks
+    # Outputs of the query set after the last inner step: logits [B, M, K], or leaves [B, M, ...].
     outputs: Any
-    support_moments: Moments
+    support_moments: Moments  # mean over tasks, leaves [S, F]
+    # Mean over tasks, leaves [S, F]; [1, F] when only the last step's query loss counts.
     query_moments: Moments
 
 

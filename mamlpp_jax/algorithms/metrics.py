@@ -10,32 +10,20 @@ import numpy as np
 
 
 class Predictions(NamedTuple):
-    """Predictions of a model on T tasks.
+    """Predictions of a model on T tasks."""
 
-    Attributes:
-        logits: outputs, float32 [T, S + 1, M, K], of the query set after 0..S inner steps; [T, 1, M, K] where
-            only the last step was asked for.
-        labels: classes of the query set, int32 [T, M].
-    """
-
+    # float32 [T, S + 1, M, K], of the query set after 0..S inner steps; [T, 1, M, K] for the last step alone.
     logits: np.ndarray
-    labels: np.ndarray
+    labels: np.ndarray  # classes of the query set, int32 [T, M]
 
 
 class Scores(NamedTuple):
-    """Accuracy over tasks, as fractions.
+    """Accuracy over tasks, as fractions."""
 
-    Attributes:
-        accuracy: after the last inner step, mean over tasks.
-        ci95: half-width of the 95 % interval over tasks, by Student's t.
-        loss: mean cross-entropy after the last inner step.
-        accuracy_per_step: after 0..S inner steps, or after the last one alone.
-    """
-
-    accuracy: float
-    ci95: float
-    loss: float
-    accuracy_per_step: list[float]
+    accuracy: float  # after the last inner step, mean over tasks
+    ci95: float  # half-width of the 95 % interval over tasks, by Student's t
+    loss: float  # mean cross-entropy after the last inner step
+    accuracy_per_step: list[float]  # after 0..S inner steps, or after the last one alone
 
 
 def ensemble(predictions: Sequence[Predictions]) -> Predictions:

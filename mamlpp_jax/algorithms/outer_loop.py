@@ -32,37 +32,22 @@ from mamlpp_jax.types import (
 
 
 class StepMetrics(NamedTuple):
-    """Metrics of one outer step; scalars.
+    """Metrics of one outer step; scalars."""
 
-    Attributes:
-        loss: the meta-loss before the update.
-        metric: of the query set after the last inner step, before the update; by default the accuracy.
-        grad_norm: global L2 norm of the meta-gradient, before any clipping.
-        finite: bool, whether the loss and, after the update, every meta-parameter and running statistic is.
-    """
-
-    loss: Array
-    metric: Array
-    grad_norm: Array
-    finite: Array
+    loss: Array  # the meta-loss before the update
+    metric: Array  # of the query set after the last inner step, before the update
+    grad_norm: Array  # global L2 norm of the meta-gradient, before any clipping
+    finite: Array  # bool, of the loss and, after the update, of all that is learned or accumulated
 
 
 class OuterGradient(NamedTuple):
-    """The contribution of a batch of tasks to an outer step, each a mean over its tasks.
+    """The contribution of a batch of tasks to an outer step, each a mean over its tasks."""
 
-    Attributes:
-        gradient: the direction the outer optimizer descends.
-        loss: [].
-        metric: [].
-        support_moments: leaves [S, F].
-        query_moments: leaves [S, F] or [1, F].
-    """
-
-    gradient: MetaParams
-    loss: Array
-    metric: Array
-    support_moments: Moments
-    query_moments: Moments
+    gradient: MetaParams  # the direction the outer optimizer descends
+    loss: Array  # []
+    metric: Array  # []
+    support_moments: Moments  # leaves [S, F]
+    query_moments: Moments  # leaves [S, F] or [1, F]
 
 
 # (learner, meta, batch_stats, episodes with a leading B, plan) -> what they contribute.

@@ -15,39 +15,22 @@ _TYPES: dict[str, Any] = {"str": str, "int": int, "float": (int, float)}
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """One test of one model under one choice of statistics.
+    """One test of one model under one choice of statistics."""
 
-    Attributes:
-        model: "ensemble" or "best".
-        train_statistics: statistics that normalised in training.
-        eval_statistics: statistics that normalised in the test.
-        way: classes of a task.
-        shot: support images per class.
-        query: query images per class.
-        inner_steps: S.
-        tasks: number of tested tasks.
-        accuracy: value after the last inner step, mean over tasks, a fraction.
-        ci95: half-width of its 95 % interval over tasks.
-        loss: mean cross-entropy after the last inner step; one that is not finite is null in the file, and NaN
-            when it is read.
-        accuracy_per_step: [S + 1], after 0..S inner steps.
-        data: name of another data set that was tested on; "" for the run's own.
-        epochs: tested epochs, from 0, best first; [] in results of versions that did not write it.
-    """
-
-    model: str
-    train_statistics: str
-    eval_statistics: str
-    way: int
-    shot: int
-    query: int
-    inner_steps: int
-    tasks: int
-    accuracy: float
-    ci95: float
-    loss: float
-    accuracy_per_step: list[float]
-    data: str = ""
+    model: str  # "ensemble" or "best"
+    train_statistics: str  # statistics that normalised in training
+    eval_statistics: str  # statistics that normalised in the test
+    way: int  # classes of a task
+    shot: int  # support images per class
+    query: int  # query images per class
+    inner_steps: int  # S
+    tasks: int  # number of tested tasks
+    accuracy: float  # value after the last inner step, mean over tasks, a fraction
+    ci95: float  # half-width of its 95 % interval over tasks
+    loss: float  # mean cross-entropy after the last inner step; null in the file where it is NaN
+    accuracy_per_step: list[float]  # [S + 1], after 0..S inner steps
+    data: str = ""  # name of another data set that was tested on; "" for the run's own
+    # Tested epochs, from 0, best first; [] in results of versions that did not write it.
     epochs: list[int] = dataclasses.field(default_factory=list)
 
     @property

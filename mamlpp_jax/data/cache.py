@@ -19,19 +19,12 @@ from mamlpp_jax.utils.terminal import phase
 
 
 class CacheKey(NamedTuple):
-    """Identifies a cached data set; the cache file is named after it.
+    """Identifies a cached data set; the cache file is named after it."""
 
-    Attributes:
-        name: ``data.name``.
-        identity: distinguishes data sets with the same name; "" where there is one only.
-        image_size: height and width in pixels.
-        version: raised when a source starts to give other arrays for the same settings.
-    """
-
-    name: str
-    identity: str
-    image_size: int
-    version: int
+    name: str  # data.name
+    identity: str  # distinguishes data sets with the same name; "" where there is one only
+    image_size: int  # height and width in pixels
+    version: int  # raised when a source starts to give other arrays for the same settings
 
     @property
     def stem(self) -> str:

@@ -27,19 +27,12 @@ NORMALIZATIONS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
 
 
 class TaskSource(NamedTuple):
-    """The images and classes that tasks are sampled from; a pytree that lives on the device.
+    """The images and classes that tasks are sampled from; a pytree that lives on the device."""
 
-    Attributes:
-        images: uint8 [T, H, W, C], every image of the data set, of all splits.
-        starts: int32 [classes], first image of each class of this split.
-        sizes: int32 [classes], images of each class of this split.
-        key: random key of this stream of tasks.
-    """
-
-    images: Array
-    starts: Array
-    sizes: Array
-    key: Array
+    images: Array  # uint8 [T, H, W, C], every image of the data set, of all splits
+    starts: Array  # int32 [classes], first image of each class of this split
+    sizes: Array  # int32 [classes], images of each class of this split
+    key: Array  # random key of this stream of tasks
 
     def task_images(
         self, step: Array, index: Array, spec: TaskSpec, max_class_size: int
@@ -51,23 +44,14 @@ class TaskSource(NamedTuple):
 
 
 class TaskSpec(NamedTuple):
-    """The static part of sampling.
+    """The static part of sampling."""
 
-    Attributes:
-        way: classes of a task.
-        shot: support images per class.
-        query: query images per class.
-        rotations: 4 when every 90-degree rotation of a class is a class of its own, else 1.
-        mean: per-channel mean taken off pixels in 0..1.
-        std: per-channel deviation they are divided by.
-    """
-
-    way: int
-    shot: int
-    query: int
-    rotations: int = 1
-    mean: tuple[float, ...] = (0.0,)
-    std: tuple[float, ...] = (1.0,)
+    way: int  # classes of a task
+    shot: int  # support images per class
+    query: int  # query images per class
+    rotations: int = 1  # 4 when every 90-degree rotation of a class is a class of its own, else 1
+    mean: tuple[float, ...] = (0.0,)  # per-channel mean taken off pixels in 0..1
+    std: tuple[float, ...] = (1.0,)  # per-channel deviation they are divided by
 
 
 def class_rows(dataset: Dataset, classes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -85,14 +69,7 @@ def task_key(key: Array, step: Array, index: Array) -> Array:
 def sample_indices(
     key: Array, starts: Array, sizes: Array, spec: TaskSpec, max_class_size: int
 ) -> tuple[Array, Array]:
-    """Samples the images of one task.
-
-    Args:
-        key: random key of the task.
-        starts: int32 [classes].
-        sizes: int32 [classes], at least shot + query each.
-        spec: way, shot, query and rotations.
-        max_class_size: static bound of the class sizes.
+    """Samples the images of one task from classes with these starts and sizes (at least shot + query), int32 [classes].
 
     Returns:
         int32 [way, shot + query] image indices, no image twice in a class, and int32 [way] quarter rotations.

@@ -25,19 +25,12 @@ _AHEAD = 2  # batches that are made while the device works on one
 
 
 class HostBatch(NamedTuple):
-    """The images of ready tasks, a pytree to be sent to the device: a source of just these tasks.
+    """The images of ready tasks, a pytree to be sent to the device: a source of just these tasks."""
 
-    Attributes:
-        first_step: int32 [], the outer step of the first entry.
-        first_task: int32 [], the global task index of the first entry.
-        images: uint8 [steps, tasks, K, shot + query, H, W, C].
-        rotations: int32 [steps, tasks, K], in quarters of a full rotation.
-    """
-
-    first_step: Array
-    first_task: Array
-    images: Array
-    rotations: Array
+    first_step: Array  # int32 [], the outer step of the first entry
+    first_task: Array  # int32 [], the global task index of the first entry
+    images: Array  # uint8 [steps, tasks, K, shot + query, H, W, C]
+    rotations: Array  # int32 [steps, tasks, K], in quarters of a full rotation
 
     def task_images(
         self, step: Array, index: Array, spec: TaskSpec, max_class_size: int
@@ -50,17 +43,11 @@ class HostBatch(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class HostSource:
-    """The source of a split's tasks, on the host.
+    """The source of a split's tasks, on the host."""
 
-    Attributes:
-        source: images, classes and key; its arrays are NumPy's.
-        spec: way, shot, query, rotations and normalisation.
-        max_class_size: images of the data set's largest class.
-    """
-
-    source: TaskSource
+    source: TaskSource  # of NumPy arrays
     spec: TaskSpec
-    max_class_size: int
+    max_class_size: int  # images of the data set's largest class
 
     def indices(self, steps: range, tasks: range) -> tuple[np.ndarray, np.ndarray]:
         """Image indices [steps, tasks, K, shot + query] and rotations [steps, tasks, K] of these tasks."""

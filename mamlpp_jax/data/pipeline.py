@@ -31,24 +31,14 @@ class Window(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TaskStream:
-    """Samples tasks of one split; the same ones wherever its images lie.
+    """Samples tasks of one split; the same ones wherever its images lie."""
 
-    Attributes:
-        host: source of the tasks, on the host.
-        class_names: names of the split's classes, before rotation.
-        sample_tasks: ``(source, step, task_indices [B]) -> Episode``, to be called inside jit with a source from
-            `windows` or `blocks`.
-        mesh: the devices.
-        device_images: uint8 [T, H, W, C], replicated over the mesh; None where they stay on the host.
-        batch_bytes: bytes of images sent to the devices at a time where they stay on the host.
-    """
-
-    host: HostSource
-    class_names: tuple[str, ...]
-    sample_tasks: SampleTasks
-    mesh: Mesh
-    device_images: Array | None
-    batch_bytes: int = _BATCH_BYTES
+    host: HostSource  # source of the tasks, on the host
+    class_names: tuple[str, ...]  # names of the split's classes, before rotation
+    sample_tasks: SampleTasks  # to be called inside jit with a source from `windows` or `blocks`
+    mesh: Mesh  # the devices
+    device_images: Array | None  # uint8 [T, H, W, C], replicated; None where they stay on the host
+    batch_bytes: int = _BATCH_BYTES  # of images sent at a time where they stay on the host
 
     @property
     def num_classes(self) -> int:
@@ -132,10 +122,8 @@ def make_task_stream(
     """
     largest = int(dataset.class_sizes.max())
     on_host: Any = (dataset.images, *class_rows(dataset, classes), key)
-    source = TaskSource(*on_host)
-
     return TaskStream(
-        HostSource(source, spec, largest),
+        HostSource(TaskSource(*on_host), spec, largest),
         tuple(dataset.class_names[index] for index in classes),
         make_sample_tasks(spec, largest),
         mesh,

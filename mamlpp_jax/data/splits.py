@@ -31,12 +31,8 @@ def split_dataset(
     6. The usual fractions, moved so that every split has classes for ``way`` as far as there are enough
     (`automatic_counts`). Under rules 1 and 2 the numbers may ask for fewer classes than there are; 0 takes all.
 
-    Args:
-        dataset: classes in name order.
-        data_config: configuration with ``seed`` and the fields above.
-        way: classes of a task.
-        rotations: number of classes that each class of a split counts as; 1 where it is missing.
-        recorded: names of the classes of each split, where they have been chosen before.
+    A class of a split counts as ``rotations[split]`` classes, 1 by default; `recorded` are the names of the classes of
+    each split, where they have been chosen before.
 
     Returns:
         For each name in ``SPLITS`` int32 class indices, at least one; no class is in two splits.
@@ -57,7 +53,13 @@ def split_dataset(
     if not any(counts.values()):
         fractions = parse_fractions(data_config.split_fractions)
         if data_config.split_fractions:
-            counts = fraction_counts(dataset.num_classes, fractions)
+            counts = _rounded_shares(dataset.num_classes, fractions)
+            if empty := next((split for split in SPLITS if not counts[split]), None):
+                raise ConfigError(
+                    f"data.split_fractions gives the {empty} split none of the {dataset.num_classes} classes; raise "
+                    "its fraction, leave data.split_fractions empty to have them chosen, or set data.train_classes, "
+                    "data.val_classes and data.test_classes."
+                )
         elif known := _recorded_classes(dataset, recorded):
             return known
         else:
@@ -134,21 +136,9 @@ def automatic_counts(
 
 
 def _rounded_shares(num_classes: int, fractions: Sequence[float]) -> dict[str, int]:
+    """Classes per split; their sum is the rounded sum of the fractions of all classes."""
     ends = np.floor(np.cumsum([0.0, *fractions]) * num_classes + 0.5).astype(int)
     return dict(zip(SPLITS, np.diff(ends).tolist(), strict=True))
-
-
-def fraction_counts(num_classes: int, fractions: Sequence[float]) -> dict[str, int]:
-    """Classes per split; their sum is the rounded sum of the fractions of all classes."""
-    counts = _rounded_shares(num_classes, fractions)
-    for split, count in counts.items():
-        if count == 0:
-            raise ConfigError(
-                f"data.split_fractions gives the {split} split none of the {num_classes} classes; raise its "
-                "fraction, leave data.split_fractions empty to have them chosen, or set data.train_classes, "
-                "data.val_classes and data.test_classes."
-            )
-    return counts
 
 
 def read_split_file(path: Path, dataset: Dataset) -> tuple[str, ...]:

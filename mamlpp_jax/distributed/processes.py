@@ -30,19 +30,13 @@ _LOOPBACK = re.compile(r"localhost|127\.\d+\.\d+\.\d+|\[::1\]")
 
 
 class Group(NamedTuple):
-    """The processes that compute a run together.
+    """The processes that compute a run together."""
 
-    Attributes:
-        detect: whether the cluster (SLURM, Open MPI, Kubernetes, a TPU pod) supplies fields that are None.
-        coordinator_address: host:port of process 0, which the others must reach.
-        num_processes: number of processes.
-        process_id: number of this one, from 0.
-    """
-
+    # Whether the cluster (SLURM, Open MPI, Kubernetes, a TPU pod) supplies fields that are None
     detect: bool = False
-    coordinator_address: str | None = None
-    num_processes: int | None = None
-    process_id: int | None = None
+    coordinator_address: str | None = None  # host:port of process 0, which the others must reach
+    num_processes: int | None = None  # number of processes
+    process_id: int | None = None  # number of this one, from 0
 
 
 def check_group(group: Group) -> None:

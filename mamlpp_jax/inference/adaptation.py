@@ -17,17 +17,11 @@ from mamlpp_jax.types import Array, Batch, Episode, MetaParams, NormParams, Para
 
 
 class Adapted(NamedTuple):
-    """A model that has learned classes; leaves [E, ...] over its members.
+    """A model that has learned classes; leaves [E, ...] over its members."""
 
-    Attributes:
-        params: theta_S.
-        norm: batch-norm scale and bias of the last inner step.
-        bn_stats: what normalises queries; None for the query batch itself.
-    """
-
-    params: Params
-    norm: NormParams
-    bn_stats: Any
+    params: Params  # theta_S
+    norm: NormParams  # batch-norm scale and bias of the last inner step
+    bn_stats: Any  # what normalises queries; None for the query batch itself
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))

@@ -31,27 +31,16 @@ What is above, its accuracies too, describes the model before it was saved again
 
 @dataclasses.dataclass(frozen=True)
 class FewShotModel:
-    """A trained few-shot model of one or more members, whose logits are averaged.
+    """A trained few-shot model of one or more members, whose logits are averaged."""
 
-    Attributes:
-        config: the whole configuration that it was trained with, without folders of a machine.
-        image_format: its images.
-        meta: what the outer loop learned, NumPy leaves [E, ...] for E members, best first.
-        batch_stats: running statistics, NumPy leaves [E, ...].
-        steps: outer steps that each member was trained for.
-        statistics: which batch-norm statistics are used, one of `mamlpp_jax.statistics.STATISTICS`.
-        inner_steps: how many are used.
-        card: its model card, Markdown; "" for one made of the other attributes.
-    """
-
-    config: FrozenConfigDict
-    image_format: ImageFormat
-    meta: MetaParams
-    batch_stats: RunningStats
-    steps: tuple[int, ...]
-    statistics: str
-    inner_steps: int
-    card: str = ""
+    config: FrozenConfigDict  # whole, as it was trained with, without folders of a machine
+    image_format: ImageFormat  # its images
+    meta: MetaParams  # NumPy leaves [E, ...] for E members, best first
+    batch_stats: RunningStats  # running statistics, NumPy leaves [E, ...]
+    steps: tuple[int, ...]  # outer steps that each member was trained for
+    statistics: str  # the name of those that are used, see `mamlpp_jax.statistics`
+    inner_steps: int  # how many are used
+    card: str = ""  # its model card, Markdown; "" for one made of the other attributes
 
     @property
     def way(self) -> int:

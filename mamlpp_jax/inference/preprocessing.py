@@ -21,21 +21,14 @@ _FLOAT_SLACK = 1e-3  # how far a float may lie outside 0..1 by rounding
 
 
 class ImageFormat(NamedTuple):
-    """The images of a model.
+    """The images of a model."""
 
-    Attributes:
-        size: height and width in pixels.
-        channels: 1 grey, 3 colour.
-        mean: taken off pixels in 0..1, for every channel or for all of them.
-        std: deviation they are divided by.
-        polarity: for a model of writing, whose images have ink 255 on paper 0: which images are inverted;
-            one of `POLARITIES`. None for a model that takes images as they are.
-    """
-
-    size: int
-    channels: int
-    mean: tuple[float, ...] = (0.0,)
-    std: tuple[float, ...] = (1.0,)
+    size: int  # height and width in pixels
+    channels: int  # 1 grey, 3 colour
+    mean: tuple[float, ...] = (0.0,)  # taken off pixels in 0..1, one per channel or one for all
+    std: tuple[float, ...] = (1.0,)  # deviation they are divided by
+    # For a model of writing, whose images have ink 255 on paper 0: which images are inverted; one of `POLARITIES`.
+    # None for a model that takes images as they are.
     polarity: str | None = None
 
     @property

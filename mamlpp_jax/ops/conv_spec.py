@@ -12,23 +12,14 @@ from mamlpp_jax.types import Array
 
 
 class ConvSpec(NamedTuple):
-    """The static description of a convolution.
+    """The static description of a convolution."""
 
-    Attributes:
-        size: (height, width) of the input.
-        kernel: (height, width) of the kernel.
-        stride: the same in both directions.
-        padding: zeros added on every side of the input.
-        impl: its implementation.
-        compute_dtype: dtype that the factors of every product are rounded to; "" for their own.
-    """
-
-    size: tuple[int, int]
-    kernel: tuple[int, int]
-    stride: int
-    padding: int
-    impl: ConvImpl
-    compute_dtype: str
+    size: tuple[int, int]  # (height, width) of the input
+    kernel: tuple[int, int]  # (height, width) of the kernel
+    stride: int  # the same in both directions
+    padding: int  # zeros added on every side of the input
+    impl: ConvImpl  # its implementation
+    compute_dtype: str  # dtype that the factors of every product are rounded to; "" for their own
 
     @property
     def strides(self) -> tuple[int, int]:
@@ -58,18 +49,12 @@ class ConvSpec(NamedTuple):
 
 
 class ConvImpl(NamedTuple):
-    """One implementation of the three convolution primitives; `ops.conv` defines their derivatives.
+    """One implementation of the three convolution primitives; `ops.conv` defines their derivatives."""
 
-    Attributes:
-        conv: (spec, x, w) -> y.
-        input_gradient: (spec, dy, w) -> dx.
-        kernel_gradient: (spec, x, dy) -> dw.
-        in_cache: whether work on images is faster in blocks that fit the cache of a CPU, one after another.
-    """
-
-    conv: Callable[[ConvSpec, Array, Array], Array]
-    input_gradient: Callable[[ConvSpec, Array, Array], Array]
-    kernel_gradient: Callable[[ConvSpec, Array, Array], Array]
+    conv: Callable[[ConvSpec, Array, Array], Array]  # (spec, x, w) -> y
+    input_gradient: Callable[[ConvSpec, Array, Array], Array]  # (spec, dy, w) -> dx
+    kernel_gradient: Callable[[ConvSpec, Array, Array], Array]  # (spec, x, dy) -> dw
+    # Whether work on images is faster in blocks that fit the cache of a CPU, one after another
     in_cache: bool = False
 
 

@@ -28,19 +28,12 @@ _HEAD = 0.95
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class SplitSample:
-    """The part of one split in a contact sheet.
+    """The part of one split in a contact sheet."""
 
-    Attributes:
-        name: "train", "val" or "test".
-        classes: all images of each class by its name, uint8 [n, H, W, C].
-        episodes: the first E, with normalised images ordered by class; leaves [E, ...].
-        episode_classes: names of their classes, [E][K].
-    """
-
-    name: str
-    classes: Mapping[str, np.ndarray]
-    episodes: Episode
-    episode_classes: Sequence[Sequence[str]]
+    name: str  # "train", "val" or "test"
+    classes: Mapping[str, np.ndarray]  # all images of each class by its name, uint8 [n, H, W, C]
+    episodes: Episode  # the first E, with normalised images ordered by class; leaves [E, ...]
+    episode_classes: Sequence[Sequence[str]]  # names of their classes, [E][K]
 
     def by_class(self, images: Array) -> np.ndarray:
         """Support or query images [E, K * n, H, W, C] as [E, K, n, H, W, C]."""

@@ -36,25 +36,15 @@ _MIB = 2**20
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """The parts of a run.
+    """The parts of a run."""
 
-    Attributes:
-        config: the validated configuration.
-        mesh: the devices.
-        learner: backbone and inner loop.
-        optimizer: outer Adam, behind clipping where that is on.
-        learning_rate: rate of the outer Adam per outer step.
-        image_shape: (H, W, C).
-        tasks: the streams of "train", "val" and "test".
-    """
-
-    config: ConfigDict
-    mesh: Mesh
-    learner: Learner
-    optimizer: optax.GradientTransformation
-    learning_rate: optax.Schedule
-    image_shape: tuple[int, int, int]
-    tasks: dict[str, TaskStream]
+    config: ConfigDict  # the validated configuration
+    mesh: Mesh  # the devices
+    learner: Learner  # backbone and inner loop
+    optimizer: optax.GradientTransformation  # outer Adam, behind clipping where that is on
+    learning_rate: optax.Schedule  # rate of the outer Adam per outer step
+    image_shape: tuple[int, int, int]  # (H, W, C)
+    tasks: dict[str, TaskStream]  # the streams of "train", "val" and "test"
 
     @property
     def tasks_per_chunk(self) -> int:

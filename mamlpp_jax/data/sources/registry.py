@@ -16,23 +16,14 @@ from mamlpp_jax.utils.terminal import phase
 
 
 class _Source(NamedTuple):
-    """A module of this package that reads data sets.
-
-    Attributes:
-        module: name of the module, imported where it is called, since reading the cache takes NumPy alone.
-        reads: fields of folders that it reads.
-        channels: number of channels of its images; 0 when ``data.channels`` or the images decide.
-        inverted: whether it inverts dark writing on white paper: ink 255, paper 0.
-        has_identity: whether it reads many data sets, each with its own cache file.
-        version: see `CacheKey`.
-    """
+    """A module of this package that reads data sets, imported where it is called: the cache takes NumPy alone."""
 
     module: str
-    reads: tuple[str, ...] = ()
-    channels: int = 0
-    inverted: bool = False
-    has_identity: bool = False
-    version: int = 1
+    reads: tuple[str, ...] = ()  # fields of folders
+    channels: int = 0  # 0 when ``data.channels`` or the images decide
+    inverted: bool = False  # dark writing on white paper becomes ink 255, paper 0
+    has_identity: bool = False  # many data sets, each with its own cache file
+    version: int = 1  # see `CacheKey`
 
     def call(self, function: str, data_config: Any) -> Any:
         """Imports the module and calls ``build`` or ``identity``."""
