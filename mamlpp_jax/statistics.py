@@ -115,14 +115,10 @@ STATISTICS: dict[str, Statistics] = {record.name: record for record in _RECORDS}
 
 
 def find_statistics(mode: Statistics | str, called: str = "statistics") -> Statistics:
-    """Finds the record of a mode.
-
-    Args:
-        mode: a record, which is returned as it is, or a name.
-        called: name of the argument, for the error.
+    """Finds the record of a mode by its name; a record is returned as it is.
 
     Raises:
-        ConfigError: no mode has that name; lists those there are.
+        ConfigError: no mode has that name; lists those there are and names the argument, `called`.
     """
     if isinstance(mode, Statistics):
         return mode
@@ -134,16 +130,12 @@ def find_statistics(mode: Statistics | str, called: str = "statistics") -> Stati
 def check_usable(
     mode: Statistics | str, trained: Statistics | str, averaged: bool, called: str = "statistics"
 ) -> Statistics:
-    """Finds the record of a mode that a trained model can be used with.
+    """Finds the record of a mode that a model trained in another mode can be used with.
 
-    Args:
-        mode: record or name.
-        trained: the mode of its training.
-        averaged: whether its weights are a moving average, which running statistics do not belong to.
-        called: name of the argument, for the error.
+    `averaged` is True for a model whose weights are a moving average, which running statistics do not belong to.
 
     Raises:
-        ConfigError: the mode is unknown, or the model lacks what it needs.
+        ConfigError: the mode is unknown, or the model lacks what it needs; names the argument, `called`.
     """
     chosen, trained = find_statistics(mode, called), find_statistics(trained)
     if chosen.needs_training and chosen.learned != trained.learned:

@@ -30,11 +30,9 @@ class TaskBlocks(Protocol):
     def blocks(
         self, task_indices: np.ndarray, devices: int
     ) -> Generator[tuple[Any, np.ndarray], None, None]:
-        """Yields sources and the task indices [chunks, tasks per chunk] to sample from each.
+        """Yields sources and the task indices [chunks, tasks per chunk] to sample from each: slices of `task_indices`.
 
-        Args:
-            task_indices: int32 [chunks, tasks per chunk]; blocks are slices of it.
-            devices: the number of chunks of a block is a multiple of it.
+        The number of chunks of a block is a multiple of `devices`.
         """
 
 
@@ -49,15 +47,9 @@ def task_logits(
 ) -> Array:
     """Query logits of one task after 0..S inner steps under statistics modes, [modes, S + 1, M, K].
 
-    "After 0 steps" is theta_0 with entry 0; theta_{i+1} goes with entry i, as in training.
-
-    Args:
-        learner: the static part.
-        meta: meta-parameters.
-        batch_stats: running statistics.
-        episode: the task.
-        modes: modes with the same inner loop; they differ only in how queries are normalised. () for the learner's.
-        every_step: False for the logits after the last step alone, [modes, 1, M, K].
+    "After 0 steps" is theta_0 with entry 0; theta_{i+1} goes with entry i, as in training. The modes, () for the
+    learner's, differ only in how queries are normalised. Without `every_step` there are the logits after the last step
+    alone, [modes, 1, M, K].
     """
     learners = [dataclasses.replace(learner, statistics=m) for m in modes or (learner.mode,)]
     tasks = [make_task(one, meta, batch_stats, episode) for one in learners]

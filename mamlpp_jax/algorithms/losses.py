@@ -43,11 +43,7 @@ class CrossEntropy:
         return jnp.where(jnp.all((labels >= 0) & (labels < ways)), loss, jnp.nan)
 
     def check(self, outputs: Any, labels: Any) -> None:
-        """Checks labels that are known before anything is compiled.
-
-        Args:
-            outputs: logits, or their shape and dtype, [..., K].
-            labels: concrete integers of any shape.
+        """Checks labels that are known before anything is compiled; `outputs` are logits, [..., K], or their shape.
 
         Raises:
             ValueError: one of them is outside 0..K-1, or they are no integers.

@@ -123,13 +123,9 @@ def meta_gradient(
 def mean_over_chunks(
     gradient_of: Callable[[Array], OuterGradient], task_indices: Array
 ) -> OuterGradient:
-    """Averages over chunks of tasks, one chunk at a time.
+    """Averages over chunks of tasks, int32 [chunks, tasks per chunk], one chunk at a time.
 
     Differentiating inside the scan (not the scan as a whole) keeps one chunk's residuals alive at a time.
-
-    Args:
-        gradient_of: from the indices of a chunk's tasks, int32 [tasks per chunk].
-        task_indices: int32 [chunks, tasks per chunk].
     """
     chunks = task_indices.shape[0]
     if chunks == 1:

@@ -9,13 +9,8 @@ import optax
 def multi_step_weights(epoch: int, inner_steps: int, multi_step_epochs: int) -> np.ndarray:
     """Weights of the query losses after each inner step (multi-step loss, section 3 of the paper).
 
-    Every step starts at 1/S. With E multi-step epochs the earlier ones fall linearly,
+    Every step starts at 1/S. With E multi-step epochs the earlier ones fall linearly with the epoch e, from 0,
     ``max(1/S - e/(S*E), 0.03/S)``, and the last step takes what they lose.
-
-    Args:
-        epoch: e, the current epoch, from 0.
-        inner_steps: S.
-        multi_step_epochs: E, at least 1.
 
     Returns:
         float64 [S], summing to 1.
@@ -48,17 +43,10 @@ def outer_learning_rate(
     cosine: bool,
     held_steps: int = 1,
 ) -> optax.Schedule:
-    """The rate of the outer optimizer per outer step: constant, or cosine-annealed.
+    """The rate of the outer optimizer per outer step: constant, or annealed along a cosine.
 
-    Args:
-        learning_rate: at step 0.
-        final_learning_rate: at `total_steps`; read only when `cosine`.
-        total_steps: outer steps of the whole run.
-        cosine: True to anneal (Loshchilov & Hutter, SGDR, 2017; one period, no restarts).
-        held_steps: outer steps during which a rate is held: those of an epoch for a cosine per epoch.
-
-    Returns:
-        A function from the outer step to the rate.
+    The cosine (Loshchilov & Hutter, SGDR, 2017; one period, no restarts) ends with `final_learning_rate` at
+    `total_steps`. A rate is held for `held_steps` outer steps: those of an epoch for a cosine per epoch.
     """
     if not cosine:
         return optax.constant_schedule(learning_rate)

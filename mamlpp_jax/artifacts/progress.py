@@ -26,14 +26,9 @@ class Progress:
         stream: TextIO | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Draws the bar at once on a terminal; logs nothing yet elsewhere.
+        """Draws the bar at once where `stream`, by default stderr, is a terminal; logs nothing yet elsewhere.
 
-        Args:
-            total_steps: outer steps of the whole run.
-            start_step: outer steps done by earlier runs.
-            log_every_seconds: shortest time between two log lines when there is no terminal.
-            stream: destination of the bar, drawn only if it is a terminal; default stderr.
-            clock: seconds since any moment, for the rate.
+        Earlier runs have done `start_step` of the outer steps. `clock` gives seconds since any moment, for the rate.
         """
         self._total = total_steps
         self._every = log_every_seconds
@@ -48,13 +43,9 @@ class Progress:
         self._mark: tuple[float, int] | None = None
 
     def update(self, step: int, loss: float, accuracy: float, epoch: int) -> None:
-        """Shows the latest outer step.
+        """Shows the latest outer step: its loss, and its query accuracy as a fraction.
 
-        Args:
-            step: outer steps done in all.
-            loss: mean query loss of the last step.
-            accuracy: query accuracy of the last step, a fraction.
-            epoch: counted from 0; people are shown it counted from 1, as in validation lines.
+        Epochs are counted from 0; people are shown them counted from 1, as in validation lines.
         """
         now = self._clock()
         self._mark = self._mark or (now, step)

@@ -22,11 +22,7 @@ AXIS = "tasks"
 def cpu_devices(tasks_per_step: int, devices: int, processes: int, cores: int) -> int:
     """The number of devices each process splits its CPU into; means nothing to an accelerator.
 
-    Args:
-        tasks_per_step: the meta-batch.
-        devices: number in all processes together; 0 for as many as there are cores and divide the tasks.
-        processes: number of processes that compute the run.
-        cores: number of cores this process may use.
+    `devices` counts those of all processes together; 0 for as many as this process may use cores and divide the tasks.
     """
     _check_processes(tasks_per_step, devices, processes)
     return devices // processes or largest_divisor(tasks_per_step // processes, cores)
@@ -64,9 +60,7 @@ def available_devices() -> list[jax.Device]:
 def make_mesh(tasks_per_step: int, devices: int = 0) -> Mesh:
     """A one-axis mesh, with equally many devices of every process, those of one process together.
 
-    Args:
-        tasks_per_step: the meta-batch, which must divide over the devices.
-        devices: number of devices; 0 for as many of the available ones as divide the meta-batch.
+    They share the meta-batch; `devices` is 0 for as many of the available ones as divide it.
     """
     available = available_devices()
     if devices > len(available):

@@ -71,11 +71,7 @@ def check_group(group: Group) -> None:
 
 
 def join(group: Group, timeout_seconds: int = 300) -> int:
-    """Connects this process with the others; to be called before JAX is used for anything else.
-
-    Args:
-        group: a group that `check_group` accepts.
-        timeout_seconds: longest wait for the others.
+    """Connects this process with the others of a checked group; to be called before JAX is used for anything else.
 
     Returns:
         Number of processes that compute the run; 1 without a group.
@@ -148,22 +144,14 @@ def is_first() -> bool:
 
 
 def wait_for_all(name: str) -> None:
-    """Returns when every process has called it.
-
-    Args:
-        name: name of the place in the program, for messages; may repeat.
-    """
+    """Returns when every process has called it with this name, which may repeat."""
     barrier = ocp.multihost.get_barrier_sync_fn()
     barrier(key=f"mamlpp_{name}", timeout_ms=1000 * _PATIENCE_SECONDS)
 
 
 @contextlib.contextmanager
 def first_then_others(name: str) -> Iterator[None]:
-    """Runs the block in process 0, then in the others, which find its files on a shared disk.
-
-    Args:
-        name: see `wait_for_all`.
-    """
+    """Runs the block in process 0, then in the others, which find its files on a shared disk."""
     if not is_first():
         wait_for_all(name)
     yield
@@ -179,15 +167,10 @@ def any_process(flag: bool) -> bool:
 
 
 def check_same(name: str, content: Sequence[bytes | memoryview], hint: str) -> None:
-    """Checks that every process has the same content; every process must call it.
-
-    Args:
-        name: name of the compared thing, for the error.
-        content: bytes to compare, through their SHA-256.
-        hint: a sentence of advice against a difference.
+    """Checks that every process has the same content, by its SHA-256; every process must call it.
 
     Raises:
-        ConfigError: they differ; raised in every process.
+        ConfigError: it differs; raised in every process, with the name of the compared thing and the hint.
     """
     if jax.process_count() == 1:
         return
@@ -210,13 +193,10 @@ def leave() -> None:
 
 
 def hard_exit(exit_code: int) -> NoReturn:
-    """Exits without cleanup; a clean shutdown could deadlock.
+    """Exits with a code other than 0 and without cleanup; a clean shutdown could deadlock.
 
     It would wait for the other processes, which may wait for this one, and for the threads of a save that failed,
     which wait for one another. The others notice this exit within seconds.
-
-    Args:
-        exit_code: exit code, not 0.
     """
     sys.stdout.flush()
     sys.stderr.flush()

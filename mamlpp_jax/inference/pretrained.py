@@ -19,13 +19,7 @@ def shipped_models() -> list[str]:
 
 
 def find_model(name: str | os.PathLike[str], ensemble: int | None = None) -> FewShotModel:
-    """Loads a model.
-
-    Args:
-        name: of a shipped model, which wins over a folder of that name (`./omniglot` is the folder); or the folder
-            of a saved model, such as an archived run; or the working directory of a run.
-        ensemble: how many of the best members or epochs, fewer where there are fewer. None for all members of a
-            saved model and for the best epoch of a run.
+    """Loads a model, shipped, saved or a run's; the arguments are those of `FewShotClassifier.from_pretrained`.
 
     Raises:
         ModelError: there is none of that name, or its files are damaged.

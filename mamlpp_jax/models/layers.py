@@ -18,15 +18,10 @@ from mamlpp_jax.types import Array
 
 
 def check_image_size(images: Array, smallest: int, network: str) -> None:
-    """Checks that something is left of images when a network has halved them.
-
-    Args:
-        images: [N, H, W, C].
-        smallest: least H and W.
-        network: its name, for the error.
+    """Checks that images [N, H, W, C] are large enough for a network that halves them.
 
     Raises:
-        DataError: they are smaller.
+        DataError: H or W is below `smallest`; names the network.
     """
     high, wide = images.shape[1:3]
     if min(high, wide) < smallest:
@@ -120,13 +115,9 @@ class PerStepBatchNorm(nn.Module):
         return self._normalise(x, moments(x, tuple(range(x.ndim - 1))), pool, offset)
 
     def convolved(self, conv: Conv, images: Array) -> Array:
-        """Returns ``self(*conv(images))``.
+        """Returns ``self(*conv(images))`` of images [N, H, W, C].
 
         Where it is faster, a max-pooled convolution is computed block by block (`ops.conv_pool`) and never whole.
-
-        Args:
-            conv: the convolution before this layer.
-            images: [N, H, W, C].
         """
         # TaskNorm needs each image's moments, too.
         defer = (
@@ -145,13 +136,9 @@ class PerStepBatchNorm(nn.Module):
     def _normalise(
         self, x: Array, own: tuple[Array, Array], pool: Callable[[Array], Array], offset: Array
     ) -> Array:
-        """Pools and normalises ``x + offset``.
+        """Pools and normalises ``x + offset``; of a deferred convolution, x are the images.
 
-        Args:
-            x: [N, H, W, F]; of a deferred convolution its images, [N, H, W, C].
-            own: mean and variance before pooling, [F].
-            pool: signs of the scale, [F] -> pooled x.
-            offset: [F].
+        `own` are mean and variance before pooling; `pool` makes pooled x of the signs of the scale.
         """
         shape = offset.shape
         scale = self.variable("norm", "scale", jnp.ones, shape, offset.dtype).value

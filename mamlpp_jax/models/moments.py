@@ -20,14 +20,9 @@ def moments(x: Array, axes: tuple[int, ...], *, keepdims: bool = False) -> tuple
 
 
 def update_running(running: RunningStats, batch: Moments, momentum: float = 0.9) -> RunningStats:
-    """One exponential update: ``momentum * running + (1 - momentum) * batch``.
+    """One exponential update of {layer: {"mean", "var"}}: ``momentum * running + (1 - momentum) * batch``.
 
-    The batch's variance enters unbiased (times n / (n - 1)), as in PyTorch.
-
-    Args:
-        running: {layer: {"mean", "var"}}, layers nested as in the backbone.
-        batch: of the same layers, with "count" (n) beside mean and biased variance.
-        momentum: share of the old value.
+    The batch's variance enters unbiased (times n / (n - 1), n = "count"), as in PyTorch.
     """
 
     def one(old: dict[str, Array], new: dict[str, Array]) -> dict[str, Array]:
@@ -44,14 +39,9 @@ def fold_moments(
 ) -> RunningStats:
     """Updates the running statistics by one outer step's passes, in the order they happened.
 
-    Entry i takes the support pass and then the query pass of inner step i. Shared statistics take the
-    passes of all steps one after another. Without the multi-step loss only the last step has a query pass.
-
-    Args:
-        running: leaves [S, F], or [F] when shared; empty for a backbone without batch norm.
-        support: leaves [S, F].
-        query: leaves [S, F] or [1, F].
-        per_step: True where `running` has an entry per inner step.
+    Entry i takes the support pass and then the query pass of inner step i, leaves [S, F]. Shared statistics, [F], take
+    the passes of all steps one after another. Without the multi-step loss only the last step has a query pass, [1, F].
+    A backbone without batch norm has none.
     """
     if not jax.tree.leaves(running):
         return running

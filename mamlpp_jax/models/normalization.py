@@ -40,17 +40,9 @@ from mamlpp_jax.types import Array
 def blended_moments(
     blend: Array, x: Array, mean: Array, var: Array, support_images: Array | int
 ) -> tuple[Array, Array]:
-    """Moments that normalise each image of x.
+    """Moments that normalise each image of x [M, H, W, F], by a blend [2] of scale and offset.
 
-    Args:
-        blend: [2], scale and offset.
-        x: [M, H, W, F].
-        mean: [1, 1, 1, F], of the support set.
-        var: [1, 1, 1, F], of the support set.
-        support_images: N.
-
-    Returns:
-        Mean and variance, [M, 1, 1, F].
+    Mean and variance are those of N support images, [1, 1, 1, F]; the result's are [M, 1, 1, F].
     """
     weight = jax.nn.sigmoid(blend[0] * support_images + blend[1])
     own_mean, own_var = moments(x, tuple(range(1, x.ndim - 1)), keepdims=True)
@@ -63,16 +55,9 @@ def blended_moments(
 def renormalise(
     batch: tuple[Array, Array], running: tuple[Array, Array], anneal: Array, epsilon: float
 ) -> tuple[Array, Array]:
-    """The factor and the shift that take x to its renormalised values.
+    """The factor and the shift, [..., F], that take x to its renormalised values ``x * factor + shift``.
 
-    Args:
-        batch: mean and variance of x itself, [..., F].
-        running: accumulated mean and variance, [..., F].
-        anneal: h, [].
-        epsilon: added to both variances.
-
-    Returns:
-        Two arrays [..., F]; ``x * factor + shift`` is the result.
+    `batch` and `running` are mean and variance of x itself and accumulated ones, [..., F]; `anneal` is h.
     """
     (mean, var), (running_mean, running_var) = batch, running
     scale, running_scale = lax.rsqrt(var + epsilon), lax.rsqrt(running_var + epsilon)

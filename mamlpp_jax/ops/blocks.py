@@ -17,13 +17,7 @@ Result = TypeVar("Result")
 
 
 def map_blocks(function: Callable[..., Result], size: int, *arrays: Array) -> Result:
-    """Applies a function to each block of images and joins the results.
-
-    Args:
-        function: one array [size, ...] for each of `arrays` -> pytree of arrays [size, ...], or of any shape to add up.
-        size: images in a block, a divisor of N.
-        arrays: [N, ...].
-    """
+    """Applies a function to each block of `size` images, a divisor of N, of arrays [N, ...] and joins the results."""
     if size == arrays[0].shape[0]:
         return function(*arrays)
     results = lax.map(lambda block: function(*block), _split(size, arrays))
@@ -31,7 +25,7 @@ def map_blocks(function: Callable[..., Result], size: int, *arrays: Array) -> Re
 
 
 def sum_blocks(function: Callable[..., Result], size: int, *arrays: Array) -> Result:
-    """Applies a function to each block of images and adds up the results; arguments as in `map_blocks`."""
+    """Applies a function to each block of images and adds up its results, of any shape; see `map_blocks`."""
     if size == arrays[0].shape[0]:
         return function(*arrays)
     blocks = _split(size, arrays)

@@ -98,14 +98,7 @@ def _round(x: Array, dtype: str) -> Array:
 
 
 def compute(primitive: str, spec: ConvSpec, a: Array, b: Array) -> Array:
-    """The value of one of the three primitives, in the implementation of the convolution.
-
-    Args:
-        primitive: "conv", "input_gradient" or "kernel_gradient".
-        spec: of the convolution.
-        a: first operand, as in `ops.conv_spec.ConvImpl`.
-        b: second operand.
-    """
+    """The value of "conv", "input_gradient" or "kernel_gradient", in the implementation of the convolution."""
     if spec.compute_dtype:
         a, b = a.astype(spec.compute_dtype), b.astype(spec.compute_dtype)
     result: Array = getattr(spec.impl, primitive)(spec, a, b)
@@ -134,10 +127,8 @@ def define_vjps(
 ) -> None:
     """Declares the partial gradients of three primitives, each of which is made of the other two.
 
-    Args:
-        conv: (spec, x, w, *fixed) -> y, a `jax.custom_vjp`; `fixed` is the same for all three and has no gradient.
-        input_gradient: (spec, dy, w, *fixed) -> dx, the same.
-        kernel_gradient: (spec, x, dy, *fixed) -> dw, the same.
+    They are ``conv(spec, x, w, *fixed)``, ``input_gradient(spec, dy, w, *fixed)`` and ``kernel_gradient(spec, x, dy,
+    *fixed)``, each a `jax.custom_vjp`; `fixed` is the same for all three and has no gradient.
     """
     _define_vjp(
         conv,

@@ -182,10 +182,8 @@ DIRECT = ConvImpl(
 def _with_groups(convolution: Callable[..., Array], joined: int, split: int) -> _Primitive:
     """A primitive that `vmap` computes as a single convolution over the tasks, joined to one of the axes.
 
-    Args:
-        convolution: (spec, a, b, groups) -> result; the last axis of each has the groups one after another.
-        joined: the axis of a that tasks join where b is the same for all of them.
-        split: the axis of the result that has the tasks then.
+    Results and operands of `convolution` have the groups one after another in their last axis. Where b is the same for
+    all tasks, they join the axis `joined` of a, and the result has them in the axis `split`.
     """
 
     def primitive(spec: ConvSpec, a: Array, b: Array) -> Array:

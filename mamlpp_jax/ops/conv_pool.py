@@ -33,28 +33,18 @@ _Saved = tuple[Array, Array, Array]
 
 
 def is_faster(channels: int, impl: str, compute_dtype: str) -> bool:
-    """Whether these functions are faster than pooling a whole convolution and taking its moments, and may replace that.
+    """Whether these functions are faster for C channels than pooling a whole convolution and taking its moments.
 
-    They do not round factors, and do not have the derivatives in every mode that `xla` promises.
-
-    Args:
-        channels: C.
-        impl: as in `mamlpp_jax.ops.conv.conv2d`.
-        compute_dtype: as there.
+    They do not round factors, and do not have the derivatives in every mode that `xla` promises, so that they replace
+    neither.
     """
     return channels < _FEW_CHANNELS and impl != "xla" and not compute_dtype
 
 
 def conv_moments(x: Array, kernel: Array, *, padding: int = 1) -> tuple[Array, Array]:
-    """Mean and biased variance of ``conv2d(x, kernel)``, over images and positions.
+    """Mean and biased variance of ``conv2d(x, kernel)``, over images [N, H, W, C] and positions: [F] and [F].
 
-    Args:
-        x: [N, H, W, C]; the work grows with the square of kh * kw * C.
-        kernel: [kh, kw, C, F], of the dtype of x.
-        padding: zeros added on every side.
-
-    Returns:
-        [F] and [F].
+    The work grows with the square of kh * kw * C.
     """
     spec = make_spec(x, kernel, padding=padding)
     # The difference of two large numbers below needs every digit.
@@ -77,17 +67,9 @@ def conv_moments(x: Array, kernel: Array, *, padding: int = 1) -> tuple[Array, A
 def conv_max_pool_2x2(
     x: Array, kernel: Array, sign: Array, *, padding: int = 1, impl: str = "auto"
 ) -> Array:
-    """``max_pool_2x2(conv2d(x, kernel), sign)``.
+    """``max_pool_2x2(conv2d(x, kernel), sign)``, [N, H' // 2, W' // 2, F]; `sign` has no gradient.
 
-    Args:
-        x: [N, H, W, C].
-        kernel: [kh, kw, C, F], of the dtype of x.
-        sign: [F] of 1 and -1, as in `mamlpp_jax.ops.pool.max_pool_2x2`; has no gradient.
-        padding: zeros added on every side.
-        impl: as in `mamlpp_jax.ops.conv.conv2d`, but for `xla`.
-
-    Returns:
-        [N, H' // 2, W' // 2, F].
+    `impl` is one of `mamlpp_jax.ops.conv.conv2d`, but for `xla`.
     """
     spec = make_spec(x, kernel, padding=padding, impl=impl)
     return _conv_max_pool(spec, x, kernel, lax.stop_gradient(sign))[0]

@@ -44,14 +44,14 @@ def draw(
     *,
     judged: bool = True,
 ) -> Figure:
-    """Draws an episode, a row per class: support images, then query images with their predictions.
+    """Draws an episode of NumPy arrays, a row per class: support images, then query images with their predictions.
 
     A correct prediction has a solid green frame and a tick, a wrong one a dashed red frame and a
     cross; below stand the predicted class and its probability. At most 40 query images (of each
     class the first ones), 5 support images of a class and 40 classes are drawn; the title counts all.
 
     Args:
-        episode: NumPy arrays; the images in any range, C = 1 (grey) or 3 (colour).
+        episode: images in any range, C = 1 (grey) or 3 (colour).
         probabilities: float [M, K], the predicted distribution of each query image.
         class_names: [K]; default the labels. Long ones stand beside the rows only.
         judged: False where `query.targets` are the predictions, since the truth is not known: then each query image

@@ -30,15 +30,11 @@ _MAX_POINTS = 1000  # of a raw curve; more are drawn as a band
 
 
 def learning_curves(metrics: Rows, way: int | None = None) -> Figure:
-    """Draws loss and accuracy of training and of every validation.
+    """Draws loss and accuracy of training and of every validation, from rows of `metrics.jsonl`.
 
     The loss axis follows training and the first validation mode, the one that selects epochs.
-    Another mode may diverge (to 1e35); its curve ends where it leaves the axis.
-
-    Args:
-        metrics: rows of `metrics.jsonl`: training rows (step, loss, accuracy) and validation rows
-            (step, val_accuracy_<mode>, perhaps val_ci95_<mode> and val_loss_<mode>).
-        way: classes of a task; draws a line at the accuracy of chance.
+    Another mode may diverge (to 1e35); its curve ends where it leaves the axis. A line shows the accuracy of chance
+    where the number of ways is given.
     """
     from matplotlib.ticker import MaxNLocator
 
@@ -162,10 +158,9 @@ def _validation_curve(axes: Axes, rows: Rows, name: str, mode: str, scale: float
 
 
 def accuracy_per_inner_step(test: Rows) -> Figure:
-    """Draws the test accuracy after 0..S inner steps, one line per evaluation statistics.
+    """Draws the test accuracy after 0..S inner steps, a line per evaluation statistics, of rows of `results.json`.
 
-    Args:
-        test: rows of the "test" list of `results.json`; those of the ensemble are drawn, or all without an ensemble.
+    Those of the ensemble are drawn, or all without an ensemble.
     """
     from matplotlib.ticker import MaxNLocator
 
@@ -234,8 +229,7 @@ def _test_labels(rows: Rows) -> list[str]:
 def inner_rates(rates: Mapping[str, np.ndarray]) -> Figure:
     """Draws the learned inner rates as a heat map with their values: tensors down, steps across.
 
-    Args:
-        rates: {"conv0/kernel": [S], ...}; the elements of an array [S, ...] (a rate per element) are averaged.
+    Rates are {"conv0/kernel": [S], ...}; the elements of an array [S, ...] (a rate per element) are averaged.
     """
     means = {
         name: np.reshape(array, (len(array), -1)).mean(axis=1) for name, array in rates.items()

@@ -38,11 +38,9 @@ def results_table(results: Mapping[str, Any]) -> str:
 
 
 def results_page(results: Mapping[str, Any], workdir: pathlib.Path | None = None) -> str:
-    """The results as a Markdown page: the run, both tables, how to read them, and the figures.
+    """The content of `results.json` as a Markdown page: the run, both tables, how to read them, and the figures.
 
-    Args:
-        results: content of `results.json`; keys it lacks are left out.
-        workdir: future folder of the page; figures that lie there (`FIGURES`) are shown.
+    The figures (`FIGURES`) are those that lie in `workdir`, the future folder of the page.
     """
     title = " ".join(str(results[key]) for key in ("experiment", "method") if results.get(key))
     parts = [f"# {title or 'Results'}", markdown_table(_run(results))]

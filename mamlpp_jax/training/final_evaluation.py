@@ -50,13 +50,10 @@ def run_test(
     data: str = "",
     before_each: Callable[[], None] = lambda: None,
 ) -> tuple[list[Evaluation], dict[str, np.ndarray], Predictions]:
-    """Tests the ensemble of the best epochs and the single best one on the fixed test tasks.
+    """Tests the ensemble of the best epochs, best first, and the single best one on the fixed test tasks.
 
-    Args:
-        experiment: parts, whose configuration has the conditions.
-        states: best first; heads of another number of ways are fitted.
-        data: name of the data in results; "" for the run's own.
-        before_each: callback before each model's evaluation; may raise to leave.
+    Heads of another number of ways are fitted. `data` is the name of the data in results, "" for the run's own;
+    `before_each` is called before each model's evaluation and may raise to leave.
 
     Returns:
         Per statistics mode the ensemble and the best epoch; for each of these, by its key, the correct query images

@@ -49,14 +49,7 @@ def steps_per_dispatch(experiment: Experiment, start_step: int) -> int:
 def jitted_evaluator(
     experiment: Experiment, split: str, modes: Sequence[str], *, every_step: bool
 ) -> Evaluator:
-    """The jitted evaluation of a split's tasks under statistics modes.
-
-    Args:
-        experiment: its learner is evaluated, with as many inner steps as its configuration has.
-        split: whose tasks are sampled.
-        modes: which statistics normalise, see `algorithms.evaluation.make_evaluator`.
-        every_step: the same.
-    """
+    """The jitted evaluation of a split's tasks; see `algorithms.evaluation.make_evaluator`."""
     return make_evaluator(
         experiment.learner,
         experiment.tasks[split].sample_tasks,

@@ -103,12 +103,7 @@ def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
 
 
 def init_run_state(config: ConfigDict, image_shape: tuple[int, int, int]) -> MetaState:
-    """The state before the first outer step; may be traced, for shapes without weights.
-
-    Args:
-        config: the run's.
-        image_shape: (H, W, C).
-    """
+    """The state before the first outer step, for images (H, W, C); may be traced, for shapes without weights."""
     columns = 1 if config.model.shared_head else config.task.way
     module, key = _module(config, columns), stream_key(config.seed, "init")
     variables = init_model(module, key, jax.ShapeDtypeStruct((1, *image_shape), jnp.float32))
@@ -137,13 +132,7 @@ def activation_size(config: ConfigDict, image_shape: tuple[int, int, int]) -> in
 def state_shapes(
     config: ConfigDict, image_shape: tuple[int, int, int], sharding: Sharding
 ) -> MetaState:
-    """What a run's states look like, as `jax.ShapeDtypeStruct`s; no weights are made.
-
-    Args:
-        config: the run's.
-        image_shape: (H, W, C).
-        sharding: where the arrays are to lie.
-    """
+    """The shapes of a run's states as `jax.ShapeDtypeStruct`s, for images (H, W, C); no weights are made."""
     shapes = jax.eval_shape(lambda: init_run_state(config, image_shape))
     return jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes

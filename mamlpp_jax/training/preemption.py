@@ -121,10 +121,8 @@ def _watching(
     comes. An exception of a handler would compete with that thread for how the process ends. Outside the main thread,
     where Python allows no handlers, this does nothing.
 
-    Args:
-        numbers: handled signals.
-        on_request: called in the main thread; the first signal is then a request and the second one ends the process.
-            None when the first one ends it.
+    With `on_request`, which is called in the main thread, the first signal is a request and the second one ends the
+    process; without it the first one does.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -22,15 +22,7 @@ _DEEPEST = 32  # levels of nesting
 
 @contextlib.contextmanager
 def wrap_os_errors(path: pathlib.Path, action: str) -> Iterator[None]:
-    """Turns an operating-system error inside the block into one that names the file.
-
-    Args:
-        path: the file or directory at work.
-        action: what failed, a verb: "read", "write".
-
-    Raises:
-        WorkdirError: for an OSError (missing, not permitted, disk full ...) inside the block.
-    """
+    """Turns an OSError inside the block into a `WorkdirError` that says which action on which file failed."""
     try:
         yield
     except OSError as error:
@@ -49,16 +41,10 @@ def exists(path: pathlib.Path) -> bool:
 
 @contextlib.contextmanager
 def atomic_open(path: pathlib.Path) -> Iterator[BinaryIO]:
-    """Opens a file for writing that takes its place only when the block ends without an error.
-
-    Args:
-        path: the file; its folder must exist. An existing file is replaced.
-
-    Yields:
-        A binary file under a temporary name.
+    """Opens a binary file that takes the place of `path` only when the block ends without an error.
 
     Raises:
-        OSError: the folder cannot be written, or the disk is full.
+        OSError: the folder is missing or cannot be written, or the disk is full.
     """
     # In the same folder, because os.replace is atomic within one file system only. The name is
     # unique, because several processes may fill a shared cache at once.
@@ -80,14 +66,9 @@ def is_unfinished(name: str) -> bool:
 
 
 def remove_unfinished(folder: pathlib.Path, name: str | None = None) -> None:
-    """Removes what writers that were killed inside `atomic_open` left behind.
+    """Removes what writers that were killed inside `atomic_open` left behind, of the file `name` or of any.
 
-    Args:
-        folder: nobody else may be writing in it, or only other files than `name`.
-        name: the file that was being written; None for any.
-
-    Raises:
-        WorkdirError: a file cannot be removed.
+    Nobody else may be writing in the folder, or only other files than `name`.
     """
     with wrap_os_errors(folder, "remove unfinished files from"):
         for path in folder.glob(".*.tmp"):
@@ -97,11 +78,7 @@ def remove_unfinished(folder: pathlib.Path, name: str | None = None) -> None:
 
 
 def write_atomically(path: pathlib.Path, content: bytes) -> None:
-    """Replaces a file; whatever happens, readers see the old content or the new one.
-
-    Args:
-        path: file to write; its directory must exist.
-        content: all of its bytes.
+    """Replaces a file in a folder that exists; whatever happens, readers see the old content or the new one.
 
     Raises:
         WorkdirError: the file cannot be written; the old one is untouched.
@@ -112,24 +89,15 @@ def write_atomically(path: pathlib.Path, content: bytes) -> None:
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:
-    """Writes a value as JSON, atomically; see `json_bytes`.
-
-    Args:
-        path: file to write; its directory must exist.
-        value: what to write.
-
-    Raises:
-        WorkdirError: the file cannot be written (no such directory, no permission, disk full).
-    """
+    """Writes a value as JSON, atomically; see `json_bytes` and `write_atomically`."""
     write_atomically(path, json_bytes(value))
 
 
 def json_bytes(value: Any) -> bytes:
     """The content of a JSON file: keys in the order given, indented by two.
 
-    Args:
-        value: dicts, sequences, strings, numbers, None, NumPy scalars and arrays, paths. Numbers that are not
-            finite become null, for JSON has none.
+    It may hold dicts, sequences, strings, numbers, None, NumPy scalars and arrays, and paths. Numbers that are not
+    finite become null, for JSON has none.
     """
     text = json.dumps(_plain(value), indent=2, ensure_ascii=False, allow_nan=False)
     return (text + "\n").encode()

@@ -41,11 +41,9 @@ def only_writer(workdir: pathlib.Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def one_at_a_time(path: pathlib.Path, work: str) -> Iterator[None]:
-    """Keeps processes out of the block while another is in it: they wait, and say so.
+    """Keeps processes out of the block while another is in it: they wait, and say for which work.
 
-    Args:
-        path: lock file, in a folder that exists; it stays behind.
-        work: work inside the block, for the log, such as "making the data set glyphs".
+    The lock file stays behind; its folder must exist.
 
     Raises:
         OSError: the file cannot be made.

@@ -21,13 +21,9 @@ if TYPE_CHECKING:
 def phase(text: str, stream: TextIO | None = None) -> Iterator[None]:
     """Announces a part of a run before it starts, and at its end how long it took.
 
-    On a terminal its line has a running clock, below any bar; elsewhere beginning and end are log lines. Nothing is
-    shown where the log leaves out information: in a program that uses this package, and in every process of a run
-    but the first.
-
-    Args:
-        text: name of the part, such as "making the data set".
-        stream: possible terminal; default stderr.
+    On a terminal (by default stderr) its line has a running clock, below any bar; elsewhere beginning and end are log
+    lines. Nothing is shown where the log leaves out information: in a program that uses this package, and in every
+    process of a run but the first.
     """
     stream = sys.stderr if stream is None else stream
     if not logging.level_info():
