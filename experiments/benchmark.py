@@ -170,8 +170,7 @@ def _define_flags() -> None:
     flags.DEFINE_integer("rounds", 1, "How often ours and PyTorch take turns.", lower_bound=1)
 
 
-def _main(words: list[str]) -> None:
-    del words
+def _main() -> None:
     given = flags.FLAGS
     varied = [_varied(words) for words in given.vary]
     usual = [] if varied else _USUAL_SECTIONS

@@ -41,13 +41,7 @@ def evaluations(cases: list[Case]) -> Iterator[Row]:
 
 
 def evaluation_row(case: Case, tasks: int, modes: Sequence[str]) -> Row:
-    """Measures predictions after the last inner step, as validation makes them.
-
-    Args:
-        case: kind of task.
-        tasks: how many are evaluated; the row's times are of all of them.
-        modes: statistics modes, evaluated together.
-    """
+    """Measures predictions after the last inner step under modes together, as validation makes them, of all tasks."""
     config = make_config(case, fields={"evaluation.tasks": tasks})
     experiment = build_experiment(config, random_images(case), ["val"])
     state, stream = experiment.init_run_state(), experiment.tasks["val"]

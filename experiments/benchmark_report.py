@@ -26,14 +26,7 @@ _NOT_SHOWN = {"section", "runs"}
 def write_report(
     folder: pathlib.Path, rows: Sequence[Row], hardware: Mapping[str, Any], peak_gflops: float
 ) -> None:
-    """Writes the three files, each atomically.
-
-    Args:
-        folder: folder of the files.
-        rows: the measurements so far.
-        hardware: the machine, as in a run's results.
-        peak_gflops: speed of a large float32 matrix product on it.
-    """
+    """Writes the three files, each atomically; `peak_gflops` is the speed of a large float32 matrix product."""
     listed = [dataclasses.asdict(row) for row in rows]
     write_atomically(folder / "benchmark.json", json.dumps(listed, indent=1).encode())
     machine = ", ".join(f"{k} {v}" for k, v in hardware.items())

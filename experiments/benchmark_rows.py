@@ -187,14 +187,8 @@ def compiled_row(
 ) -> tuple[Row, Compiled]:
     """Returns a row without times, and the outer step to time.
 
-    Args:
-        section: part of the report.
-        case: kind of task.
-        method: name of the method, which decides the inner optimizer and the batch-norm rows.
-        order: 1 or 2.
-        multi_step: whether every step's query loss counts; by default whether the method has MSL.
-        note: text for the row.
-        fields: other values of the configuration's fields, by names such as "compute.devices".
+    `multi_step` says whether every step's query loss counts; by default whether the method has MSL. `fields` are other
+    values of the configuration's, by names such as "compute.devices".
     """
     multi_step = method == "maml++" if multi_step is None else multi_step
     config = make_config(case, method, fields)

@@ -13,18 +13,16 @@ from mamlpp_jax.cli.flags import fail, parse_flags
 from mamlpp_jax.errors import ConfigError, MamlppError
 
 
-def run_main(main: Callable[[list[str]], int | None], *, rest: bool = False) -> None:
+def run_main(main: Callable[..., int | None], *, rest: bool = False) -> None:
     """Runs a command; mistakes in its flags and errors of ours end in one paragraph and exit code 2.
 
-    Args:
-        main: the command; takes the words that are no flags, returns the exit code.
-        rest: whether there may be such words.
+    The command returns the exit code. With `rest` it takes the words that are no flags; else there may be none.
     """
 
     def run(argv: list[str]) -> None:
         logging.set_verbosity(logging.INFO)
         try:
-            sys.exit(main(argv[1:]))
+            sys.exit(main(argv[1:]) if rest else main())
         except MamlppError as error:
             fail(str(error))
 

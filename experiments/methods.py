@@ -41,16 +41,8 @@ _CASE = Case("quickstart", filters=32)
 _ROUNDS = 7
 # With the fields in which a method's budget is not the quickstart's.
 METHODS: dict[str, Mapping[str, Any]] = {
-    "maml": {},
-    "maml++": {},
-    "fomaml": {},
-    "anil": {},
-    "boil": {},
-    "metasgd": {},
-    "alfa": {},
-    "sharedhead": {},
-    "tasknorm": {},
-    "reptile": {"train.epochs": 15},
+    **{name: {} for name in ("maml", "maml++", "fomaml", "anil", "boil", "metasgd", "alfa")},
+    **{"sharedhead": {}, "tasknorm": {}, "reptile": {"train.epochs": 15}},
 }
 
 
@@ -135,8 +127,7 @@ def _define_flags() -> None:
     flags.DEFINE_string("results", str(RESULTS), "Folder of the archived runs.")
 
 
-def _main(words: list[str]) -> int:
-    del words
+def _main() -> int:
     jax.config.update("jax_platforms", "cpu")
     chosen, code = flags.FLAGS, 0
     results, names = pathlib.Path(chosen.results), chosen.methods

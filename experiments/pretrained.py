@@ -78,14 +78,7 @@ RECIPES = {
 
 
 def make_model(name: str, workdirs: pathlib.Path, target: pathlib.Path, launcher: Launcher) -> int:
-    """Trains, measures and packs one model; returns the exit code of its training.
-
-    Args:
-        name: one of `RECIPES`.
-        workdirs: folder of the run and its log.
-        target: folder of the finished models.
-        launcher: runner of the training.
-    """
+    """Trains, measures and packs a model of `RECIPES` into the folder `target`; returns its training's exit code."""
     run, notes = RECIPES[name]
     workdir, log = workdirs / run.name, workdirs / f"{run.name}.log"
     workdirs.mkdir(parents=True, exist_ok=True)
@@ -108,8 +101,7 @@ def _define_flags() -> None:
     flags.DEFINE_list("models", list(RECIPES), "Which to make.")
 
 
-def _main(words: list[str]) -> int:
-    del words
+def _main() -> int:
     workdirs, target = pathlib.Path(flags.FLAGS.workdirs), pathlib.Path(flags.FLAGS.target)
     if unknown := [name for name in flags.FLAGS.models if name not in RECIPES]:
         raise ConfigError(f"--models has {unknown[0]!r}; choose from {', '.join(RECIPES)}.")

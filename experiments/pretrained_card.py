@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import math
 import pathlib
 import warnings
 from collections.abc import Iterator, Mapping
@@ -15,7 +14,7 @@ import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
-from mamlpp_jax.algorithms.metrics import student_t95
+from mamlpp_jax.algorithms.metrics import half_interval
 from mamlpp_jax.artifacts.workdir import Workdir
 from mamlpp_jax.data.sources.registry import load_dataset
 from mamlpp_jax.inference.classifier import FewShotClassifier
@@ -106,8 +105,7 @@ def measure(target: pathlib.Path, workdir: pathlib.Path) -> dict[str, Any]:
                 count = tasks if way * shot < _LARGE_SUPPORT else min(tasks, _LARGE_TASKS)
                 if len(measured.get(name, ())) != 3:
                     scores = accuracies(clf, test_episodes(config, way, shot, count))
-                    half = student_t95(count - 1) * scores.std(ddof=1) / math.sqrt(count)
-                    measured[name] = [float(scores.mean()), float(half), count]
+                    measured[name] = [float(scores.mean()), half_interval(scores), count]
                     write_json(path, measured)
                     logging.info("%s: %s", name, measured[name])
     if "order" not in measured:
@@ -119,14 +117,7 @@ def measure(target: pathlib.Path, workdir: pathlib.Path) -> dict[str, Any]:
 
 
 def write_card(target: pathlib.Path, workdir: pathlib.Path, notes: Notes, command: str) -> None:
-    """Measures the model in `target`, which the run in `workdir` made, and writes its card.
-
-    Args:
-        target: the folder of the saved model, named after it.
-        workdir: folder of the run.
-        notes: notes on the data.
-        command: command that trained it.
-    """
+    """Measures the model in `target`, which the command made in `workdir`, and writes its card."""
     with warnings.catch_warnings():
         # More ways than trained, and `batch`, are both on purpose.
         warnings.simplefilter("ignore", UserWarning)

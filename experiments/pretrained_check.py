@@ -35,13 +35,6 @@ def compare(
 ) -> dict[str, Any]:
     """Tests both on the same tasks; an evaluation that the run has not got yet is added to its results.
 
-    Args:
-        model: as in `find_model`.
-        workdir: the run that it was made from.
-        way: classes of a task.
-        shot: support images per class.
-        tasks: number of test tasks.
-
     Returns:
         "classifier" and "evaluate", accuracies as fractions, and on how many tasks the two differ.
 
@@ -98,8 +91,7 @@ def _define_flags() -> None:
     flags.DEFINE_integer("tasks", 600, "How many test tasks.", lower_bound=2)
 
 
-def _main(words: list[str]) -> int:
-    del words
+def _main() -> int:
     given = flags.FLAGS
     if not (given.model and given.workdir):
         raise ConfigError("--model and --workdir must say what to compare; see --help.")

@@ -56,17 +56,14 @@ def sample_tasks(key: jax.Array, step: jax.Array | int, task_indices: jax.Array)
     return jax.vmap(one)(task_indices)
 
 
-def squared_error(predictions: jax.Array, targets: jax.Array) -> jax.Array:
-    """Mean squared error."""
-    return jnp.mean(jnp.square(predictions - targets))
-
-
 def make_learner(rate: float, inner_steps: int) -> maml.Learner:
-    """The regressor, adapted by gradient descent."""
-    forward, error = maml.make_forward(Regressor()), squared_error
-    return maml.Learner(
-        forward, maml.sgd(rate), inner_steps, inner_loss=error, query_loss=error, metric=error
-    )
+    """The regressor, adapted by gradient descent on the mean squared error."""
+
+    def error(predictions: jax.Array, targets: jax.Array) -> jax.Array:
+        return jnp.mean(jnp.square(predictions - targets))
+
+    forward, sgd = maml.make_forward(Regressor()), maml.sgd(rate)
+    return maml.Learner(forward, sgd, inner_steps, inner_loss=error, query_loss=error, metric=error)
 
 
 def train(rate: float, outer_steps: int) -> maml.MetaParams:
@@ -128,9 +125,8 @@ def main(argv: list[str]) -> None:
     for name, (rate, meta) in models.items():
         curve = " ".join(f"{error:.3f}" for error in errors(rate, meta, tests))
         print(f"{name}, rate {rate}, mean squared error after 0 to {ADAPT_STEPS} steps: {curve}")
-    output = pathlib.Path(_OUTPUT.value)
-    output.mkdir(parents=True, exist_ok=True)
-    draw(models, tests).savefig(output / "sinusoid.png", dpi=110)
+    pathlib.Path(_OUTPUT.value).mkdir(parents=True, exist_ok=True)
+    draw(models, tests).savefig(f"{_OUTPUT.value}/sinusoid.png", dpi=110)
 
 
 if __name__ == "__main__":

@@ -98,13 +98,9 @@ Columns = Callable[[Group, Legend], list[dict[str, str]]]
 def make_table(
     cells: Iterable[Cell], columns: Columns, empty: Mapping[str, str], *notes: str
 ) -> str:
-    """Makes a Markdown table with its legend and notes below.
+    """Makes a Markdown table of planned rows, with its legend and notes below.
 
-    Args:
-        cells: its planned rows.
-        columns: the further columns of a cell's group; a row or several.
-        empty: the further columns of a cell without runs.
-        *notes: sentences below the table.
+    `columns` makes the further columns of a cell's group, a row or several; `empty` are those of a cell without runs.
     """
     legend, rows = Legend(), []
     for cell in cells:

@@ -26,9 +26,6 @@ _PROTOCOL = "short"
 def figure_1(results: pathlib.Path) -> Figure:
     """Draws strided MAML against strided MAML++: validation accuracy over outer steps.
 
-    Args:
-        results: folder with a folder per run.
-
     Raises:
         WorkdirError: a file of a run cannot be read or is not what `keep` writes.
     """

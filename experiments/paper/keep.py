@@ -17,16 +17,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
-from absl import app, flags
+from absl import flags
 from ml_collections import ConfigDict
 from PIL import Image
 
+from experiments.command_line import run_main
 from experiments.paper.runs import EPOCHS_FILE, FAILURE_FILE
 from mamlpp_jax import config as config_lib
 from mamlpp_jax.artifacts.metric_writer import TIMING_FILE, read_metrics
 from mamlpp_jax.artifacts.workdir import Workdir
-from mamlpp_jax.cli.flags import fail
-from mamlpp_jax.errors import MamlppError, WorkdirError
+from mamlpp_jax.errors import ConfigError, WorkdirError
 from mamlpp_jax.inference.model import from_runs
 from mamlpp_jax.inference.saved_model import (
     ARCHIVED_WEIGHTS,
@@ -52,15 +52,12 @@ def keep(
     members: bool = False,
     half: bool = False,
 ) -> None:
-    """Archives a finished run, or what there is of one that failed.
+    """Archives a finished run, or what there is of one that failed, into a folder, made if need be.
 
-    Args:
-        workdir: of the run.
-        output: made if need be; files of an earlier archive are replaced, once all of the run's are read.
-        failure: why the run ended without a test; "" for a finished run.
-        small: leaves out the model, the figures and the page that shows them.
-        members: archives every epoch of the ensemble, whatever the size; otherwise the best epoch, if it fits.
-        half: stores weights in half precision.
+    Files of an earlier archive are replaced, once all of the run's are read. `failure` says why the run ended without a
+    test; `small` leaves out the model, the figures and the page that shows them. With `members` every epoch of the
+    ensemble is archived, whatever the size; otherwise the best epoch, if it fits. `half` stores weights in half
+    precision.
 
     Raises:
         WorkdirError: the run is not finished, or a file cannot be read or written.
@@ -77,14 +74,15 @@ def keep(
     counts = {split: len(names) for split, names in data.pop("classes").items()}
     records = epoch_records(workdir, config.train.steps_per_epoch)
     files = {
-        CONFIG: json_bytes(_without_folders(config)),
+        CONFIG: json_bytes(config_lib.without_folders(config).to_dict()),
         "data.json": json_bytes({**data, "num_classes": counts}),
         EPOCHS_FILE: "".join(f"{json.dumps(record)}\n" for record in records).encode(),
     }
     if failure:
         files[FAILURE_FILE] = f"{failure}\n".encode()
     else:
-        results["config"] = _without_folders(ConfigDict(results["config"]))
+        own = config_lib.without_folders(ConfigDict(results["config"]))
+        results["config"] = own.to_dict()
         pages = [workdir.correct_file, *([] if small else [workdir.path / "results.md"])]
         files |= {path.name: _read(path) for path in pages}
         # Last, since a folder with results counts as complete.
@@ -128,11 +126,6 @@ def _size(files: Mapping[str, bytes]) -> int:
 def _read(path: pathlib.Path) -> bytes:
     with wrap_os_errors(path, "read"):
         return path.read_bytes()
-
-
-def _without_folders(config: ConfigDict) -> dict[str, Any]:
-    fields: dict[str, Any] = config_lib.without_folders(config).to_dict()
-    return fields
 
 
 def epoch_records(workdir: Workdir, steps_per_epoch: int) -> list[dict[str, Any]]:
@@ -189,26 +182,23 @@ def _figures(workdir: pathlib.Path) -> dict[str, bytes]:
     return figures
 
 
-def _main(argv: list[str]) -> None:
-    if len(argv) not in (3, 4):
-        raise app.UsageError(
+def _main(words: list[str]) -> None:
+    if len(words) not in (2, 3):
+        raise ConfigError(
             "give the workdir, the folder to copy to, and perhaps why the run failed."
         )
     jax.config.update("jax_platforms", "cpu")
     chosen = flags.FLAGS
-    try:
-        keep(
-            Workdir(argv[1]),
-            pathlib.Path(argv[2]),
-            *argv[3:],
-            members=chosen.members,
-            half=chosen.half,
-        )
-    except MamlppError as error:
-        fail(str(error))
+    keep(
+        Workdir(words[0]),
+        pathlib.Path(words[1]),
+        *words[2:],
+        members=chosen.members,
+        half=chosen.half,
+    )
 
 
 if __name__ == "__main__":
     flags.DEFINE_bool("members", False, "Archive every epoch of the ensemble, of any size.")
     flags.DEFINE_bool("half", False, "Store weights in half precision.")
-    app.run(_main)
+    run_main(_main, rest=True)

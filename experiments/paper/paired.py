@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 import pathlib
-import statistics
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,7 +11,7 @@ import numpy as np
 from experiments.paper.archived_runs import ArchivedRun, load_runs
 from experiments.paper.cells import ACCURACIES, NO_RUN, Cell, Group, Legend, make_table
 from experiments.paper.runs import SEEDS, components, table_1
-from mamlpp_jax.algorithms.metrics import student_t95
+from mamlpp_jax.algorithms.metrics import half_interval
 from mamlpp_jax.artifacts.results import Evaluation
 from mamlpp_jax.artifacts.workdir import Workdir
 from mamlpp_jax.config.fields import FIELDS
@@ -30,9 +28,6 @@ _Tests = Mapping[str, tuple[Evaluation, np.ndarray | None]]
 
 def methods_table(results: pathlib.Path) -> str:
     """Makes a table of the methods on Omniglot 1-shot by the short protocol; tests on the most tasks alone.
-
-    Args:
-        results: folder with a folder per run.
 
     Raises:
         WorkdirError: a file of a run cannot be read or is not what `keep` writes.
@@ -111,8 +106,7 @@ def _accuracy(tests: _Tests, plain: _Tests, column: str) -> str:
     if ours is None or theirs is None or len(ours) != len(theirs):
         return text
     gains = 100 * (ours - theirs)
-    half = student_t95(len(gains) - 1) * statistics.stdev(gains) / math.sqrt(len(gains))
-    return f"{text} ({gains.mean():+.2f} ± {half:.2f})"
+    return f"{text} ({gains.mean():+.2f} ± {half_interval(gains):.2f})"
 
 
 def _empty(why: str) -> dict[str, str]:

@@ -42,11 +42,7 @@ _MARKER = re.compile(r"<!-- (?:report:.*?|/report) -->")
 
 
 def write_report(results: pathlib.Path, output: pathlib.Path) -> str:
-    """Writes the page and the figure, and returns the page.
-
-    Args:
-        results: folder with a folder per run.
-        output: folder, made if need be.
+    """Writes the page and the figure into a folder, made if need be, and returns the page.
 
     Raises:
         WorkdirError: a file cannot be read or written.
@@ -67,10 +63,6 @@ def write_report(results: pathlib.Path, output: pathlib.Path) -> str:
 
 def fill(text: str, tables: Mapping[str, str]) -> str:
     """Returns a page with the tables of the report between its markers; all else stays as it is.
-
-    Args:
-        text: the page's.
-        tables: see `all_tables`.
 
     Raises:
         WorkdirError: a marker names no table, or has no partner.
@@ -96,8 +88,7 @@ def _define_flags() -> None:
     flags.DEFINE_string("fill", "", "A page in which the tables between markers are replaced.")
 
 
-def _main(words: list[str]) -> None:
-    del words
+def _main() -> None:
     results = pathlib.Path(flags.FLAGS.results)
     if not flags.FLAGS.fill:
         print(write_report(results, pathlib.Path(flags.FLAGS.output)), end="")

@@ -75,12 +75,7 @@ class Run(NamedTuple):
         return [f"--config=configs/{self.data}.py:{self.argument}", *fields]
 
     def command(self, workdir: pathlib.Path, further: Sequence[str] = ()) -> list[str]:
-        """Returns the command that makes the run, or continues it.
-
-        Args:
-            workdir: folder of the run.
-            further: flags of `mamlpp_jax.main`, the last of which win.
-        """
+        """Returns the command that makes the run, or continues it, with further flags, the last of which win."""
         folder = os.environ.get("MAMLPP_DATA_DIR", "")
         images = pathlib.Path(folder) / self.data
         data = [f"--config.data.manual_dir={images}"] if folder and images.is_dir() else []
@@ -155,12 +150,7 @@ LISTS: dict[str, Callable[[str], list[Run]]] = {
 
 
 def load_runs(name: str, protocol: str, seeds: Sequence[int] = ()) -> list[Run]:
-    """Returns the runs of a list.
-
-    Args:
-        name: one of `LISTS`, or a file.
-        protocol: protocol of the runs of `LISTS`; "" for the list's usual one.
-        seeds: seeds to take; () for all.
+    """Returns the runs of a list in `LISTS`, by a protocol or by its usual one, or of a file; of some seeds or of all.
 
     Raises:
         ConfigError: there is no such list or protocol, or a line of the file is no run.

@@ -38,9 +38,6 @@ _OTHER_NOTE = (
 def all_tables(results: pathlib.Path) -> dict[str, str]:
     """Makes every table of the report; the keys are the names in markers.
 
-    Args:
-        results: folder with a folder per run.
-
     Raises:
         WorkdirError: there is no such folder, or a file of a run cannot be read or is not what `keep` writes.
     """
@@ -65,10 +62,7 @@ def _listed(name: str) -> list[Run]:
 def accuracy_table(results: pathlib.Path, planned: Sequence[Run], *labels: str) -> str:
     """Makes a table of runs over their seeds: a row per cell, protocol, length and number of test tasks.
 
-    Args:
-        results: folder with a folder per run.
-        planned: its runs.
-        *labels: attributes of `Run` that are the first columns.
+    The first columns are attributes of `Run`, the labels.
     """
 
     def names(run: Run) -> dict[str, str]:

@@ -39,9 +39,15 @@ def score(predictions: Predictions) -> Scores:
     logits, labels = predictions.logits.astype(np.float64), predictions.labels
     correct = (logits.argmax(-1) == labels[:, None]).mean(-1)  # [T, S + 1]
     last = correct[:, -1]
-    ci95 = student_t95(len(last) - 1) * float(last.std(ddof=1)) / math.sqrt(len(last))
     log_p = np.take_along_axis(log_softmax(logits[:, -1], axis=-1), labels[..., None], axis=-1)
-    return Scores(float(last.mean()), ci95, float(-log_p.mean()), correct.mean(0).tolist())
+    return Scores(
+        float(last.mean()), half_interval(last), float(-log_p.mean()), correct.mean(0).tolist()
+    )
+
+
+def half_interval(values: np.ndarray) -> float:
+    """Half-width of the 95 % interval of the mean of values, [n], by Student's t."""
+    return student_t95(len(values) - 1) * float(values.std(ddof=1)) / math.sqrt(len(values))
 
 
 def correct_per_task(predictions: Predictions) -> np.ndarray:
