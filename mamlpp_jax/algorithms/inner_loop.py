@@ -23,15 +23,11 @@ from mamlpp_jax.types import Array, Params
 
 
 class HasInner(Protocol):
-    """The values of an inner step; a pytree.
-
-    Attributes:
-        inner: the inner optimizer's learned part.
-    """
+    """The values of an inner step; a pytree."""
 
     @property
     def inner(self) -> Any:
-        """See above."""
+        """The inner optimizer's learned part."""
 
 
 Values = TypeVar("Values", bound=HasInner)

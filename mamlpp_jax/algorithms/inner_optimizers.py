@@ -37,16 +37,9 @@ import jax.numpy as jnp
 import optax
 
 from mamlpp_jax.types import Array, Params
+from mamlpp_jax.utils.trees import named_leaves
 
 _ALFA_DECAY = 5e-4  # the authors' code; times the rate
-
-
-def _itself(learned: Any) -> Any:
-    return learned
-
-
-def _everything(path: str) -> bool:
-    return True
 
 
 class InnerOptimizer(NamedTuple):
@@ -63,8 +56,8 @@ class InnerOptimizer(NamedTuple):
 
     init: Callable[[Params, int], Any]
     transform: Callable[[Any], optax.GradientTransformation]
-    rates: Callable[[Any], Any] = _itself
-    adapts: Callable[[str], bool] = _everything
+    rates: Callable[[Any], Any] = lambda learned: learned
+    adapts: Callable[[str], bool] = lambda path: True
 
 
 def sgd(learning_rate: float) -> InnerOptimizer:
@@ -178,16 +171,12 @@ def masked(base: InnerOptimizer, adapts: Callable[[str], bool]) -> InnerOptimize
     """
 
     def chosen(params: Params) -> Any:
-        paths = [
-            jax.tree_util.keystr(path, simple=True, separator="/")
-            for path, _ in jax.tree_util.tree_leaves_with_path(params)
-        ]
-        choices = [bool(adapts(path)) for path in paths]
-        if not any(choices):
+        choices = {path: bool(adapts(path)) for path in named_leaves(params)}
+        if not any(choices.values()):
             raise ValueError(
-                f"masked: `adapts` chooses none of the tensors, so nothing would adapt; there are {', '.join(paths)}."
+                f"masked: `adapts` chooses none of the tensors, so nothing would adapt; there are {', '.join(choices)}."
             )
-        return jax.tree.unflatten(jax.tree.structure(params), choices)
+        return jax.tree.unflatten(jax.tree.structure(params), choices.values())
 
     def init(params: Params, num_steps: int) -> Any:
         adapted = jax.tree.map(

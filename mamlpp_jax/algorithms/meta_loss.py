@@ -14,6 +14,7 @@ from jax import lax
 from mamlpp_jax.algorithms.learner import Learner
 from mamlpp_jax.algorithms.task import PerStep, adapt_to, at_step, make_task
 from mamlpp_jax.types import Array, Episode, MetaParams, Moments, Params, RunningStats, StepPlan
+from mamlpp_jax.utils.trees import entry
 
 
 class LossAux(NamedTuple):
@@ -45,7 +46,7 @@ def task_loss(
     theta, trace = adapt_to(learner, task, order=plan.order, after_step=after_step)
     if plan.multi_step:
         losses, outputs, query_moments = trace.after
-        loss, outputs = jnp.sum(plan.weights * losses), _at(outputs, -1)
+        loss, outputs = jnp.sum(plan.weights * losses), entry(outputs, -1)
     else:
         loss, outputs, moments = query(theta, at_step(task.per_step, -1))
         query_moments = jax.tree.map(lambda leaf: leaf[None], moments)
@@ -79,7 +80,12 @@ def meta_loss(
         ValueError: leading axes differ, the weights are not one per inner step, or labels that are known when this is
             called are no classes of the backbone.
     """
-    check_plan(plan, learner.inner_steps)
+    shape, steps = np.shape(plan.weights), learner.inner_steps  # type: ignore[arg-type]
+    if plan.multi_step and shape != (steps,):
+        raise ValueError(
+            f"StepPlan.weights has the shape {shape}; it must be ({steps},), a weight for each of the learner's "
+            f"{steps} inner steps."
+        )
     check_targets(learner, meta, batch_stats, episodes)
     losses, aux = map_tasks(partial(task_loss, learner, meta, batch_stats, plan), episodes)
     mean = partial(jax.tree.map, lambda leaf: leaf.mean(0))
@@ -88,20 +94,6 @@ def meta_loss(
         support_moments=mean(aux.support_moments),
         query_moments=mean(aux.query_moments),
     )
-
-
-def check_plan(plan: StepPlan, inner_steps: int) -> None:
-    """Checks that a multi-step plan has a weight for each inner step.
-
-    Raises:
-        ValueError: says how many there are and how many there must be.
-    """
-    shape = np.shape(plan.weights)  # type: ignore[arg-type]
-    if plan.multi_step and shape != (inner_steps,):
-        raise ValueError(
-            f"StepPlan.weights has the shape {shape}; it must be ({inner_steps},), a weight for each of the learner's "
-            f"{inner_steps} inner steps."
-        )
 
 
 def check_targets(
@@ -116,22 +108,19 @@ def check_targets(
     known = [
         (check, batch.targets)
         for batch, loss in sets
-        if (check := getattr(loss, "check", None)) and not _is_traced(batch.targets)
+        if (check := getattr(loss, "check", None))
+        and not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(batch.targets))
     ]
     if not known:
         return
 
     def outputs(meta: MetaParams) -> Any:
-        task = make_task(learner, meta, batch_stats, _at(episodes, 0))
+        task = make_task(learner, meta, batch_stats, entry(episodes, 0))
         return task.query(task.theta, at_step(task.per_step, 0))[0]
 
     shape = jax.eval_shape(outputs, meta)
     for check, targets in known:
         check(shape, targets)
-
-
-def _is_traced(tree: Any) -> bool:
-    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))
 
 
 def map_tasks(function: Callable[[Episode], Any], episodes: Episode) -> Any:
@@ -148,8 +137,4 @@ def map_tasks(function: Callable[[Episode], Any], episodes: Episode) -> Any:
         )
     if tasks != {1}:
         return jax.vmap(function)(episodes)
-    return jax.tree.map(lambda leaf: leaf[None], function(_at(episodes, 0)))
-
-
-def _at(tree: Any, index: int) -> Any:
-    return jax.tree.map(lambda leaf: leaf[index], tree)
+    return jax.tree.map(lambda leaf: leaf[None], function(entry(episodes, 0)))

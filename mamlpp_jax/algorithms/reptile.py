@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +16,6 @@ from mamlpp_jax.types import (
     Batch,
     Episode,
     MetaParams,
-    Moments,
     NormParams,
     Params,
     RunningStats,
@@ -54,57 +52,37 @@ def reptile_gradient(
         through the outer optimizer, as the paper proposes for Adam.
     """
 
-    def mean_loss(norm: NormParams) -> tuple[Array, tuple[Params, _Reported]]:
+    def mean_loss(norm: NormParams) -> tuple[Array, OuterGradient]:
         one_task = partial(_one_task, learner, meta._replace(norm=norm), batch_stats, plan)
-        direction, reported = jax.tree.map(lambda leaf: leaf.mean(0), map_tasks(one_task, episodes))
-        return reported.loss, (direction, reported)
+        mean = jax.tree.map(lambda leaf: leaf.mean(0), map_tasks(one_task, episodes))
+        return mean.loss, mean
 
-    (_, (direction, reported)), norm_gradient = jax.value_and_grad(mean_loss, has_aux=True)(
-        meta.norm
-    )
-    zeros = jax.tree.map(jnp.zeros_like, meta)
-    return OuterGradient(zeros._replace(params=direction, norm=norm_gradient), *reported)
-
-
-class _Reported(NamedTuple):
-    """The rest of an `OuterGradient`, of one task."""
-
-    loss: Array
-    metric: Array
-    support_moments: Moments
-    query_moments: Moments
+    norm_gradient, mean = jax.grad(mean_loss, has_aux=True)(meta.norm)
+    return mean._replace(gradient=mean.gradient._replace(norm=norm_gradient))
 
 
 def _one_task(
     learner: Learner, meta: MetaParams, batch_stats: RunningStats, plan: StepPlan, episode: Episode
-) -> tuple[Params, _Reported]:
-    """The direction of a task, and what it reports."""
+) -> OuterGradient:
+    """The contribution of a task, but for the gradient of scale and bias."""
     batches = minibatches(episode, learner.inner_steps)
     task = make_task(learner, meta, batch_stats, episode, plan.anneal, batches)
     last, trace = adapt_to(learner, task, order=1)
     outputs, moments = task.query(last, at_step(task.per_step, -1))
+
+    def theta(params: Params) -> Params:
+        return make_task(learner, meta._replace(params=params), batch_stats, episode).theta
+
+    # Takes the direction of theta_0 back to the parameters that it is made of.
     moved = jax.tree.map(jnp.subtract, task.theta, last)
-    return _to_meta(learner, meta, batch_stats, episode, moved), _Reported(
+    (direction,) = jax.vjp(theta, meta.params)[1](moved)
+    return OuterGradient(
+        gradient=jax.tree.map(jnp.zeros_like, meta)._replace(params=direction),
         loss=trace.loss.mean(),
         metric=learner.metric(outputs, episode.query.targets),
         support_moments=trace.aux,
         query_moments=jax.tree.map(lambda leaf: leaf[None], moments),
     )
-
-
-def _to_meta(
-    learner: Learner,
-    meta: MetaParams,
-    batch_stats: RunningStats,
-    episode: Episode,
-    direction: Params,
-) -> Params:
-    """Takes a direction of theta_0 back to the parameters that it is made of."""
-
-    def theta(params: Params) -> Params:
-        return make_task(learner, meta._replace(params=params), batch_stats, episode).theta
-
-    return jax.vjp(theta, meta.params)[1](direction)[0]
 
 
 def minibatches(episode: Episode, num_steps: int) -> Batch:

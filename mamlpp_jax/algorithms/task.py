@@ -32,6 +32,7 @@ from mamlpp_jax.types import (
     Params,
     RunningStats,
 )
+from mamlpp_jax.utils.trees import entry, named_leaves
 
 _SUPPORT, _QUERY, _STATISTICS = range(
     3
@@ -102,7 +103,8 @@ def per_step_values(
 
 def at_step(per_step: PerStep, index: int) -> PerStep:
     """The entry of one inner step; `index` is static and may be negative."""
-    return jax.tree.map(lambda leaf: leaf[index], per_step)
+    step: PerStep = entry(per_step, index)
+    return step
 
 
 def _entries_of_mode(norm: NormParams, mode: Statistics) -> NormParams:
@@ -270,12 +272,10 @@ def _body_is_fixed(learner: Learner, theta: Params, per_step: PerStep) -> bool:
     inputs_change = per_step.key is not None or per_step.support is not None
     if split is None or inputs_change or learner.per_step_affine or statistics_change:
         return False
-    paths = [
-        jax.tree_util.keystr(path, simple=True, separator="/")
-        for path, _ in jax.tree_util.tree_leaves_with_path(theta)
-    ]
     return not any(
-        learner.inner_optimizer.adapts(path) for path in paths if not split.in_head(path)
+        learner.inner_optimizer.adapts(path)
+        for path in named_leaves(theta)
+        if not split.in_head(path)
     )
 
 

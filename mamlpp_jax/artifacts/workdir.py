@@ -38,23 +38,14 @@ _REMEDIES = {
 
 
 class Workdir:
-    """The folder of a run, which need not exist; a `WorkdirError` names a file that cannot be read or written.
-
-    Attributes:
-        path: the folder.
-        config_file: the run's configuration.
-        data_file: fingerprint and classes of the data that the run is trained and tested on.
-        results_file: the run's tests.
-        correct_file: correctly classified query images of each test task.
-        checkpoints: the folder of its checkpoints.
-    """
+    """The folder of a run, which need not exist; a `WorkdirError` names a file that cannot be read or written."""
 
     def __init__(self, path: pathlib.Path | str) -> None:
         self.path = pathlib.Path(path)
         self.config_file = self.path / "config.json"
-        self.data_file = self.path / "data.json"
-        self.results_file = self.path / "results.json"
-        self.correct_file = self.path / "correct_per_task.npz"
+        self.data_file = self.path / "data.json"  # fingerprint and classes of the run's data
+        self.results_file = self.path / "results.json"  # its tests
+        self.correct_file = self.path / "correct_per_task.npz"  # correct query images of each task
         self.checkpoints = self.path / "checkpoints"
 
     @classmethod

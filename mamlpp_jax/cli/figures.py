@@ -16,6 +16,7 @@ from mamlpp_jax.reports import episode_figure, plots
 from mamlpp_jax.reports.canvas import save_figure
 from mamlpp_jax.training.experiment import Experiment
 from mamlpp_jax.types import MetaState
+from mamlpp_jax.utils.trees import entry, named_leaves
 
 
 def draw_run(
@@ -34,17 +35,13 @@ def draw_run(
         "learning_curves": plots.learning_curves(metrics, way=experiment.config.task.way),
         "accuracy_per_inner_step": plots.accuracy_per_inner_step([row.to_row() for row in test]),
         "episode": episode_figure.draw(
-            jax.tree.map(lambda leaf: leaf[0], stream.episodes(1)),
+            entry(stream.episodes(1), 0),
             np.asarray(jax.nn.softmax(predictions.logits[0, -1])),
             stream.task_class_names(0),
         ),
     }
     learned = experiment.learner.inner_optimizer.rates(evaluated_meta(best).inner)
-    rates = {
-        jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(leaf)
-        for path, leaf in jax.tree_util.tree_leaves_with_path(learned)
-    }
-    if rates:
+    if rates := named_leaves(jax.tree.map(np.asarray, learned)):
         figures["inner_rates"] = plots.inner_rates(rates)
     for name, figure in figures.items():
         save_figure(figure, workdir.path / f"{name}.png")

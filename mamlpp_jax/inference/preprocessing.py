@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +11,13 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from mamlpp_jax.data.readers.class_folders import read_rgb
-from mamlpp_jax.data.readers.images import convert_rgb, square_ink, square_rgb, with_channels
+from mamlpp_jax.data.readers.images import (
+    convert_rgb,
+    fill_rows,
+    square_ink,
+    square_rgb,
+    with_channels,
+)
 from mamlpp_jax.errors import DataError
 
 POLARITIES = ("auto", "dark_on_light", "light_on_dark")
@@ -56,14 +61,7 @@ def load_images(images: Any, image_format: ImageFormat) -> np.ndarray:
     if not singles:
         raise DataError("There are no images; at least one is needed.")
     squares = np.empty((len(singles), *image_format.shape), np.uint8)
-
-    def load(row: int) -> None:
-        squares[row] = _square(_rgb(singles[row], f"images[{row}]"), image_format)
-
-    # Pillow decodes without holding the interpreter's lock.
-    with ThreadPoolExecutor(min(len(singles), os.cpu_count() or 1)) as pool:
-        for _ in pool.map(load, range(len(singles))):
-            pass
+    fill_rows(squares, lambda row: _square(_rgb(singles[row], f"images[{row}]"), image_format))
     return squares
 
 

@@ -16,6 +16,7 @@ from mamlpp_jax.errors import ModelError
 from mamlpp_jax.inference.model import FewShotModel
 from mamlpp_jax.training.learner import state_shapes
 from mamlpp_jax.types import MetaParams
+from mamlpp_jax.utils.trees import named_leaves
 
 # Of the numbers in a file, by whether they are stored in half precision.
 DTYPES = {False: "float32", True: "float16"}
@@ -91,5 +92,4 @@ def with_weights(
 
 def _named(meta: MetaParams, batch_stats: Any) -> dict[str, Any]:
     """Leaves by name, such as "params/conv0/kernel"."""
-    leaves = jax.tree_util.tree_leaves_with_path({**meta._asdict(), "batch_stats": batch_stats})
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+    return named_leaves({**meta._asdict(), "batch_stats": batch_stats})

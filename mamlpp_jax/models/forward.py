@@ -24,9 +24,6 @@ from mamlpp_jax.types import (
 _CARRIED = ("params", "norm", "batch_stats")
 _LEFT = ("moments", "intermediates", "perturbations")  # made in every pass
 
-# The stream of random keys of a backbone that drops units, as `nn.Dropout` calls it.
-STREAM = "dropout"
-
 
 def init_model(module: nn.Module, key: Array, example_inputs: Any) -> ModelVariables:
     """Samples the weights of a backbone.

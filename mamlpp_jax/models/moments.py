@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from mamlpp_jax.types import Array, Moments, RunningStats
+from mamlpp_jax.utils.trees import entry
 
 
 def moments(x: Array, axes: tuple[int, ...], *, keepdims: bool = False) -> tuple[Array, Array]:
@@ -48,17 +49,13 @@ def fold_moments(
     steps, queries = (jax.tree.leaves(moments)[0].shape[0] for moments in (support, query))
     entries = []
     for i in range(steps):
-        entry = _at(running, i) if per_step else running
-        entry = update_running(entry, _at(support, i))
+        stats = entry(running, i) if per_step else running
+        stats = update_running(stats, entry(support, i))
         if i >= steps - queries:
-            entry = update_running(entry, _at(query, i - steps))
-        entries.append(entry)
-        running = running if per_step else entry
+            stats = update_running(stats, entry(query, i - steps))
+        entries.append(stats)
+        running = running if per_step else stats
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *entries) if per_step else running
-
-
-def _at(tree: Any, index: int) -> Any:
-    return jax.tree.map(lambda leaf: leaf[index], tree)
 
 
 def map_layers(function: Callable[..., Any], *trees: Any) -> Any:

@@ -21,8 +21,7 @@ from orbax.checkpoint import checkpoint_managers as managers
 from mamlpp_jax.distributed import processes
 from mamlpp_jax.errors import WorkdirError
 from mamlpp_jax.training import checkpoint_integrity as integrity
-from mamlpp_jax.training.stored_state import from_stored, to_stored
-from mamlpp_jax.types import MetaState
+from mamlpp_jax.types import MetaParams, MetaState
 from mamlpp_jax.utils.files import read_json
 
 FOLDER = "checkpoints"
@@ -106,7 +105,7 @@ class CheckpointReader:
 
     def restore(self, step: int, like: MetaState) -> MetaState:
         """Restores the checkpoint of an outer step with the shapes, dtypes and shardings of `like`, and the history."""
-        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, to_stored(like))
+        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, _to_stored(like))
         items = ocp.args.Composite(
             state=ocp.args.StandardRestore(abstract), run=ocp.args.JsonRestore()
         )
@@ -119,7 +118,7 @@ class CheckpointReader:
                 f"({_first_line(error)}). Its files are as they were saved, so it must be of another "
                 "configuration, data set or version; its file run/metadata says which."
             ) from error
-        state = from_stored(like, restored["state"])
+        state = _from_stored(like, restored["state"])
         if int(state.step) != step:
             raise WorkdirError(
                 f"checkpoint {self._folder / str(step)} holds the state after outer step {int(state.step)}; "
@@ -242,7 +241,7 @@ class Checkpoints(CheckpointReader):
     def _write(self, epoch: _Epoch) -> None:
         known = [row for row in self.history if row["step"] <= epoch.step]
         items = ocp.args.Composite(
-            state=ocp.args.StandardSave(to_stored(epoch.state)),
+            state=ocp.args.StandardSave(_to_stored(epoch.state)),
             run=ocp.args.JsonSave({**self._about, "validation": known}),
         )
         metrics = None if epoch.accuracy is None else {_METRIC: epoch.accuracy}
@@ -299,6 +298,27 @@ class Checkpoints(CheckpointReader):
         if processes.is_first():
             for folder in self._folder.glob(f"*{integrity.TEMPORARY}*"):
                 integrity.write_manifest(folder)
+
+
+def _to_stored(state: MetaState) -> Any:
+    """The state as checkpoints hold it: `MetaParams` without an empty part, as before there were learned losses."""
+
+    def pack(node: Any) -> Any:
+        if not isinstance(node, MetaParams):
+            return node
+        parts = node._asdict()
+        return parts if node.inner_loss else {k: v for k, v in parts.items() if k != "inner_loss"}
+
+    return jax.tree.map(pack, state, is_leaf=lambda node: isinstance(node, MetaParams))
+
+
+def _from_stored(like: MetaState, stored: Any) -> MetaState:
+    """The reverse of `_to_stored`, for a state with the structure of `like`."""
+
+    def unpack(node: Any, part: Any) -> Any:
+        return MetaParams(**part) if isinstance(node, MetaParams) else part
+
+    return jax.tree.map(unpack, like, stored, is_leaf=lambda node: isinstance(node, MetaParams))
 
 
 @jax.jit

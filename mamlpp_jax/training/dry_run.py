@@ -16,6 +16,7 @@ from mamlpp_jax.training.learner import epoch_plan, plan_name
 from mamlpp_jax.training.memory import estimate
 from mamlpp_jax.utils.memory import memory_text
 from mamlpp_jax.utils.terminal import phase
+from mamlpp_jax.utils.trees import named_leaves
 
 _MIB = 2**20
 
@@ -31,8 +32,7 @@ def describe_model(experiment: Experiment) -> str:
     lines = []
     for group, tree in meta._asdict().items():
         lines.append(f"{group}: {count_parameters(tree):,} numbers")
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-            name = jax.tree_util.keystr(path, simple=True, separator="/")
+        for name, leaf in named_leaves(tree).items():
             lines.append(f"  {name:<16} {'x'.join(map(str, leaf.shape))}")
     lines.append(f"all meta-parameters: {count_parameters(meta):,}")
     return "\n".join(lines)

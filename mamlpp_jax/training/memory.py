@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import functools
 import math
 from typing import Any
 
@@ -55,7 +54,8 @@ def check_memory(config: ConfigDict, channels: int, *, training: bool = True) ->
     if not limit or needed <= limit:
         return
     fields = _large_fields(config, channels, needed, training)
-    large = ", ".join(f"config.{field}={_value(config, field)}" for field in fields)
+    values = dict(config_lib.flatten(config))
+    large = ", ".join(f"config.{field}={values[field]}" for field in fields)
     sizes = [
         f"{memory_text(size)} for {part}" for part, size in parts.items() if size > needed / 20
     ]
@@ -136,18 +136,16 @@ def _bytes(tree: Any) -> int:
     return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
-def _value(config: ConfigDict, field: str) -> Any:
-    return functools.reduce(getattr, field.split("."), config)
-
-
 def _large_fields(config: ConfigDict, channels: int, needed: int, training: bool) -> list[str]:
     """The fields whose default would halve the needs; where none would alone, those above their default."""
-    defaults = config_lib.default_config()
-    above = [f for f in _SIZE_FIELDS if _value(config, f) > _value(defaults, f)]
+    values, defaults = (
+        dict(config_lib.flatten(each)) for each in (config, config_lib.default_config())
+    )
+    above = [field for field in _SIZE_FIELDS if values[field] > defaults[field]]
 
     def needed_without(field: str) -> int:
         changed = copy.deepcopy(config)
-        changed.update_from_flattened_dict({field: _value(defaults, field)})
+        changed.update_from_flattened_dict({field: defaults[field]})
         return sum(estimate(changed, channels, training=training).values())
 
     return [field for field in above if needed_without(field) < needed / 2] or above

@@ -33,7 +33,11 @@ def only_writer(workdir: pathlib.Path) -> Iterator[None]:
         workdir.mkdir(parents=True, exist_ok=True)
     with wrap_os_errors(path, "open"), contextlib.ExitStack() as stack:
         file = stack.enter_context(path.open("a+b"))
-        _acquire(file, path)
+        if not _lock(file, path):
+            raise WorkdirError(
+                f"workdir {workdir} is in use by {_holder(file)}. Wait for it or end it; or use another --workdir."
+            )
+        _sign(file)
         stack.pop_all()
     with file:
         yield
@@ -54,14 +58,6 @@ def one_at_a_time(path: pathlib.Path, work: str) -> Iterator[None]:
             _lock(file, path, wait=True)
         _sign(file)
         yield
-
-
-def _acquire(file: BinaryIO, path: pathlib.Path) -> None:
-    if not _lock(file, path):
-        raise WorkdirError(
-            f"workdir {path.parent} is in use by {_holder(file)}. Wait for it or end it; or use another --workdir."
-        )
-    _sign(file)
 
 
 def _lock(file: BinaryIO, path: pathlib.Path, wait: bool = False) -> bool:

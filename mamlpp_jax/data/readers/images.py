@@ -140,15 +140,19 @@ def empty_images(count: int, size: int, channels: int) -> np.ndarray:
 def load_squares(loaders: Sequence[ImageLoader], size: int) -> np.ndarray:
     """Loads and resizes images on all cores: uint8 [n, size, size, 3]."""
     squares = empty_images(len(loaders), size, 3)
+    fill_rows(squares, lambda row: square_rgb(loaders[row](), size))
+    return squares
 
-    def load(row: int) -> None:
-        squares[row] = square_rgb(loaders[row](), size)
+
+def fill_rows(images: np.ndarray, load: Callable[[int], np.ndarray]) -> None:
+    """Fills the rows of an array on all cores, with an image each."""
+
+    def fill(row: int) -> None:
+        images[row] = load(row)
 
     # Pillow decodes without holding the interpreter's lock.
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for _ in pool.map(load, range(len(loaders))):
-            pass
-    return squares
+    with ThreadPoolExecutor(min(len(images), os.cpu_count() or 1)) as pool:
+        list(pool.map(fill, range(len(images))))
 
 
 def with_channels(images: np.ndarray, channels: int) -> np.ndarray:
