@@ -117,8 +117,7 @@ STATISTICS: dict[str, Statistics] = {record.name: record for record in _RECORDS}
 def find_statistics(mode: Statistics | str, called: str = "statistics") -> Statistics:
     """Finds the record of a mode by its name; a record is returned as it is.
 
-    Raises:
-        ConfigError: no mode has that name; lists those there are and names the argument, `called`.
+    An unknown name is a `ConfigError` that lists the known ones and names the argument, `called`.
     """
     if isinstance(mode, Statistics):
         return mode

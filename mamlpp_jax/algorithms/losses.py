@@ -43,11 +43,7 @@ class CrossEntropy:
         return jnp.where(jnp.all((labels >= 0) & (labels < ways)), loss, jnp.nan)
 
     def check(self, outputs: Any, labels: Any) -> None:
-        """Checks labels that are known before anything is compiled; `outputs` are logits, [..., K], or their shape.
-
-        Raises:
-            ValueError: one of them is outside 0..K-1, or they are no integers.
-        """
+        """Raises a ValueError for labels outside 0..K-1, or no integers; `outputs` are logits [..., K] or their shape."""
         ways = outputs.shape[-1]
         labels = np.asarray(labels)
         if not np.issubdtype(labels.dtype, np.integer):

@@ -99,11 +99,7 @@ def meta_loss(
 def check_targets(
     learner: Learner, meta: MetaParams, batch_stats: RunningStats, episodes: Episode
 ) -> None:
-    """Checks targets where they are known: outside `jit`, by losses that have a `check(outputs, targets)`.
-
-    Raises:
-        ValueError: the loss says what is wrong.
-    """
+    """Checks targets where they are known: outside `jit`, by losses that have a `check(outputs, targets)`."""
     sets = ((episodes.support, learner.inner_loss), (episodes.query, learner.query_loss))
     known = [
         (check, batch.targets)
@@ -124,10 +120,9 @@ def check_targets(
 
 
 def map_tasks(function: Callable[[Episode], Any], episodes: Episode) -> Any:
-    """`vmap` over tasks; a single task runs unbatched, which compiles to plain matrix products.
+    """`vmap` over tasks, of which all leaves must have as many.
 
-    Raises:
-        ValueError: the leaves have different numbers of tasks.
+    A single task runs unbatched, which compiles to plain matrix products.
     """
     tasks = {leaf.shape[0] for leaf in jax.tree.leaves(episodes)}
     if len(tasks) != 1:

@@ -298,11 +298,7 @@ class FixedTasks:
         return jax.tree.map(lambda leaf: leaf[task_indices], episodes)
 
     def check(self, episodes: Episode, tasks: int) -> None:
-        """Checks that the source is one meta-batch.
-
-        Raises:
-            ValueError: a leaf has more or fewer tasks than an outer step takes.
-        """
+        """Raises a ValueError where a leaf has more or fewer tasks than an outer step takes."""
         for path, leaf in jax.tree_util.tree_leaves_with_path(episodes):
             if leaf.shape[:1] != (tasks,):
                 raise ValueError(

@@ -29,10 +29,8 @@ class MetricsWriter:
 
     Opening the files removes what a crashed run wrote after its last checkpoint: lines of later
     steps and a torn last line. `metrics.jsonl` holds no measured times, so equal numbers give
-    equal bytes, whether or not the run was interrupted. A context manager.
-
-    Raises:
-        WorkdirError: by every method, where a file cannot be written.
+    equal bytes, whether or not the run was interrupted. A context manager. Every method raises a `WorkdirError` where a
+    file cannot be written.
     """
 
     def __init__(self, workdir: pathlib.Path, start_step: int, tensorboard: bool = True) -> None:
@@ -114,10 +112,7 @@ class NullWriter:
 def read_metrics(workdir: pathlib.Path, file: str = METRICS_FILE) -> list[dict[str, Any]]:
     """Reads `metrics.jsonl`, records of training ("loss") and validation ("val_accuracy"), or `timing.jsonl`.
 
-    The run may still be writing: a torn last line is left out.
-
-    Raises:
-        WorkdirError: the file is missing, or damaged elsewhere; the message names file and line.
+    The run may still be writing: a torn last line is left out. A `WorkdirError` names the line of other damage.
     """
     return [record for record, _ in _read_lines(pathlib.Path(workdir) / file)]
 

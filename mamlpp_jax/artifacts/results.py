@@ -50,11 +50,7 @@ class Evaluation:
 
     @classmethod
     def from_row(cls, row: Any) -> Evaluation:
-        """Reads a row of `results.json`.
-
-        Raises:
-            ValueError: it is not what `to_row` writes; says which value is wrong.
-        """
+        """Reads a row of `results.json`; a ValueError says which value is not one that `to_row` writes."""
         if not isinstance(row, dict):
             raise ValueError('"test" is not a list of objects')
         values = {**_OPTIONAL, **row}

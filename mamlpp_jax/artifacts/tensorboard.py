@@ -16,10 +16,7 @@ class EventWriter:
 
     tensorboardX's SummaryWriter passes its events through a queue of ten to a thread. When a full
     disk ends that thread, the queue stays full and the training loop waits for ever; here the
-    error reaches the caller. One event holds all scalars of a step.
-
-    Raises:
-        WorkdirError: by every method, where the file cannot be written.
+    error reaches the caller, as a `WorkdirError`. One event holds all scalars of a step.
     """
 
     def __init__(self, directory: pathlib.Path, start_step: int) -> None:

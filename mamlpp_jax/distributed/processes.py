@@ -40,11 +40,7 @@ class Group(NamedTuple):
 
 
 def check_group(group: Group) -> None:
-    """Checks the flags of one process.
-
-    Raises:
-        ConfigError: flags are missing or do not fit together; names them.
-    """
+    """Checks the flags of one process; a `ConfigError` names those that are missing or do not fit together."""
     fields = group._asdict()
     del fields["detect"]
     missing = [f"--{name}" for name, value in fields.items() if value is None]
@@ -73,11 +69,8 @@ def check_group(group: Group) -> None:
 def join(group: Group, timeout_seconds: int = 300) -> int:
     """Connects this process with the others of a checked group; to be called before JAX is used for anything else.
 
-    Returns:
-        Number of processes that compute the run; 1 without a group.
-
-    Raises:
-        ConfigError: the cluster could not be detected, or process 0 cannot be reached.
+    Returns the number of processes that compute the run, 1 without a group. Where the cluster cannot be detected, or
+    process 0 cannot be reached, that is a `ConfigError`.
     """
     if not group.detect and group.coordinator_address is None:
         return 1
@@ -169,8 +162,7 @@ def any_process(flag: bool) -> bool:
 def check_same(name: str, content: Sequence[bytes | memoryview], hint: str) -> None:
     """Checks that every process has the same content, by its SHA-256; every process must call it.
 
-    Raises:
-        ConfigError: it differs; raised in every process, with the name of the compared thing and the hint.
+    Where it differs, every process raises a `ConfigError` with the name of the compared thing and the hint.
     """
     if jax.process_count() == 1:
         return

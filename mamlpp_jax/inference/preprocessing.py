@@ -66,11 +66,7 @@ def load_images(images: Any, image_format: ImageFormat) -> np.ndarray:
 
 
 def split_images(images: Any) -> Sequence[Any]:
-    """One image as a list of one, several as a list; see `load_images`.
-
-    Raises:
-        DataError: it is neither.
-    """
+    """One image as a list of one, several as a list; anything else is a `DataError`. See `load_images`."""
     if isinstance(images, (str, os.PathLike, Image.Image)):
         return [images]
     if hasattr(images, "__array__"):

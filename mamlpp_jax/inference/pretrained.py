@@ -19,12 +19,7 @@ def shipped_models() -> list[str]:
 
 
 def find_model(name: str | os.PathLike[str], ensemble: int | None = None) -> FewShotModel:
-    """Loads a model, shipped, saved or a run's; the arguments are those of `FewShotClassifier.from_pretrained`.
-
-    Raises:
-        ModelError: there is none of that name, or its files are damaged.
-        WorkdirError: a run or file cannot be read.
-    """
+    """Loads a model, shipped, saved or a run's; see `FewShotClassifier.from_pretrained` for arguments and errors."""
     if ensemble is not None and ensemble < 1:
         raise ModelError(f"ensemble is {ensemble}; it must be 1 or more.")
     shipped = shipped_models()

@@ -43,10 +43,8 @@ _VERSION = 2
 def model_files(model: FewShotModel, *, half: bool = False) -> dict[str, bytes]:
     """The files of a model by name, in the order in which they are to be written.
 
-    With `half` the weights are stored in half precision; they are single again when they are loaded.
-
-    Raises:
-        ModelError: a weight is too large for half precision.
+    With `half` the weights are stored in half precision; they are single again when they are loaded. One that is too
+    large for that is a `ModelError`.
     """
     weights = encode(model, half=half)
     description = {

@@ -22,13 +22,9 @@ def write_stablehlo(
     function: Callable[..., Array],
     inputs: Sequence[tuple[int | str, tuple[int, ...]]],
 ) -> None:
-    """Writes a pure function of uint8 arrays, with everything it closes over.
+    """Writes a pure function of uint8 arrays, with everything it closes over; needs the package flatbuffers.
 
     `inputs` has for each argument its first axis, a number or a name for any number, and the other axes.
-
-    Raises:
-        ModelError: `flatbuffers` is not installed.
-        WorkdirError: the file cannot be written.
     """
     try:
         importlib.import_module("flatbuffers")  # which JAX serialises with and does not require

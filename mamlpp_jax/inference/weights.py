@@ -25,10 +25,7 @@ DTYPES = {False: "float32", True: "float16"}
 def encode(model: FewShotModel, *, half: bool = False) -> bytes:
     """The content of a file of weights: arrays [E, ...] by name, such as "params/conv0/kernel", and whose they are.
 
-    With `half` the numbers are rounded to float16, in half the space.
-
-    Raises:
-        ModelError: a number is too large for float16.
+    With `half` the numbers are rounded to float16, in half the space; one too large for that is a `ModelError`.
     """
     config, arrays = model.config, {}
     for name, leaf in _named(model.meta, model.batch_stats).items():
@@ -59,10 +56,8 @@ def with_weights(
 ) -> FewShotModel:
     """The model with its arrays, [E, ...], once names, shapes and dtypes are what its configuration says.
 
-    `dtype` is that of the numbers in the file `path`; None for any float.
-
-    Raises:
-        ModelError: the arrays are another model's, or the configuration describes no network.
+    `dtype` is that of the numbers in the file `path`; None for any float. A `ModelError` says where the arrays are
+    another model's.
     """
     sharding = SingleDeviceSharding(jax.local_devices()[0])
     try:

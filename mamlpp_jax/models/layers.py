@@ -18,11 +18,7 @@ from mamlpp_jax.types import Array
 
 
 def check_image_size(images: Array, smallest: int, network: str) -> None:
-    """Checks that images [N, H, W, C] are large enough for a network that halves them.
-
-    Raises:
-        DataError: H or W is below `smallest`; names the network.
-    """
+    """Raises a `DataError` where images [N, H, W, C] are too small for a network that halves them."""
     high, wide = images.shape[1:3]
     if min(high, wide) < smallest:
         raise DataError(

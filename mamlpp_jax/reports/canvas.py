@@ -34,11 +34,7 @@ def new_figure(width: float, height: float, constrained: bool = True) -> Figure:
 
 
 def save_figure(figure: Figure, path: pathlib.Path) -> None:
-    """Writes a figure to a file, atomically; the suffix, one of `FORMATS`, is the format.
-
-    Raises:
-        WorkdirError: the file cannot be written; an older one is untouched.
-    """
+    """Writes a figure to a file, atomically; the suffix, one of `FORMATS`, is the format."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format=path.suffix[1:].lower())
     write_atomically(path, buffer.getvalue())

@@ -158,9 +158,9 @@ def _validation_curve(axes: Axes, rows: Rows, name: str, mode: str, scale: float
 
 
 def accuracy_per_inner_step(test: Rows) -> Figure:
-    """Draws the test accuracy after 0..S inner steps, a line per evaluation statistics, of rows of `results.json`.
+    """Draws the test accuracy after 0..S inner steps, a line per row of the ensemble in "test" of `results.json`.
 
-    Those of the ensemble are drawn, or all without an ensemble.
+    Without an ensemble every row has a line.
     """
     from matplotlib.ticker import MaxNLocator
 

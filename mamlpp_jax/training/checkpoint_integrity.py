@@ -28,8 +28,7 @@ def write_manifest(checkpoint: pathlib.Path) -> None:
 def find_damage(checkpoint: pathlib.Path) -> str:
     """The damage of a checkpoint, as a clause; "" when its files match its manifest.
 
-    Raises:
-        OSError: a file cannot be read, which says nothing of its content.
+    A file that cannot be read says nothing of its content: that is an OSError.
     """
     if not (checkpoint / MANIFEST).exists():
         return f"it has no {MANIFEST}, so it was not completely written"

@@ -103,8 +103,7 @@ def build_experiment(
 ) -> Experiment:
     """Builds everything but compiles nothing; tasks will be sampled from `splits`.
 
-    Raises:
-        ConfigError: the data do not give the tasks asked for, or devices are lacking.
+    Data that do not give the tasks asked for, and lacking devices, are a `ConfigError`.
     """
     everything = choose_classes(config, dataset, recorded)
     classes = {split: everything[split] for split in splits}

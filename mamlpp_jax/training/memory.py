@@ -42,8 +42,7 @@ _SIZE_FIELDS = (
 def check_memory(config: ConfigDict, channels: int, *, training: bool = True) -> None:
     """Checks that a training, or an evaluation, fits into the memory of this machine and of its devices.
 
-    Raises:
-        ConfigError: it cannot fit; names the fields that make it large, and its large parts.
+    A `ConfigError` names the fields that make it large, and its large parts.
     """
     device = jax.local_devices()[0]
     limit, place = (device.memory_stats() or {}).get("bytes_limit", 0), f"a {device.device_kind}"

@@ -24,14 +24,7 @@ class StoppedError(Exception):
 
 
 class PreemptionHandler:
-    """Decides whether a run should stop.
-
-    Args:
-        max_minutes: time limit of the process, from now on; 0 for none.
-
-    Raises:
-        ConfigError: the limit is negative or not a finite number.
-    """
+    """Decides whether a run should stop, for a signal or when `max_minutes` from now on (0: no limit) are over."""
 
     def __init__(self, max_minutes: float = 0.0) -> None:
         if not (max_minutes >= 0 and math.isfinite(max_minutes)):
@@ -62,20 +55,13 @@ class PreemptionHandler:
         return text or "another process is stopping"
 
     def check(self) -> None:
-        """Stops where there is nothing new to save.
-
-        Raises:
-            StoppedError: there is a reason to.
-        """
+        """Raises a `StoppedError` where there is a reason to stop and nothing new to save."""
         _stop_for(self.reason())
 
     def check_signal(self) -> None:
-        """Stops for a signal, before there is anything to save.
+        """Raises a `StoppedError` where a signal has come, to this process or another, before anything is to be saved.
 
         The time limit waits until some steps are done and saved, so that every start of a run gets further.
-
-        Raises:
-            StoppedError: a signal has come, to this process or another.
         """
         if _any_process(bool(self._signal)):
             _stop_for(self._signal or "another process is stopping")

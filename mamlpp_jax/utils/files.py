@@ -30,22 +30,14 @@ def wrap_os_errors(path: pathlib.Path, action: str) -> Iterator[None]:
 
 
 def exists(path: pathlib.Path) -> bool:
-    """Returns True where there is a file or folder.
-
-    Raises:
-        WorkdirError: that cannot be told: a name too long, a folder that may not be searched, a lost disk.
-    """
+    """Returns True where there is a file or folder; a `WorkdirError` where that cannot be told, as on a lost disk."""
     with wrap_os_errors(path, "look for"):
         return path.exists()
 
 
 @contextlib.contextmanager
 def atomic_open(path: pathlib.Path) -> Iterator[BinaryIO]:
-    """Opens a binary file that takes the place of `path` only when the block ends without an error.
-
-    Raises:
-        OSError: the folder is missing or cannot be written, or the disk is full.
-    """
+    """Opens a binary file that takes the place of `path`, in a folder that exists, only when the block ends well."""
     # In the same folder, because os.replace is atomic within one file system only. The name is
     # unique, because several processes may fill a shared cache at once.
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
@@ -80,8 +72,7 @@ def remove_unfinished(folder: pathlib.Path, name: str | None = None) -> None:
 def write_atomically(path: pathlib.Path, content: bytes) -> None:
     """Replaces a file in a folder that exists; whatever happens, readers see the old content or the new one.
 
-    Raises:
-        WorkdirError: the file cannot be written; the old one is untouched.
+    A file that cannot be written is a `WorkdirError`.
     """
     path = pathlib.Path(path)
     with wrap_os_errors(path, "write"), atomic_open(path) as file:
@@ -104,11 +95,7 @@ def json_bytes(value: Any) -> bytes:
 
 
 def read_json(path: pathlib.Path) -> Any:
-    """Reads a JSON file.
-
-    Raises:
-        WorkdirError: the file is missing, unreadable or not JSON; the message names it.
-    """
+    """Reads a JSON file; a `WorkdirError` names one that is missing, unreadable or not JSON."""
     with wrap_os_errors(path, "read"):
         content = pathlib.Path(path).read_bytes()
     try:

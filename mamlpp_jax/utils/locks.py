@@ -48,9 +48,6 @@ def one_at_a_time(path: pathlib.Path, work: str) -> Iterator[None]:
     """Keeps processes out of the block while another is in it: they wait, and say for which work.
 
     The lock file stays behind; its folder must exist.
-
-    Raises:
-        OSError: the file cannot be made.
     """
     with path.open("a+b") as file:
         if not _lock(file, path):

@@ -10,13 +10,9 @@ _TIMEOUT_SECONDS = 30  # without data from the server; a whole download may take
 
 
 def download(url: str, path: Path, sha256: str, advice: str) -> None:
-    """Downloads a file, unless it is there already with the right contents.
+    """Downloads a file, unless it is there already with the right contents, and makes missing folders.
 
-    Missing folders are made; the file appears complete and verified, or not at all. `advice` is a sentence for the
-    error on getting the file otherwise.
-
-    Raises:
-        DataError: the download failed, or its contents do not have the SHA-256.
+    The file appears complete and verified, or a `DataError` ends with `advice`, a sentence on getting it otherwise.
     """
     try:
         import pooch

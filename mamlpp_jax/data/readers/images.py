@@ -123,11 +123,7 @@ def square_ink(image: Image.Image, size: int) -> np.ndarray:
 
 
 def empty_images(count: int, size: int, channels: int) -> np.ndarray:
-    """Uninitialised uint8 [count, size, size, channels].
-
-    Raises:
-        ConfigError: this machine has less memory than they take.
-    """
+    """Uninitialised uint8 [count, size, size, channels]; a `ConfigError` where they exceed the machine's memory."""
     needed, limit = count * size**2 * channels, host_memory()
     if limit and needed > limit:
         raise ConfigError(

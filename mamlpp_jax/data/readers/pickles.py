@@ -27,8 +27,7 @@ _PUTS = frozenset(["PUT", "BINPUT", "LONG_BINPUT"])
 def load_arrays(path: Path) -> Any:
     """Reads a pickle of NumPy arrays, numbers, strings and plain containers, with strings of Python 2 as Latin-1.
 
-    Raises:
-        DataError: the file is missing, broken, or holds any other object.
+    A file that is missing, broken, or holds any other object is a `DataError`.
     """
     try:
         with path.open("rb") as file:

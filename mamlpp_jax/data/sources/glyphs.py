@@ -66,12 +66,9 @@ def build(data_config: Any) -> Dataset:
 def render(code_points: Iterable[int] | None, image_size: int = 28) -> Dataset:
     """Renders the letters of some code points, or of all: uint8 [T, image_size, image_size, 1], ink 255.
 
-    Code points that are no letters or in too few typefaces are left out. The images of a class depend on its letter
-    alone. Of several letters that look alike, the one with the smallest code point is taken. Classes are named like
-    ``U+0041 LATIN CAPITAL LETTER A``.
-
-    Raises:
-        DataError: matplotlib's fonts are missing or broken, or no letter remains.
+    Code points that are no letters or in too few typefaces are left out; a `DataError` where none remains. The images
+    of a class depend on its letter alone. From several letters that look alike, the one with the smallest code point is
+    taken. Classes are named like ``U+0041 LATIN CAPITAL LETTER A``.
     """
     faces = _load_faces()
     references = {}

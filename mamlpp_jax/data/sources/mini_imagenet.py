@@ -109,10 +109,8 @@ def _report_duplicates(images: np.ndarray, names: Iterable[str]) -> None:
 def find_classes(folder: Path, archives: contextlib.ExitStack) -> dict[str, Classes]:
     """The classes of each split, in whichever form the folder has; it is only read.
 
-    Images may be loaded until `archives` is closed.
-
-    Raises:
-        DataError: the folder has none of the forms, or not 64/16/20 classes of 600 images.
+    Images may be loaded until `archives` is closed. A folder that has none of the forms, or not 64/16/20 classes of
+    600 images, is a `DataError`.
     """
     if not folder.is_dir():
         raise DataError(
