@@ -43,7 +43,7 @@ class CrossEntropy:
         return jnp.where(jnp.all((labels >= 0) & (labels < ways)), loss, jnp.nan)
 
     def check(self, outputs: Any, labels: Any) -> None:
-        """Raises a ValueError for labels outside 0..K-1, or no integers; `outputs` are logits [..., K] or their shape."""
+        """Raises a ValueError for labels that are no integers or outside 0..K-1; `outputs` are logits, [..., K]."""
         ways = outputs.shape[-1]
         labels = np.asarray(labels)
         if not np.issubdtype(labels.dtype, np.integer):
