@@ -60,13 +60,10 @@ class Statistics(NamedTuple):
         """Whether only a model trained in this mode has what it needs."""
         return bool(self.learned)
 
-    def shares_inner_loop(self, other: Statistics) -> bool:
-        """Whether the two modes differ only in how queries are normalised."""
-
-        def inner_loop(mode: Statistics) -> tuple[Any, ...]:
-            return mode.support, mode.learned, mode.annealed
-
-        return inner_loop(self) == inner_loop(other)
+    @property
+    def inner_loop(self) -> tuple[Any, ...]:
+        """Equal in modes that differ only in how queries are normalised."""
+        return self.support, self.learned, self.annealed
 
 
 BATCH = Statistics(

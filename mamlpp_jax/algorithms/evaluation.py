@@ -94,7 +94,10 @@ def make_evaluator(
     share = tasks_per_chunk * mesh.size
     padded = math.ceil(tasks / share) * share
     task_indices = np.arange(padded, dtype=np.int32).reshape(-1, tasks_per_chunk)
-    predict = _jitted(learner, _grouped(modes), sample_tasks, mesh, every_step)
+    groups: dict[Any, list[Statistics]] = {}
+    for mode in map(find_statistics, modes):
+        groups.setdefault(mode.inner_loop, []).append(mode)
+    predict = _jitted(learner, list(groups.values()), sample_tasks, mesh, every_step)
 
     def evaluate(
         meta: MetaParams, batch_stats: RunningStats, stream: TaskBlocks
@@ -108,18 +111,6 @@ def make_evaluator(
         return {mode: Predictions(logits[mode], labels) for mode in modes}
 
     return evaluate
-
-
-def _grouped(modes: Sequence[str]) -> list[list[Statistics]]:
-    """The records of the modes; those that share an inner loop stand together."""
-    groups: list[list[Statistics]] = []
-    for mode in map(find_statistics, modes):
-        group = next((group for group in groups if group[0].shares_inner_loop(mode)), None)
-        if group is None:
-            groups.append([mode])
-        else:
-            group.append(mode)
-    return groups
 
 
 def _jitted(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -59,10 +58,7 @@ def load_or_make(
         DataError: the cache file cannot be written, or whatever `make` raises.
     """
     path = folder / key.file_name
-    seen = _stamp(path)
-    with phase(f"reading the data set {key.name}") if seen else contextlib.nullcontext():
-        dataset = _read(path, key)
-    if dataset is not None:
+    if dataset := _read(path, key, report=False):
         if source_dir:
             logging.info(
                 "The cache is used; %s is not read (remove %s to read it).", source_dir, path
@@ -70,8 +66,7 @@ def load_or_make(
         return dataset
     _require_writable(folder)
     with one_at_a_time(folder / f"{key.stem}.lock", f"making the data set {key.name}"):
-        if _stamp(path) != seen:  # Another process made it meanwhile.
-            dataset = _read(path, key)
+        dataset = _read(path, key)  # Another process may have made it meanwhile.
         if dataset is None:
             remove_unfinished(folder, path.name)
             with phase(f"making the data set {key.name} at {key.image_size} pixels"):
@@ -87,29 +82,22 @@ def load_or_make(
     return dataset
 
 
-def _stamp(path: Path) -> tuple[int, int] | None:
-    """Identifies a version of a file; None when it is missing."""
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_ino, status.st_mtime_ns
-
-
-def _read(path: Path, key: CacheKey) -> Dataset | None:
-    """Reads a cache file; None, with a warning, when it is broken or holds another data set."""
+def _read(path: Path, key: CacheKey, report: bool = True) -> Dataset | None:
+    """Reads a cache file; None, with a warning if wanted, when it is broken or holds another data set."""
     size = key.image_size
     try:
         if not path.exists():
             return None
-        dataset = dataset_lib.load(path)
+        with phase(f"reading the data set {key.name}"):
+            dataset = dataset_lib.load(path)
         if dataset.name != key.name or dataset.images.shape[1:3] != (size, size):
             raise DataError(
                 f"Data set file {path} holds {dataset.name!r} images of the shape "
                 f"{dataset.images.shape[1:]}; it must hold {key.name!r} at {size}x{size} pixels."
             )
     except (DataError, OSError) as error:
-        logging.warning("The cached data set is made again: %s", error)
+        if report:
+            logging.warning("The cached data set is made again: %s", error)
         return None
     return dataset
 

@@ -2,7 +2,7 @@ import struct
 
 import pytest
 
-from mamlpp_jax.artifacts.tensorboard import EventWriter
+from mamlpp_jax.artifacts.metric_writer import EventWriter
 from mamlpp_jax.errors import WorkdirError
 
 

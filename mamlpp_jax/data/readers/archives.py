@@ -2,29 +2,13 @@
 
 from __future__ import annotations
 
-import lzma
-import struct
 import zipfile
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from mamlpp_jax.errors import DataError
 
-# Raised by zipfile and its decompressors for damaged files.
-_DAMAGE = (
-    OSError,
-    EOFError,
-    ValueError,  # undecodable names, negative positions
-    KeyError,
-    RuntimeError,  # encrypted members; unknown compression (NotImplementedError)
-    OverflowError,
-    struct.error,
-    zipfile.BadZipFile,
-    zlib.error,
-    lzma.LZMAError,
-)
 # Far more than an image needs. A small archive could unpack to gigabytes.
 _MAX_MEMBER_BYTES = 2**28
 
@@ -36,7 +20,7 @@ def open_zip(path: Path) -> Iterator[zipfile.ZipFile]:
         archive = zipfile.ZipFile(path)
     except FileNotFoundError as error:
         raise DataError(f"Archive {path} does not exist.") from error
-    except _DAMAGE as error:
+    except Exception as error:  # zipfile and its decompressors have no common base class
         raise DataError(
             f"Archive {path} is truncated or not a zip file ({error}); copy or download it again."
         ) from error
@@ -66,7 +50,7 @@ def read_member(archive: zipfile.ZipFile, name: str) -> bytes:
         if size > _MAX_MEMBER_BYTES:
             raise ValueError(f"it claims {size} bytes, at most {_MAX_MEMBER_BYTES} are read")
         return archive.read(name)
-    except _DAMAGE as error:
+    except Exception as error:
         raise DataError(
             f"Archive {archive.filename}: member {name!r} cannot be read ({error}); the archive is "
             "damaged, copy or download it again."

@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-import struct
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -16,23 +14,6 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from mamlpp_jax.errors import ConfigError, DataError
 from mamlpp_jax.utils.memory import host_memory, memory_text
 
-# Raised by Pillow's decoders for damaged files; SyntaxError stands for a broken PNG chunk.
-_DECODE_ERRORS = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    struct.error,
-    zlib.error,
-    TypeError,
-    LookupError,
-    AttributeError,
-    ArithmeticError,
-    RuntimeError,
-    MemoryError,
-    Warning,  # of damage or size, where warnings are made errors
-    Image.DecompressionBombError,
-)
 # Formats of photographs that Pillow reads.
 SUFFIXES = frozenset(
     [".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"]
@@ -82,7 +63,7 @@ def _explain(origin: str) -> Iterator[None]:
         raise DataError(
             f"Cannot decode {origin}: it is no image of a known format ({', '.join(_FORMATS)})."
         ) from error
-    except _DECODE_ERRORS as error:
+    except Exception as error:  # a damaged file can make a decoder raise anything
         raise DataError(
             f"Cannot decode {origin}: {error}. It must be a complete image file."
         ) from error
