@@ -27,8 +27,8 @@ setup(
     entry_points={
         "console_scripts": [
             "mamlpp = mamlpp_jax.main:main",
-            "mamlpp-data = mamlpp_jax.cli.data:main",
-            "mamlpp-predict = mamlpp_jax.cli.predict:main",
+            "mamlpp-data = mamlpp_jax.data.__main__:main",
+            "mamlpp-predict = mamlpp_jax.predict:main",
         ]
     },
     install_requires=[

@@ -88,7 +88,7 @@ _RECORDS = (
         reads_running=True,
     ),
     SUPPORT,
-    # `models.normalization` has the formulas of these two.
+    # `models.moments` has the formulas of these two.
     # Bronskill, Gordon, Requeima, Nowozin, Turner, "TaskNorm", ICML 2020.
     Statistics(
         "tasknorm",
@@ -135,9 +135,10 @@ def check_usable(
     """
     chosen, trained = find_statistics(mode, called), find_statistics(trained)
     if chosen.needs_training and chosen.learned != trained.learned:
+        learned = " and ".join(name for name, _ in chosen.learned)
         raise ConfigError(
             f"{called} is {chosen.name!r}, but the model is trained with {trained.name} statistics, and only training "
-            f"with {chosen.name} (norm.train_statistics={chosen.name}) learns its {_names(chosen)}; choose another one."
+            f"with {chosen.name} (norm.train_statistics={chosen.name}) learns its {learned}; choose another one."
         )
     if chosen.reads_running and averaged:
         raise ConfigError(
@@ -145,7 +146,3 @@ def check_usable(
             "running statistics are those of the last ones; choose batch or support, or train.average_decay=0."
         )
     return chosen
-
-
-def _names(mode: Statistics) -> str:
-    return " and ".join(name for name, _ in mode.learned)

@@ -76,7 +76,7 @@ def plan_of(arrays):
     return StepPlan(
         weights=jnp.asarray(arrays["msl_weights"], jnp.float64),
         order=int(arrays["config/order"]),
-        multi_step=schedules.is_multi_step(int(arrays["config/epoch"]), msl_epochs),
+        multi_step=int(arrays["config/epoch"]) < msl_epochs,
     )
 
 

@@ -39,7 +39,7 @@ MAY_IMPORT = {
     "inference": {"training", "_version"} | _TRAINING,
     "cli": {"inference", "reports", "training"} | _TRAINING,
     "main": {"cli", "inference", "reports", "training"} | _TRAINING,
-    "predict": {"cli", "inference", "reports", "training"} | _TRAINING,
+    "predict": {"main"},
 }
 
 

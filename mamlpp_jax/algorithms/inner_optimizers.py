@@ -36,7 +36,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from mamlpp_jax.types import Array, Params
+from mamlpp_jax.types import Params
 from mamlpp_jax.utils.trees import named_leaves
 
 _ALFA_DECAY = 5e-4  # the authors' code; times the rate
@@ -140,7 +140,9 @@ def alfa(learning_rate: float) -> InnerOptimizer:
         def descend(gradients: Any, params: Params | None) -> Any:
             tensors, treedef = jax.tree.flatten(gradients)
             means = jnp.stack([leaf.mean() for leaf in (*jax.tree.leaves(params), *tensors)])
-            factors = _generated(learned["generator"], means)
+            network = learned["generator"]
+            hidden = jax.nn.relu(means @ network["kernel0"] + network["bias0"])
+            factors = 1 + hidden @ network["kernel1"] + network["bias1"]
             rates, decays = (jax.tree.unflatten(treedef, half) for half in jnp.split(factors, 2))
             return jax.tree.map(
                 lambda g, p, rate, a, decay, b: -rate * a * g - decay * b * p,
@@ -151,12 +153,6 @@ def alfa(learning_rate: float) -> InnerOptimizer:
         return optax.stateless(descend)
 
     return InnerOptimizer(init, transform, lambda learned: learned["rate"])
-
-
-def _generated(network: Any, means: Array) -> Array:
-    """ALFA's factors, [2N], from means [2N]."""
-    hidden = jax.nn.relu(means @ network["kernel0"] + network["bias0"])
-    return 1 + hidden @ network["kernel1"] + network["bias1"]
 
 
 def masked(base: InnerOptimizer, adapts: Callable[[str], bool]) -> InnerOptimizer:

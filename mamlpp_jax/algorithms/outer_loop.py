@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -289,7 +288,6 @@ def scan_steps(train_step: TrainStep, num_steps: int) -> TrainStep:
     return steps
 
 
-@dataclasses.dataclass(frozen=True)
 class FixedTasks:
     """A `SampleTasks` whose source is a ready meta-batch: the same tasks in every step."""
 

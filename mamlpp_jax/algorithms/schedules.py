@@ -21,16 +21,6 @@ def multi_step_weights(epoch: int, inner_steps: int, multi_step_epochs: int) -> 
     return weights
 
 
-def derivative_order(epoch: int, first_order_epochs: int) -> int:
-    """1 while ``epoch < first_order_epochs``, then 2 (derivative-order annealing)."""
-    return 1 if epoch < first_order_epochs else 2
-
-
-def is_multi_step(epoch: int, multi_step_epochs: int) -> bool:
-    """True while the loss looks at every inner step; later only the last one counts."""
-    return epoch < multi_step_epochs
-
-
 def anneal(epoch: int, epochs: float) -> float:
     """The share of the way to running statistics: from 0 to 1 along the first epochs (`StepPlan.anneal`)."""
     return min(1.0, epoch / epochs) if epochs else 1.0

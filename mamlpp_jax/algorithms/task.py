@@ -34,9 +34,8 @@ from mamlpp_jax.types import (
 )
 from mamlpp_jax.utils.trees import entry, named_leaves
 
-_SUPPORT, _QUERY, _STATISTICS = range(
-    3
-)  # the passes of an inner step, which have random keys of their own
+# The passes of an inner step, which have random keys of their own.
+_SUPPORT, _QUERY, _STATISTICS = range(3)
 
 
 class PerStep(NamedTuple):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import pathlib
 import platform
@@ -56,17 +57,12 @@ def _commit() -> str:
     Outside its repository MAMLPP_COMMIT, set where the code was copied; "unknown" without that variable.
     """
     here = pathlib.Path(__file__).resolve()
+    options = {"capture_output": True, "text": True, "timeout": 10, "check": True}
+    git: Any = functools.partial(subprocess.run, cwd=here.parent, **options)
     try:
         # An installed copy may lie in the repository of another project, which does not track it.
-        _git(here.parent, "ls-files", "--error-unmatch", here.name)
-        return _git(
-            here.parent, "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"
-        ).strip()
+        git(["git", "ls-files", "--error-unmatch", here.name])
+        described = git(["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"])
+        return str(described.stdout).strip()
     except (OSError, subprocess.SubprocessError):
         return os.environ.get("MAMLPP_COMMIT") or "unknown"
-
-
-def _git(folder: pathlib.Path, *arguments: str) -> str:
-    command = ["git", *arguments]
-    options = {"cwd": folder, "capture_output": True, "text": True, "timeout": 10, "check": True}
-    return str(subprocess.run(command, **options).stdout)  # type: ignore[call-overload]

@@ -46,12 +46,8 @@ def resolve_config(
 ) -> ConfigDict:
     """The validated configuration of a command: the given one, or for an evaluation the workdir's own.
 
-    Args:
-        mode: "train" or "evaluate".
-        config: value of --config; None where it was not given.
-        workdir: folder named by --workdir.
-        overrides: given values of `evaluation_flags.EVALUATION_FLAGS`.
-        data_config: value of --data_config, whose data are tested on instead of the run's.
+    `overrides` are given values of `evaluation_flags.EVALUATION_FLAGS`; `data_config` has the data to test on instead
+    of the run's.
     """
     flags = [*overrides, *([] if data_config is None else ["data_config"])]
     if mode != "evaluate" and flags:

@@ -97,5 +97,5 @@ def _main(argv: list[str]) -> None:
 
 
 def main() -> None:
-    """Entry point of `mamlpp-data`."""
+    """Runs the command on its flags."""
     app.run(_main, flags_parser=partial(parse_flags, configs=(CONFIG,), module=__name__))

@@ -1,11 +1,14 @@
-"""The log of the commands that prepare, train and test."""
+"""The log of the commands, and where they store what they compile."""
 
 from __future__ import annotations
 
 import logging as std_logging
+import os
 
+import jax
 from absl import logging
 
+from mamlpp_jax.data.cache import cache_folder
 from mamlpp_jax.utils.terminal import log_above_displays
 
 _AT_LENGTH = ("jax._src.xla_bridge", "matplotlib")  # of a missing TPU, of fonts
@@ -23,6 +26,13 @@ def quiet_libraries() -> None:
     """Leaves the long messages of other libraries out of the log."""
     for name in _AT_LENGTH:
         std_logging.getLogger(name).setLevel(std_logging.WARNING)
+
+
+def set_up_compilation(cache_dir: str = "") -> None:
+    """Stores compiled functions for later processes in the cache folder or in JAX_COMPILATION_CACHE_DIR."""
+    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        compiled = cache_folder(cache_dir) / "compiled"
+        jax.config.update("jax_compilation_cache_dir", str(compiled))
 
 
 class _Once(std_logging.Filter):

@@ -23,9 +23,8 @@ from functools import partial
 import numpy as np
 from absl import app, flags
 
-from mamlpp_jax.cli.compilation import set_up_compilation
 from mamlpp_jax.cli.flags import fail, output_file, parse_flags
-from mamlpp_jax.cli.log import quiet_libraries
+from mamlpp_jax.cli.log import quiet_libraries, set_up_compilation
 from mamlpp_jax.data.readers.class_folders import scan_classes
 from mamlpp_jax.data.readers.images import SUFFIXES
 from mamlpp_jax.distributed.mesh import available_devices
@@ -145,5 +144,5 @@ def _main(argv: list[str]) -> None:
 
 
 def main() -> None:
-    """Entry point of `mamlpp-predict`."""
+    """Runs the command on its flags."""
     app.run(_main, flags_parser=partial(parse_flags, module=__name__, rest=True))

@@ -27,10 +27,9 @@ from ml_collections import ConfigDict
 
 from mamlpp_jax.artifacts.workdir import Workdir
 from mamlpp_jax.cli import commands
-from mamlpp_jax.cli.compilation import set_up_compilation
 from mamlpp_jax.cli.evaluation_flags import EVALUATION_FLAGS, naming_flags
 from mamlpp_jax.cli.flags import CONFIG, USAGE_EXIT_CODE, define_config, parse_flags
-from mamlpp_jax.cli.log import set_up_log
+from mamlpp_jax.cli.log import set_up_compilation, set_up_log
 from mamlpp_jax.distributed import processes
 from mamlpp_jax.distributed.mesh import available_devices, cpu_devices
 from mamlpp_jax.errors import ConfigError, MamlppError
@@ -154,7 +153,7 @@ def _run() -> None:
 
 
 def main() -> None:
-    """Entry point of `mamlpp`."""
+    """Runs the command on its flags."""
     app.run(
         _main, flags_parser=partial(parse_flags, configs=(CONFIG, _DATA_CONFIG), module=__name__)
     )

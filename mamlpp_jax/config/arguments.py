@@ -9,11 +9,9 @@ from mamlpp_jax.errors import ConfigError
 
 
 def parse_argument(argument: str | None, defaults: dict[str, Any]) -> dict[str, Any]:
-    """Reads an argument such as "way=20,shot=1,method=maml".
+    """Reads an argument such as "way=20,shot=1,method=maml", None or "" for the defaults.
 
-    Args:
-        argument: "key=value" pairs joined by commas; None or "" for the defaults.
-        defaults: the allowed keys; values are converted to the types of the defaults.
+    Values are converted to the types of the defaults, whose keys are the allowed ones.
 
     Raises:
         ConfigError: an unknown key, or a value of the wrong type.

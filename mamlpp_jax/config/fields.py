@@ -19,19 +19,12 @@ from mamlpp_jax.statistics import STATISTICS
 
 
 class Field(NamedTuple):
-    """One field.
+    """One field."""
 
-    Attributes:
-        default: its value in `default_config`, which also fixes its type.
-        rule: the values it may have, as far as they can be judged without data and devices.
-        resumable: whether a run may be continued with another value, because the value does not
-            change what is computed.
-        removed: values of earlier versions. A stored configuration that has one is read with the default in its place.
-    """
-
-    default: bool | int | float | str
-    rule: Rule = rules.ANY
-    resumable: bool = False
+    default: bool | int | float | str  # its value in `default_config`, which also fixes its type
+    rule: Rule = rules.ANY  # the values it may have, as far as they need no data and devices
+    resumable: bool = False  # a run may be continued with another value: results stay the same
+    # Values of earlier versions. A stored configuration that has one is read with the default in its place.
     removed: tuple[str, ...] = ()
 
 

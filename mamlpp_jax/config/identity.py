@@ -31,15 +31,10 @@ def config_hash(config: ConfigDict) -> str:
 
 
 def differences(ours: ConfigDict, stored: dict[str, Any]) -> list[str]:
-    """Why `stored` is the configuration of another run: an empty list when it is not.
+    """Why `stored`, a `config.json` perhaps of another version, is of another run than ours; [] when it is not.
 
-    Args:
-        ours: the configuration to run.
-        stored: the content of a `config.json`, which another version may have written.
-
-    Returns:
-        A text such as "config.train.epochs: 150 here, 100 there" for each field that differs and
-        changes the run, in order of name; or why this version cannot have such a run.
+    A text such as "config.train.epochs: 150 here, 100 there" for each field that differs and changes the run, in order
+    of name; or why this version cannot have such a run.
     """
     try:
         here, there = _run_fields(ours), _run_fields(complete(stored))

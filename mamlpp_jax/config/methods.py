@@ -18,26 +18,16 @@ from mamlpp_jax.errors import ConfigError
 
 
 class Component(NamedTuple):
-    """A part of a method that can be switched alone.
+    """A part of a method that can be switched alone."""
 
-    Attributes:
-        field: the field that switches it.
-        off: the field's value without it.
-        on: the field's value with it; None where the configuration chooses, as for a number of epochs.
-        also: further fields that `apply_method` sets with it; they may be changed afterwards.
-        excludes: names of components that it cannot stand beside, with the reason; those of its own field need no
-            mention.
-        text: description in one line.
-        cite: source.
-    """
-
-    field: str
-    off: Any
-    on: Any = None
-    also: Mapping[str, Any] = {}
+    field: str  # the field that switches it
+    off: Any  # the field's value without it
+    on: Any = None  # the field's value with it; None where the configuration chooses, as of epochs
+    also: Mapping[str, Any] = {}  # further fields that `apply_method` sets and that may be changed
+    # Names of components that it cannot stand beside, with the reason; those of its own field need no mention.
     excludes: Mapping[str, str] = {}
-    text: str = ""
-    cite: str = ""
+    text: str = ""  # description in one line
+    cite: str = ""  # source
 
 
 _ALWAYS = 10**6  # epochs, more than any run has
@@ -250,12 +240,9 @@ def _check_added(config: ConfigDict, method: str) -> None:
 
 
 def check_method(config: ConfigDict) -> None:
-    """Checks that no component is on that the method leaves out.
+    """Checks that no component is on that the method leaves out; the error names both and the field.
 
     A component that the method names may be off: MAML++ can be cut short. One that the protocol always has may be on.
-
-    Raises:
-        ConfigError: names the method, the component and its field.
     """
     named = parse_method(config.method) | PROTOCOLS[config.protocol].always
     fields = dict(flatten(config))

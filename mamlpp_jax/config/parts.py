@@ -20,51 +20,33 @@ from ml_collections import ConfigDict
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """A value of a field that names a part of the program.
+    """A value of a field that names a part of the program."""
 
-    Attributes:
-        implementation: callable, or its place, "module:name".
-        options: full names of the fields that it takes, with the arguments of `implementation` that get their values.
-            A field that only other parts take must keep its default.
-    """
-
-    implementation: str | Callable[..., Any]
+    implementation: str | Callable[..., Any]  # callable, or its place, "module:name"
+    # Full names of the fields that it takes, with the arguments of `implementation` that get their values. A field
+    # that only other parts take must keep its default.
     options: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def load(self) -> Callable[..., Any]:
         """The implementation, imported."""
         named = self.implementation
-        loaded: Callable[..., Any] = (
-            pkgutil.resolve_name(named) if isinstance(named, str) else named
-        )
-        return loaded
+        return pkgutil.resolve_name(named) if isinstance(named, str) else named
 
     def make(self, values: Mapping[str, Any], **arguments: Any) -> Any:
-        """Calls the implementation.
-
-        Args:
-            values: of all fields, by full name.
-            **arguments: further ones.
-        """
+        """Calls the implementation with its options, of the values of all fields, and with further arguments."""
         options = {argument: values[field] for field, argument in self.options.items()}
         return self.load()(**arguments, **options)
 
 
 @dataclasses.dataclass(frozen=True)
 class Backbone(Part):
-    """A value of `model.name`; its implementation makes a Flax module and also gets `ways`, the number of outputs.
+    """A value of `model.name`; its implementation makes a Flax module and also gets `ways`, the number of outputs."""
 
-    Attributes:
-        smallest_image: the section `model` of a configuration -> least height and width in pixels.
-        is_random: whether it draws random numbers in training, from the stream `dropout`.
-        text: description in one line.
-        cite: source.
-    """
-
+    # The section `model` of a configuration -> least height and width in pixels.
     smallest_image: Callable[[ConfigDict], int] = lambda model: 1
-    is_random: bool = False
-    text: str = ""
-    cite: str = ""
+    is_random: bool = False  # it draws random numbers in training, from the stream `dropout`
+    text: str = ""  # description in one line
+    cite: str = ""  # source
 
 
 BACKBONES: dict[str, Backbone] = {
@@ -102,13 +84,9 @@ INNER_OPTIMIZERS: dict[str, Part] = {
 
 @dataclasses.dataclass(frozen=True)
 class OuterDirection(Part):
-    """A value of `train.outer_gradient`; its implementation is the gradient function itself.
+    """A value of `train.outer_gradient`; its implementation is the gradient function itself."""
 
-    Attributes:
-        of_query_loss: whether it is the gradient of the query loss, which leads through the inner steps.
-    """
-
-    of_query_loss: bool = True
+    of_query_loss: bool = True  # its gradient is that of the query loss, through the inner steps
 
 
 OUTER_DIRECTIONS: dict[str, OuterDirection] = {
@@ -121,15 +99,10 @@ OUTER_DIRECTIONS: dict[str, OuterDirection] = {
 
 @dataclasses.dataclass(frozen=True)
 class Adapts:
-    """A value of `inner.adapts`: the parameters that inner steps change.
+    """A value of `inner.adapts`: the parameters that inner steps change."""
 
-    Attributes:
-        body: whether those before the head are among them.
-        head: whether those of the head are.
-    """
-
-    body: bool = True
-    head: bool = True
+    body: bool = True  # whether those before the head are among them
+    head: bool = True  # whether those of the head are
 
 
 ADAPTS: dict[str, Adapts] = {

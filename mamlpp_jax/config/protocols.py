@@ -21,24 +21,20 @@ from mamlpp_jax.errors import ConfigError
 
 
 class Protocol(NamedTuple):
-    """What a protocol sets.
+    """What a protocol sets."""
 
-    Attributes:
-        fields: values for every data set.
-        by_data: by `data.name`, values that replace or join those.
-        always: components that every method has, plain MAML too.
-    """
-
-    fields: Mapping[str, Any] = {}
-    by_data: Mapping[str, Mapping[str, Any]] = {}
-    always: frozenset[str] = frozenset()
+    fields: Mapping[str, Any] = {}  # values for every data set
+    by_data: Mapping[
+        str, Mapping[str, Any]
+    ] = {}  # by `data.name`, values that replace or join them
+    always: frozenset[str] = frozenset()  # components that every method has, plain MAML too
 
 
 PROTOCOLS: dict[str, Protocol] = {
     "none": Protocol(),  # fields are set one by one
     # Section 4 of the paper: the defaults, and what configs/mini_imagenet.py sets.
     "paper": Protocol(),
-    # What the authors' published configurations run. Their JSON key for mini-ImageNet's first inner rate, 0.01, is
+    # As the authors' published configurations run. Their JSON key for mini-ImageNet's first inner rate, 0.01, is
     # read nowhere: the code takes another one, whose default is 0.1.
     "released": Protocol(
         fields={
@@ -83,11 +79,7 @@ PROTOCOLS: dict[str, Protocol] = {
 
 
 def apply_protocol(config: ConfigDict, name: str) -> None:
-    """Sets `config.protocol` and, in place, the fields of the protocol; `data.name` must be set before.
-
-    Raises:
-        ConfigError: the protocol is unknown.
-    """
+    """Sets `config.protocol` and, in place, the fields of the protocol; `data.name` must be set before."""
     if name not in PROTOCOLS:
         raise ConfigError(f"config.protocol is {name!r}; choose one of {', '.join(PROTOCOLS)}.")
     fields, by_data, _ = PROTOCOLS[name]

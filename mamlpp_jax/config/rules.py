@@ -14,17 +14,11 @@ MAX_INT = 2**31 - 1  # JAX converts Python ints to int32
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Rule:
-    """The values a field may have.
+    """The values a field may have."""
 
-    Attributes:
-        allows: a value of the field's type -> whether the field may have it.
-        requirement: what the value must be, as the end of an error message; "{}" stands for the choices.
-        choices: the names to choose from, perhaps a table that grows; empty where there is no such list.
-    """
-
-    allows: Callable[[Any], bool]
-    requirement: str
-    choices: Collection[str] = ()
+    allows: Callable[[Any], bool]  # a value of the field's type -> whether the field may have it
+    requirement: str  # the end of an error message; "{}" stands for the choices
+    choices: Collection[str] = ()  # names, perhaps of a table that grows; empty for other values
 
     @property
     def text(self) -> str:

@@ -13,15 +13,10 @@ from mamlpp_jax.errors import ConfigError
 
 
 class RemovedField(NamedTuple):
-    """A field of earlier versions.
+    """A field of earlier versions."""
 
-    Attributes:
-        off: its value in a run that did without it.
-        last_commit: the last commit that has the field.
-    """
-
-    off: bool | int | float | str
-    last_commit: str
+    off: bool | int | float | str  # its value in a run that did without it
+    last_commit: str  # the last commit that has the field
 
 
 # Each of them acted in training alone.
@@ -35,11 +30,8 @@ def complete(stored: Mapping[str, Any], *, to_train: bool = True) -> ConfigDict:
     """The configuration that a file holds, in the fields of this version; values are not checked.
 
     A field that the file lacks gets its default, since the file was written before the field existed. A field that
-    was removed is dropped, and a removed value (`Field.removed`) gives way to the default.
-
-    Args:
-        stored: the content of a `config.json`, or values by full name.
-        to_train: False for a trained model that is only used: removed fields are then dropped whatever their value.
+    was removed is dropped, and a removed value (`Field.removed`) gives way to the default. For training, a removed
+    field must have been off; a trained model that is only used may have had it.
 
     Raises:
         ConfigError: a removed field is not off, or a field is unknown.
@@ -65,8 +57,7 @@ def complete(stored: Mapping[str, Any], *, to_train: bool = True) -> ConfigDict:
 def check_field(name: str) -> None:
     """Checks that a field such as "train.epochs" exists.
 
-    Raises:
-        ConfigError: it does not; names the last commit that has it, or suggests one that exists.
+    The error names the last commit that has it, or suggests one that exists.
     """
     if name in REMOVED_FIELDS:
         commit = REMOVED_FIELDS[name].last_commit

@@ -1,4 +1,4 @@
-"""Checks of a configuration. Every error names the field, its value and what is allowed."""
+"""Checks of a configuration. Every error is a `ConfigError` with the field, its value and the allowed ones."""
 
 from __future__ import annotations
 
@@ -20,22 +20,14 @@ _FOR_COLOUR = ("imagenet",)  # values of data.normalize for three channels
 
 
 def from_dict(stored: dict[str, Any]) -> ConfigDict:
-    """The configuration of a `config.json`, completed and checked; see `stored.complete`.
-
-    Raises:
-        ConfigError: a field is unknown, removed and not off, or out of range.
-    """
+    """The configuration of a `config.json`, completed and checked; see `stored.complete`."""
     config = complete(stored)
     validate(config)
     return config
 
 
 def validate(config: ConfigDict) -> None:
-    """Checks everything that can be judged without data and devices.
-
-    Raises:
-        ConfigError: names the field, its value and what is allowed.
-    """
+    """Checks everything that can be judged without data and devices."""
     check_types(config)
     check_values(config)
     check_method(config)
@@ -50,31 +42,19 @@ def validate(config: ConfigDict) -> None:
 
 
 def parse_fractions(text: str) -> tuple[float, ...]:
-    """Reads `data.split_fractions`, such as "0.64,0.16,0.2"; "" gives what is usual.
-
-    Raises:
-        ConfigError: it is not three positive numbers with a sum of at most 1.
-    """
+    """Reads `data.split_fractions`, such as "0.64,0.16,0.2"; "" gives what is usual."""
     check_value("data.split_fractions", text)
     return tuple(float(part) for part in (text or rules.AUTOMATIC_FRACTIONS).split(","))
 
 
 def check_values(config: ConfigDict) -> None:
-    """Checks types and values of the fields, each by itself.
-
-    Raises:
-        ConfigError: names the field.
-    """
+    """Checks types and values of the fields, each by itself."""
     for name, value in flatten(config):
         check_value(name, value)
 
 
 def check_types(config: ConfigDict | dict[str, Any]) -> None:
-    """Checks that there is a value of the right type for every field, and nothing else.
-
-    Raises:
-        ConfigError: names the field.
-    """
+    """Checks that there is a value of the right type for every field, and nothing else."""
     given = dict(flatten(config))
     for name in given:
         check_field(name)
@@ -85,16 +65,7 @@ def check_types(config: ConfigDict | dict[str, Any]) -> None:
 
 
 def check_value(name: str, value: Any, called: str = "") -> None:
-    """Checks the value of one field by itself.
-
-    Args:
-        name: of the field.
-        value: what it would get.
-        called: what an error calls the value; "" for "config." and the name.
-
-    Raises:
-        ConfigError: it is of another type than the field's, or out of range.
-    """
+    """Checks the value of one field by itself; an error calls it `called`, or "config." and the name."""
     _check_type(name, value, called)
     rule = FIELDS[name].rule
     if not rule.allows(value):
@@ -113,13 +84,7 @@ def _check_type(name: str, value: Any, called: str = "") -> None:
 
 
 def _check_options(config: ConfigDict, chooser: str, parts: Mapping[str, Part]) -> None:
-    """Checks that no field is set that the chosen part does not take.
-
-    Args:
-        config: every field has a value that it may have by itself.
-        chooser: the field that names the part.
-        parts: those to choose from, by name.
-    """
+    """Checks that no field is set that the chosen part, of `parts` by the field `chooser`, does not take."""
     values = dict(flatten(config))
     chosen = values[chooser]
     for field in {field: None for part in parts.values() for field in part.options}:
@@ -198,11 +163,7 @@ def _check_divisibility(config: ConfigDict) -> None:
 
 
 def check_chunk(config: ConfigDict, devices: int) -> None:
-    """Checks that the tasks of each of so many devices divide into chunks.
-
-    Raises:
-        ConfigError: they do not.
-    """
+    """Checks that the tasks of each of so many devices divide into chunks."""
     tasks, chunk = config.train.tasks_per_step, config.compute.tasks_per_chunk
     if chunk and (tasks // devices) % chunk:
         raise ConfigError(
@@ -212,15 +173,7 @@ def check_chunk(config: ConfigDict, devices: int) -> None:
 
 
 def check_channels(config: ConfigDict, channels: int) -> None:
-    """Checks that the images have the channels that the configuration requires.
-
-    Args:
-        config: gives channels and normalisation.
-        channels: number of channels of the images.
-
-    Raises:
-        ConfigError: they do not.
-    """
+    """Checks that the images have the channels that the configuration requires."""
     data = config.data
     if data.channels not in (0, channels):
         raise ConfigError(
@@ -236,17 +189,9 @@ def check_channels(config: ConfigDict, channels: int) -> None:
 def check_classes(
     config: ConfigDict, split: str, num_classes: int, smallest: str, images: int
 ) -> None:
-    """Checks that tasks can be sampled from a split.
+    """Checks that tasks can be sampled from a split of so many classes, rotated ones counted.
 
-    Args:
-        config: gives way, shot and query.
-        split: its name, for the message.
-        num_classes: classes of the split, rotated ones counted.
-        smallest: name of its smallest class.
-        images: of that class.
-
-    Raises:
-        ConfigError: too few classes, or too few images in one.
+    Its smallest class, of that name, has so many images.
     """
     task = config.task
     if task.way > num_classes:
@@ -255,15 +200,12 @@ def check_classes(
             f"{num_classes} classes; use at most {num_classes}, or {_more_classes(config, split)}."
         )
     if task.shot + task.query > images:
-        most = (
-            f"together they may be at most {images}, or"
-            if images > 1
-            else "A task takes two or more:"
-        )
+        most = f"Together they may be at most {images}, or"
+        most = most if images > 1 else "A task takes two or more:"
         raise ConfigError(
             f"config.task.shot + config.task.query is {task.shot} + {task.query} = "
             f"{task.shot + task.query}, but the class {smallest!r} of the {split} split of "
-            f"{config.data.name} has {images} image(s). {most[:1].upper()}{most[1:]} give that class more images, or "
+            f"{config.data.name} has {images} image(s). {most} give that class more images, or "
             "leave it out (by moving its folder away, or in data.split_file)."
         )
 

@@ -23,21 +23,14 @@ class Dataset:
     """Images grouped by class: those of class c are rows ``sum(class_sizes[:c])`` to ``sum(class_sizes[:c + 1])``.
 
     Parts that do not fit each other raise a `DataError`.
-
-    Attributes:
-        name: `data.name`; part of reports.
-        images: uint8 [T, H, W, C], in the order of ``class_names``. Written characters (Omniglot,
-            glyphs) are inverted: ink 255, paper 0.
-        class_names: unique and sorted, so that every source gives the same split.
-        class_sizes: int32 [num_classes], images per class; they may differ.
-        class_splits: the published split of each class, one of ``SPLITS``; empty for a data set
-            without published splits, whose classes the configuration splits.
     """
 
-    name: str
+    name: str  # `data.name`; part of reports
+    # uint8 [T, H, W, C], in the order of ``class_names``. Written characters are inverted: ink 255, paper 0.
     images: np.ndarray
-    class_names: tuple[str, ...]
-    class_sizes: np.ndarray
+    class_names: tuple[str, ...]  # unique and sorted, so that every source gives the same split
+    class_sizes: np.ndarray  # int32 [num_classes], images per class; they may differ
+    # The published split of each class, one of ``SPLITS``; empty where the configuration splits the classes.
     class_splits: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -107,7 +100,21 @@ def save(dataset: Dataset, path: str | os.PathLike[str]) -> None:
 def load(path: str | os.PathLike[str]) -> Dataset:
     """Reads a data set written by `save`; any other file is a `DataError`."""
     try:
-        return _read(Path(path))
+        with Path(path).open("rb") as file:
+            # np.load also accepts a single array, which has no checksum.
+            if not zipfile.is_zipfile(file):
+                raise ValueError("not a complete zip archive")
+            file.seek(0)
+            with np.load(file, allow_pickle=False) as archive:
+                if int(archive["format"]) != _FORMAT:
+                    raise ValueError(f"format {archive['format']} instead of {_FORMAT}")
+                return Dataset(
+                    name=str(archive["name"]),
+                    images=archive["images"],
+                    class_names=tuple(archive["class_names"].tolist()),
+                    class_sizes=archive["class_sizes"],
+                    class_splits=tuple(archive["class_splits"].tolist()),
+                )
     except FileNotFoundError as error:
         raise DataError(f"Data set file {path} does not exist.") from error
     except Exception as error:  # A damaged header can make NumPy raise anything.
@@ -115,21 +122,3 @@ def load(path: str | os.PathLike[str]) -> Dataset:
             f"Data set file {path} is broken ({error}); it must be a complete .npz written by this "
             "version of the project. Delete it to have it made again."
         ) from error
-
-
-def _read(path: Path) -> Dataset:
-    with path.open("rb") as file:
-        # np.load also accepts a single array, which has no checksum.
-        if not zipfile.is_zipfile(file):
-            raise ValueError("not a complete zip archive")
-        file.seek(0)
-        with np.load(file, allow_pickle=False) as archive:
-            if int(archive["format"]) != _FORMAT:
-                raise ValueError(f"format {archive['format']} instead of {_FORMAT}")
-            return Dataset(
-                name=str(archive["name"]),
-                images=archive["images"],
-                class_names=tuple(archive["class_names"].tolist()),
-                class_sizes=archive["class_sizes"],
-                class_splits=tuple(archive["class_splits"].tolist()),
-            )

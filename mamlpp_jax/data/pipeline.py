@@ -23,7 +23,7 @@ _BATCH_BYTES = 128 * 2**20  # of images that are sent to the devices at a time
 
 
 class Window(NamedTuple):
-    """Tasks that are needed together: of each of these outer steps those with these global indices."""
+    """Tasks that are needed together: those with these global indices, in each of these outer steps."""
 
     steps: range
     tasks: range

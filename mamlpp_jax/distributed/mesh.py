@@ -45,10 +45,7 @@ def available_devices() -> list[jax.Device]:
     """The devices of all processes; JAX starts its back end for it."""
     try:
         return jax.devices()
-    except (
-        RuntimeError,
-        AssertionError,
-    ) as error:  # JAX asserts that a platform it knows has a plugin
+    except (RuntimeError, AssertionError) as error:  # asserts that a known platform has a plugin
         wanted = os.environ.get("JAX_PLATFORMS", "")
         reason = f" ({str(error).partition(' (set JAX')[0]})" if str(error) else ""
         raise ConfigError(
@@ -120,13 +117,13 @@ def gather_to_host(tree: Any) -> Any:
 
     Task-sharded leaves have the shares of all processes.
     """
-    return jax.tree.map(_gather, tree)
 
+    def gather(leaf: jax.Array) -> np.ndarray:
+        if leaf.is_fully_addressable or leaf.is_fully_replicated:
+            return jax.device_get(leaf)
+        return multihost_utils.process_allgather(leaf, tiled=True)
 
-def _gather(leaf: jax.Array) -> np.ndarray:
-    if leaf.is_fully_addressable or leaf.is_fully_replicated:
-        return jax.device_get(leaf)
-    return multihost_utils.process_allgather(leaf, tiled=True)
+    return jax.tree.map(gather, tree)
 
 
 def mark_varying(tree: Any) -> Any:

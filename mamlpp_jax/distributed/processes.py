@@ -32,8 +32,7 @@ _LOOPBACK = re.compile(r"localhost|127\.\d+\.\d+\.\d+|\[::1\]")
 class Group(NamedTuple):
     """The processes that compute a run together."""
 
-    # Whether the cluster (SLURM, Open MPI, Kubernetes, a TPU pod) supplies fields that are None
-    detect: bool = False
+    detect: bool = False  # a cluster (SLURM, Open MPI, Kubernetes, TPU pod) supplies None fields
     coordinator_address: str | None = None  # host:port of process 0, which the others must reach
     num_processes: int | None = None  # number of processes
     process_id: int | None = None  # number of this one, from 0

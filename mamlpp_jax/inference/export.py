@@ -40,10 +40,9 @@ def export_adaptation(
     """
     config_lib.check_value("task.way", way)
     config_lib.check_value("task.shot", shot)
-    used = (
-        model if isinstance(model, FewShotClassifier) else FewShotClassifier.from_pretrained(model)
-    )
-    trained = used.model
+    if not isinstance(model, FewShotClassifier):
+        model = FewShotClassifier.from_pretrained(model)
+    trained = model.model
     learner, image_format = trained.learner(way, "xla"), trained.image_format
 
     def adapt_and_predict(support: Array, query: Array) -> Array:

@@ -145,9 +145,8 @@ def _load(folder: pathlib.Path, described_in: str, version: int) -> FewShotModel
 
 
 def _load_archived(folder: pathlib.Path) -> FewShotModel:
-    config_path, data_path, weights_path = (
-        folder / name for name in (CONFIG, "data.json", ARCHIVED_WEIGHTS)
-    )
+    names = (CONFIG, "data.json", ARCHIVED_WEIGHTS)
+    config_path, data_path, weights_path = (folder / name for name in names)
     content = _read_bytes(weights_path)
     arrays = {name: array[None] for name, array in decode(content, weights_path).items()}
     with _naming_damage(weights_path), safetensors.safe_open(weights_path, "numpy") as file:

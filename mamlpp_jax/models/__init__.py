@@ -5,11 +5,4 @@ from mamlpp_jax.models.forward import init_model, make_body_and_head, make_forwa
 from mamlpp_jax.models.head import with_ways
 from mamlpp_jax.models.resnet12 import ResNet12
 
-__all__ = [
-    "Conv4",
-    "ResNet12",
-    "init_model",
-    "make_body_and_head",
-    "make_forward",
-    "with_ways",
-]
+__all__ = ["Conv4", "ResNet12", "init_model", "make_body_and_head", "make_forward", "with_ways"]

@@ -9,8 +9,7 @@ from flax import linen as nn
 from jax import lax, numpy as jnp
 
 from mamlpp_jax.errors import DataError
-from mamlpp_jax.models.moments import moments
-from mamlpp_jax.models.normalization import blended_moments, renormalise
+from mamlpp_jax.models.moments import blended_moments, moments, renormalise
 from mamlpp_jax.ops.conv import conv2d
 from mamlpp_jax.ops.conv_pool import conv_max_pool_2x2, conv_moments, is_faster
 from mamlpp_jax.ops.pool import max_pool_2x2
@@ -80,8 +79,8 @@ class PerStepBatchNorm(nn.Module):
 
     The module sees the scale and bias of the inner step it runs in (collection `norm`). Given the collection
     `batch_stats` (mean, var), it normalises with that; without it, with the batch's own moments. Where `norm` has a
-    `blend`, each image's own moments are pooled with them (`models.normalization`; given statistics then need a count).
-    Given statistics with `anneal` renormalise (`models.normalization`).
+    `blend`, each image's own moments are pooled with them (`models.moments`; given statistics then need a count).
+    Given statistics with `anneal` renormalise (`models.moments`).
     The caller keeps the entries of all steps, in collections of their own, so that none is mistaken for an adapted
     parameter. The batch's own moments are always left in the collection `moments` (mean, biased var, count); nothing
     is updated here.
@@ -146,9 +145,8 @@ class PerStepBatchNorm(nn.Module):
         self._leave("var", var)
         self._leave("count", count)
         if self.is_initializing() or self.has_variable("batch_stats", "mean"):
-            mean = (
-                self.variable("batch_stats", "mean", jnp.zeros, shape, offset.dtype).value - offset
-            )
+            given = self.variable("batch_stats", "mean", jnp.zeros, shape, offset.dtype)
+            mean = given.value - offset
             var = self.variable("batch_stats", "var", jnp.ones, shape, offset.dtype).value
         sign = jnp.where(scale < 0, -1, 1)
         # [1, ..., F], so that nothing below changes its rank.
@@ -156,7 +154,7 @@ class PerStepBatchNorm(nn.Module):
             leaf.reshape((1,) * (x.ndim - 1) + shape) for leaf in (mean, var, scale, bias, *own)
         )
         if blend is not None:
-            # Of each image the statistics come from equally many elements.
+            # Each image has equally many elements.
             elements = self.get_variable("batch_stats", "count", count)
             support_images = elements / (count / x.shape[0])
             mean, var = blended_moments(blend, x, mean, var, support_images)

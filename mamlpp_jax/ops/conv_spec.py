@@ -54,8 +54,7 @@ class ConvImpl(NamedTuple):
     conv: Callable[[ConvSpec, Array, Array], Array]  # (spec, x, w) -> y
     input_gradient: Callable[[ConvSpec, Array, Array], Array]  # (spec, dy, w) -> dx
     kernel_gradient: Callable[[ConvSpec, Array, Array], Array]  # (spec, x, dy) -> dw
-    # Whether work on images is faster in blocks that fit the cache of a CPU, one after another
-    in_cache: bool = False
+    in_cache: bool = False  # work on images is faster in blocks that fit the cache of a CPU
 
 
 def padded_input(spec: ConvSpec, x: Array) -> Array:

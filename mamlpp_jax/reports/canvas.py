@@ -1,21 +1,30 @@
-"""matplotlib figures without pyplot (no global state, no display), and a canvas of image tiles."""
+r"""matplotlib figures without pyplot (no global state, no display), and a canvas of image tiles with class names.
+
+Class names may be in any script. A character that matplotlib's own font lacks (Chinese, Japanese, Korean, Devanagari
+...) is drawn in an installed font that has it. Where there is none, its escape as in Python or JSON is written instead:
+\u732b.
+"""
 
 from __future__ import annotations
 
+import functools
 import io
 import pathlib
 import re
+import unicodedata
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mamlpp_jax.reports.class_names import display_width, displayable, families
 from mamlpp_jax.utils.files import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FORMATS = (".png", ".pdf", ".svg")
+_DEFAULT = "DejaVu Sans"  # comes with matplotlib
+# Fonts that come with it too and have a box for every character, or symbols at the places of letters.
+_UNUSABLE = ("Last Resort", "cm", "STIXNon", "STIXSize")
 _IMAGE = 0.92  # side of an image, in tiles
 _LINE_LENGTH, _LINES = 17, 5  # of a class name
 # Stays on one line: an escape, a character of a script without spaces, a word or a part of it, spaces.
@@ -103,3 +112,55 @@ def _wrapped(name: str) -> str:
     if len(lines) > _LINES:  # the end of a name tells the classes of one family apart
         lines[_LINES - 2 : -1] = ["\N{HORIZONTAL ELLIPSIS}"]
     return "\n".join(line.strip() for line in lines)
+
+
+def displayable(name: str) -> str:
+    """The name with an escape for each character that no installed font has."""
+    return "".join(
+        character if _font_of(character) else character.encode("unicode_escape").decode()
+        for character in name
+    )
+
+
+def families(text: str) -> list[str]:
+    """The fonts that together have the characters of a text, the default one first."""
+    return list(dict.fromkeys([_DEFAULT, *filter(None, map(_font_of, text))]))
+
+
+def display_width(text: str) -> int:
+    """The width of a text in Latin letters: a Chinese, Japanese or Korean character takes two."""
+    return sum(2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
+
+
+@functools.cache
+def _font_of(character: str) -> str:
+    """The name of the first font that has a character; "" where none has."""
+    if character.isspace():
+        return _DEFAULT
+    having = (name for name, path in _fonts() if ord(character) in _characters(path))
+    return next(having, "")
+
+
+@functools.cache
+def _fonts() -> list[tuple[str, str]]:
+    """Name and file of the installed fonts: the default one first, upright and of normal weight before others."""
+    from matplotlib import font_manager
+
+    fonts = [f for f in font_manager.fontManager.ttflist if not f.name.startswith(_UNUSABLE)]
+    fonts.sort(key=lambda f: (f.name != _DEFAULT, f.style != "normal", str(f.weight) != "400"))
+    by_name: dict[str, str] = {}
+    for font in fonts:
+        by_name.setdefault(font.name, font.fname)
+    return list(by_name.items())
+
+
+@functools.cache
+def _characters(path: str) -> frozenset[int]:
+    """The code points of a font; none where it has bitmaps only, as fonts of coloured emoji, or is broken."""
+    from matplotlib.ft2font import FT2Font
+
+    try:
+        font = FT2Font(path)
+        return frozenset(font.get_charmap()) if font.scalable else frozenset()
+    except (RuntimeError, OSError, ValueError):
+        return frozenset()

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
-from mamlpp_jax.reports.canvas import Canvas
-from mamlpp_jax.reports.class_names import display_width, displayable
+from mamlpp_jax.reports.canvas import Canvas, display_width, displayable
 from mamlpp_jax.types import Array, Episode
 
 if TYPE_CHECKING:
@@ -134,10 +133,8 @@ class _Layout:
 
     @classmethod
     def of(cls, episode: Episode, way: int, judged: bool) -> _Layout:
-        shot, query = (
-            int(np.bincount(labels).max())
-            for labels in (episode.support.targets, episode.query.targets)
-        )
+        sets = (episode.support, episode.query)
+        shot, query = (int(np.bincount(part.targets).max()) for part in sets)
         classes = min(way, _MAX_CLASSES)
         fair = min(max(_MAX_QUERIES // classes, 1), _MAX_QUERIES_OF_A_CLASS)
         row = _ROW if judged else _ROW_UNJUDGED

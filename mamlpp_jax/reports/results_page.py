@@ -22,11 +22,7 @@ FIGURES = (
 
 
 def results_table(results: Mapping[str, Any]) -> str:
-    """The content of `results.json` as plain text for the terminal.
-
-    One table has a line per test (accuracy and half-width of its 95 % confidence interval in
-    percent), another the accuracy after 0..S inner steps.
-    """
+    """The tests of `results.json` as text for the terminal: accuracies with 95 % intervals, and those per inner step."""
     test = results.get("test") or []
     if not test:
         return "No test results."

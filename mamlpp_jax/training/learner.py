@@ -147,7 +147,7 @@ def plan_name(plan: StepPlan) -> str:
 def epoch_plan(config: ConfigDict, epoch: int) -> StepPlan:
     """What the outer steps of one epoch, counted from 0, compute."""
     train = config.train
-    multi_step = schedules.is_multi_step(epoch, train.multi_step_epochs)
+    multi_step = epoch < train.multi_step_epochs
     weights = (
         schedules.multi_step_weights(epoch, train.inner_steps, train.multi_step_epochs)
         if multi_step
@@ -155,7 +155,7 @@ def epoch_plan(config: ConfigDict, epoch: int) -> StepPlan:
     )
     return StepPlan(
         weights=jnp.asarray(weights, jnp.float32),
-        order=schedules.derivative_order(epoch, train.first_order_epochs),
+        order=1 if epoch < train.first_order_epochs else 2,
         multi_step=multi_step,
         anneal=jnp.asarray(
             schedules.anneal(epoch, config.norm.hand_over * train.epochs), jnp.float32

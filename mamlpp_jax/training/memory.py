@@ -137,9 +137,8 @@ def _bytes(tree: Any) -> int:
 
 def _large_fields(config: ConfigDict, channels: int, needed: int, training: bool) -> list[str]:
     """The fields whose default would halve the needs; where none would alone, those above their default."""
-    values, defaults = (
-        dict(config_lib.flatten(each)) for each in (config, config_lib.default_config())
-    )
+    values = dict(config_lib.flatten(config))
+    defaults = dict(config_lib.flatten(config_lib.default_config()))
     above = [field for field in _SIZE_FIELDS if values[field] > defaults[field]]
 
     def needed_without(field: str) -> int:

@@ -24,11 +24,7 @@ from mamlpp_jax.distributed import processes
 from mamlpp_jax.errors import MamlppError
 from mamlpp_jax.training.checkpoints import Checkpoints
 from mamlpp_jax.training.experiment import Experiment
-from mamlpp_jax.training.jitted import (
-    jitted_evaluator,
-    jitted_train_steps,
-    steps_per_dispatch,
-)
+from mamlpp_jax.training.jitted import jitted_evaluator, jitted_train_steps, steps_per_dispatch
 from mamlpp_jax.training.learner import epoch_plan, plan_name
 from mamlpp_jax.training.preemption import PreemptionHandler, StoppedError
 from mamlpp_jax.types import MetaState, StepPlan

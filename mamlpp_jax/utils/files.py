@@ -64,8 +64,8 @@ def remove_unfinished(folder: pathlib.Path, name: str | None = None) -> None:
     """
     with wrap_os_errors(folder, "remove unfinished files from"):
         for path in folder.glob(".*.tmp"):
-            found = _TEMPORARY_NAME.fullmatch(path.name)
-            if found and name in (None, found["name"]):
+            match = _TEMPORARY_NAME.fullmatch(path.name)
+            if match and name in (None, match["name"]):
                 path.unlink(missing_ok=True)
 
 
@@ -110,15 +110,15 @@ def read_json(path: pathlib.Path) -> Any:
 
 def _is_deeper(value: Any, levels: int) -> bool:
     """Without recursion, which is what such a value would break later."""
-    found = [value]
+    level = [value]
     for _ in range(levels):
-        found = [
+        level = [
             inner
-            for outer in found
+            for outer in level
             if isinstance(outer, (dict, list))
             for inner in (outer.values() if isinstance(outer, dict) else outer)
         ]
-    return bool(found)
+    return bool(level)
 
 
 def _plain(value: Any) -> Any:

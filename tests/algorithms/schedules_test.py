@@ -22,16 +22,6 @@ def test_one_inner_step_keeps_all_the_weight():
     np.testing.assert_allclose(schedules.multi_step_weights(7, 1, 10), [1.0])
 
 
-@pytest.mark.parametrize(("epoch", "order"), [(0, 1), (49, 1), (50, 2), (149, 2)])
-def test_derivative_order_switches_after_the_first_order_epochs(epoch, order):
-    assert schedules.derivative_order(epoch, 50) == order
-
-
-def test_multi_step_loss_ends_with_its_epochs_and_zero_turns_it_off():
-    assert [schedules.is_multi_step(e, 2) for e in range(4)] == [True, True, False, False]
-    assert not schedules.is_multi_step(0, 0)
-
-
 def test_the_hand_over_takes_its_epochs_and_zero_begins_at_the_end():
     assert [schedules.anneal(e, 2.5) for e in range(5)] == pytest.approx([0, 0.4, 0.8, 1, 1])
     assert schedules.anneal(0, 0) == 1.0

@@ -5,13 +5,16 @@ import signal
 import subprocess
 import sys
 
+import pytest
+
 from tests.helpers.pseudo_terminal import pseudo_terminal
 
 
-def test_an_interrupted_command_says_so_in_one_line_even_while_it_loads():
+@pytest.mark.parametrize("command", ["main", "predict", "data"])
+def test_an_interrupted_command_says_so_in_one_line_even_while_it_loads(command):
     with pseudo_terminal() as terminal:
         with subprocess.Popen(
-            [sys.executable, "-m", "mamlpp_jax.main", "--mode=evaluate"],
+            [sys.executable, "-m", f"mamlpp_jax.{command}"],
             env={**os.environ, "JAX_PLATFORMS": "cpu", "TERM": "xterm"},
             stdout=terminal.stream,
             stderr=terminal.stream,

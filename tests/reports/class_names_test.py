@@ -4,9 +4,8 @@ import warnings
 
 import pytest
 
-from mamlpp_jax.reports import class_names
-from mamlpp_jax.reports.canvas import Canvas
-from mamlpp_jax.reports.class_names import display_width, displayable, families
+from mamlpp_jax.reports import canvas
+from mamlpp_jax.reports.canvas import Canvas, display_width, displayable, families
 from tests.helpers.figures import pixels, texts
 
 # A character of STIXGeneral that DejaVu Sans lacks; one that Unicode will never give a meaning.
@@ -35,15 +34,15 @@ def test_an_escape_stands_for_a_character_that_no_font_has():
 def test_nothing_warns_of_a_missing_glyph(monkeypatch, has_font):
     name = f"{OF_ANOTHER_FONT}{OF_NO_FONT}\u732b\u306e\u7d75"
     if not has_font:
-        fonts = [font for font in class_names._fonts() if font[0] == "DejaVu Sans"]
-        monkeypatch.setattr(class_names, "_fonts", lambda: fonts)
-        monkeypatch.setattr(class_names, "_font_of", class_names._font_of.__wrapped__)
-    canvas = Canvas(4.0, 2.0, 0.5)
-    canvas.row_name(3.0, 0.0, name)
+        fonts = [font for font in canvas._fonts() if font[0] == "DejaVu Sans"]
+        monkeypatch.setattr(canvas, "_fonts", lambda: fonts)
+        monkeypatch.setattr(canvas, "_font_of", canvas._font_of.__wrapped__)
+    tiles = Canvas(4.0, 2.0, 0.5)
+    tiles.row_name(3.0, 0.0, name)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        pixels(canvas.figure)
-    (written,) = texts(canvas.figure.axes[0])
+        pixels(tiles.figure)
+    (written,) = texts(tiles.figure.axes[0])
     assert "\\ufdd0" in written
     assert ("\\u732b" in written) or has_font
     # Escapes are not broken.

@@ -52,10 +52,8 @@ _ALIKE = 0.08  # relative squared distance of two signatures below which letters
 
 
 class _Face(NamedTuple):
-    """A font and the code points it has glyphs for."""
-
     font: ImageFont.FreeTypeFont
-    code_points: frozenset[int]
+    code_points: frozenset[int]  # that it has glyphs for
 
 
 def build(data_config: Any) -> Dataset:

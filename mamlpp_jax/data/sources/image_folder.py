@@ -13,12 +13,7 @@ import numpy as np
 from absl import logging
 
 from mamlpp_jax.data.dataset import SPLITS, Dataset
-from mamlpp_jax.data.readers.class_folders import (
-    read_rgb,
-    report_strays,
-    scan_classes,
-    subfolders,
-)
+from mamlpp_jax.data.readers.class_folders import read_rgb, report_strays, scan_classes, subfolders
 from mamlpp_jax.data.readers.images import load_squares, with_channels
 from mamlpp_jax.errors import ConfigError, DataError
 

@@ -26,12 +26,7 @@ from PIL import Image
 
 from mamlpp_jax.data.dataset import SPLITS, Dataset
 from mamlpp_jax.data.readers.archives import open_zip, read_member
-from mamlpp_jax.data.readers.class_folders import (
-    read_rgb,
-    report_strays,
-    scan_classes,
-    subfolders,
-)
+from mamlpp_jax.data.readers.class_folders import read_rgb, report_strays, scan_classes, subfolders
 from mamlpp_jax.data.readers.csv_files import read_csv
 from mamlpp_jax.data.readers.images import (
     SUFFIXES,

@@ -135,7 +135,6 @@ def _only_configuration(name: str, root: Path, base: Path) -> Path:
     if len(versions) == 1 and name.count(":") == 1:
         return next(iter(versions.values()))
     hint = f" It has {', '.join(sorted(versions))}." if versions else ""
-
     raise DataError(
         f"data.tfds_dir: {root} holds no prepared {name.removeprefix(PREFIX)} ({base} has no complete version).{hint} "
         f'Prepare it once, where TensorFlow is installed if its builder needs it: python -c "import '
