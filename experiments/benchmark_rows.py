@@ -40,9 +40,7 @@ class Row:
     shot: int
     conv: str = ""  # config.model.conv
     dtype: str = "float32"  # config.model.dtype
-    precision: str = (
-        ""  # of float32 products (`jax.default_matmul_precision`); "" where it was not set
-    )
+    precision: str = ""  # of float32 products, as JAX was told; "" for its default
     dispatch: int = 1  # outer steps per call
     devices: int = 1  # that tasks are sharded over
     chunk: int = 1  # tasks computed together on a device
@@ -125,12 +123,8 @@ def compile_step(config: ConfigDict, case: Case, order: int, multi_step: bool) -
     compiled = train_step.lower(state, source, plan).compile()
     seconds = time.perf_counter() - started
     memory = compiled.memory_analysis()
-    peak = (
-        memory.argument_size_in_bytes
-        + memory.output_size_in_bytes
-        + memory.temp_size_in_bytes
-        - memory.alias_size_in_bytes
-    )
+    peak = memory.argument_size_in_bytes + memory.output_size_in_bytes
+    peak += memory.temp_size_in_bytes - memory.alias_size_in_bytes
 
     def call() -> None:
         nonlocal state

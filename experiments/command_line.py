@@ -30,11 +30,7 @@ def run_main(main: Callable[..., int | None], *, rest: bool = False) -> None:
 
 
 def parse_value(text: str, field: str, default: bool | int | float | str) -> Any:
-    """Reads a value of a field in the type of its default.
-
-    Raises:
-        ConfigError: it is none.
-    """
+    """Reads a value of a field in the type of its default; a text that is none is a `ConfigError`."""
     try:
         if isinstance(default, bool):
             return {"true": True, "false": False}[text.lower()]

@@ -19,7 +19,7 @@ import jax
 from absl import flags
 from jax.sharding import SingleDeviceSharding
 
-from experiments.benchmark_rows import Case, Compiled, compile_step, make_config, time_in_turns
+from experiments.benchmark_rows import Case, compile_step, make_config, time_in_turns
 from experiments.command_line import run_main
 from experiments.launcher import Launcher
 from experiments.paper.keep import keep
@@ -52,8 +52,7 @@ class MethodSweep(Sweep):
     def archive(self, run: Run, failure: str, log: pathlib.Path) -> int:
         """Archives a run that is finished, or that diverged; returns the exit code."""
         del log
-        workdir = Workdir(self.workdirs / run.name)
-        keep(workdir, self.results / run.name, failure, small=True)
+        keep(Workdir(self.workdirs / run.name), self.results / run.name, failure, small=True)
         return 0
 
 
@@ -73,15 +72,13 @@ def extra_parameters(names: Sequence[str]) -> dict[str, int]:
 
 def measure_times(names: Sequence[str]) -> dict[str, float]:
     """Returns milliseconds of the fastest outer step of each method's last epoch, on one device."""
-    steps = [_compiled(name) for name in names]
+    steps = []
+    for name in names:
+        config = make_config(_CASE, name, {"compute.devices": 1})
+        plan = epoch_plan(config, config.train.epochs - 1)
+        steps.append(compile_step(config, _CASE, plan.order, plan.multi_step))
     times = time_in_turns([step.call for step in steps], _ROUNDS)
     return {name: round(min(each), 1) for name, each in zip(names, times, strict=True)}
-
-
-def _compiled(name: str) -> Compiled:
-    config = make_config(_CASE, name, {"compute.devices": 1})
-    plan = epoch_plan(config, config.train.epochs - 1)
-    return compile_step(config, _CASE, plan.order, plan.multi_step)
 
 
 def table(results: pathlib.Path) -> str:
@@ -139,14 +136,11 @@ def _main() -> int:
         with launcher.listening():
             code = sweep([method_run(name) for name in names])
         if code == 0 and set(names) == set(METHODS):
-            write_json(results / COSTS_FILE, _measure_costs(list(METHODS)))
+            costs = {"extra_parameters": extra_parameters([*METHODS]), **provenance(1)}
+            costs["ms_per_step"] = measure_times([*METHODS])
+            write_json(results / COSTS_FILE, costs)
     print(table(results))
     return code
-
-
-def _measure_costs(names: Sequence[str]) -> dict[str, Any]:
-    costs = {"extra_parameters": extra_parameters(names), **provenance(1)}
-    return {**costs, "ms_per_step": measure_times(names)}
 
 
 if __name__ == "__main__":

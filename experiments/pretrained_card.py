@@ -65,9 +65,8 @@ def accuracies(clf: FewShotClassifier, episodes: Iterator[Episode]) -> np.ndarra
 def order_effect(clf: FewShotClassifier, episodes: Iterator[Episode]) -> dict[str, float]:
     """Measures how much the order in which classes are numbered changes.
 
-    Returns:
-        "changed": the share of predictions that differ from those of the first order; "spread": the standard
-        deviation of the mean accuracy over orders.
+    "changed" is the share of predictions that differ from those of the first order; "spread" the standard deviation of
+    the mean accuracy over orders.
     """
     rng = np.random.default_rng(0)
     changed, right = [], []

@@ -95,13 +95,11 @@ def errors(rate: float, meta: maml.MetaParams, tests: maml.Episode) -> jax.Array
     return jnp.mean(jnp.square(found - tests.query.targets[:, None]), (0, 2, 3))
 
 
-def draw(
-    models: dict[str, tuple[float, maml.MetaParams]], tests: maml.Episode, task: int = 0
-) -> Figure:
-    """The errors, and one task with the predictions before and after."""
+def draw(models: dict[str, tuple[float, maml.MetaParams]], tests: maml.Episode) -> Figure:
+    """The errors, and the first task with the predictions before and after."""
     figure, x = Figure((11, 4), layout="constrained"), jnp.linspace(-5, 5, 200)[:, None]
     left, right = figure.subplots(1, 2)
-    episode = jax.tree.map(lambda leaf: leaf[task], tests)
+    episode = jax.tree.map(lambda leaf: leaf[0], tests)
     for color, (name, (rate, meta)) in zip(("#0072B2", "#D55E00"), models.items(), strict=True):
         left.plot(errors(rate, meta, tests), "o-", color=color, label=f"{name}, rate {rate}")
         first, *_, last = predict(rate, meta, episode, x)

@@ -24,11 +24,7 @@ _PROTOCOL = "short"
 
 
 def figure_1(results: pathlib.Path) -> Figure:
-    """Draws strided MAML against strided MAML++: validation accuracy over outer steps.
-
-    Raises:
-        WorkdirError: a file of a run cannot be read or is not what `keep` writes.
-    """
+    """Draws strided MAML against strided MAML++: validation accuracy over outer steps."""
     figure = new_figure(7.0, 4.5)
     axes = figure.subplots()
     absent = []
@@ -68,11 +64,7 @@ def _draw_curves(axes: Axes, cell: Cell, color: str) -> None:
 
 
 def save(figure: Figure, folder: pathlib.Path, name: str) -> None:
-    """Writes `name`.png and `name`.svg; an equal figure gives equal bytes.
-
-    Raises:
-        WorkdirError: a file cannot be written.
-    """
+    """Writes `name`.png and `name`.svg; an equal figure gives equal bytes."""
     import matplotlib
 
     # Dates, versions and random ids would make every file another one.

@@ -84,7 +84,9 @@ def keep(
         own = config_lib.without_folders(ConfigDict(results["config"]))
         results["config"] = own.to_dict()
         pages = [workdir.correct_file, *([] if small else [workdir.path / "results.md"])]
-        files |= {path.name: _read(path) for path in pages}
+        for path in pages:
+            with wrap_os_errors(path, "read"):
+                files[path.name] = path.read_bytes()
         # Last, since a folder with results counts as complete.
         last = {workdir.results_file.name: json_bytes(results)}
         if not small:
@@ -94,10 +96,8 @@ def keep(
     with wrap_os_errors(output, "make"):
         output.mkdir(parents=True, exist_ok=True)
         earlier = (FAILURE_FILE, workdir.results_file.name, WEIGHTS, CARD, DESCRIPTION)
-        for path in (
-            *(output / name for name in (*earlier, ARCHIVED_WEIGHTS)),
-            *output.glob("*.png"),
-        ):
+        named = [output / name for name in (*earlier, ARCHIVED_WEIGHTS)]
+        for path in (*named, *output.glob("*.png")):
             path.unlink(missing_ok=True)
     for name, content in files.items():
         write_atomically(output / name, content)
@@ -121,11 +121,6 @@ def _model_and_figures(
 
 def _size(files: Mapping[str, bytes]) -> int:
     return sum(map(len, files.values()))
-
-
-def _read(path: pathlib.Path) -> bytes:
-    with wrap_os_errors(path, "read"):
-        return path.read_bytes()
 
 
 def epoch_records(workdir: Workdir, steps_per_epoch: int) -> list[dict[str, Any]]:
@@ -189,13 +184,9 @@ def _main(words: list[str]) -> None:
         )
     jax.config.update("jax_platforms", "cpu")
     chosen = flags.FLAGS
-    keep(
-        Workdir(words[0]),
-        pathlib.Path(words[1]),
-        *words[2:],
-        members=chosen.members,
-        half=chosen.half,
-    )
+    workdir, output, *failure = words
+    options = {"members": chosen.members, "half": chosen.half}
+    keep(Workdir(workdir), pathlib.Path(output), *failure, **options)
 
 
 if __name__ == "__main__":

@@ -27,11 +27,7 @@ _Tests = Mapping[str, tuple[Evaluation, np.ndarray | None]]
 
 
 def methods_table(results: pathlib.Path) -> str:
-    """Makes a table of the methods on Omniglot 1-shot by the short protocol; tests on the most tasks alone.
-
-    Raises:
-        WorkdirError: a file of a run cannot be read or is not what `keep` writes.
-    """
+    """Makes a table of the methods on Omniglot 1-shot by the short protocol; tests on the most tasks alone."""
     cells = [
         Cell({"way": str(run.way), "method": run.method}, load_runs(results, [run]))
         for run in (*components("short"), *table_1("short"))

@@ -42,20 +42,15 @@ _MARKER = re.compile(r"<!-- (?:report:.*?|/report) -->")
 
 
 def write_report(results: pathlib.Path, output: pathlib.Path) -> str:
-    """Writes the page and the figure into a folder, made if need be, and returns the page.
-
-    Raises:
-        WorkdirError: a file cannot be read or written.
-    """
+    """Writes the page and the figure into a folder, made if need be, and returns the page."""
     tables, figure = all_tables(results), figure_1(results)
     with wrap_os_errors(output, "make"):
         output.mkdir(parents=True, exist_ok=True)
     save(figure, output, "figure1")
     parts = ["# The paper's tables and Figure 1"]
     for name, title in _TITLES.items():
-        parts += [f"## {title}"]
-        parts += [f"![{title}](figure1.png)"] if name == "figure1" else []
-        parts += [tables[name]]
+        figures = [f"![{title}](figure1.png)"] if name == "figure1" else []
+        parts += [f"## {title}", *figures, tables[name]]
     page = "\n\n".join(parts) + "\n"
     write_atomically(output / "report.md", page.encode())
     return page

@@ -152,9 +152,7 @@ LISTS: dict[str, Callable[[str], list[Run]]] = {
 def load_runs(name: str, protocol: str, seeds: Sequence[int] = ()) -> list[Run]:
     """Returns the runs of a list in `LISTS`, by a protocol or by its usual one, or of a file; of some seeds or of all.
 
-    Raises:
-        ConfigError: there is no such list or protocol, or a line of the file is no run.
-        WorkdirError: the file cannot be read.
+    A name that is no list, a protocol that does not exist, and a line that is no run are a `ConfigError`.
     """
     path = pathlib.Path(name)
     if protocol and protocol not in PROTOCOLS:

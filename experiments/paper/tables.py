@@ -38,8 +38,7 @@ _OTHER_NOTE = (
 def all_tables(results: pathlib.Path) -> dict[str, str]:
     """Makes every table of the report; the keys are the names in markers.
 
-    Raises:
-        WorkdirError: there is no such folder, or a file of a run cannot be read or is not what `keep` writes.
+    A folder that is missing, or a file of a run that is not what `keep` writes, is a `WorkdirError`.
     """
     if not results.is_dir():  # its report would say that nothing has been run
         raise WorkdirError(f"--results is {results}, which is no folder; it must hold one per run.")

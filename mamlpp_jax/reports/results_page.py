@@ -22,7 +22,7 @@ FIGURES = (
 
 
 def results_table(results: Mapping[str, Any]) -> str:
-    """The tests of `results.json` as text for the terminal: accuracies with 95 % intervals, and those per inner step."""
+    """The tests of `results.json` as text: accuracies with 95 % intervals, and those per inner step."""
     test = results.get("test") or []
     if not test:
         return "No test results."
