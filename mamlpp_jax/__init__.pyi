@@ -18,7 +18,7 @@ from .algorithms.losses import (
     cross_entropy as cross_entropy,
 )
 from .algorithms.meta_loss import meta_loss as meta_loss
-from .algorithms.metrics import ensemble as ensemble, score as score
+from .algorithms.metrics import Predictions as Predictions, ensemble as ensemble, score as score
 from .algorithms.outer_loop import (
     fixed_tasks as fixed_tasks,
     init_state as init_state,
@@ -33,9 +33,19 @@ from .algorithms.task import (
     at_step as at_step,
     make_task as make_task,
     per_step_values as per_step_values,
+    query_pass as query_pass,
 )
 from .config import apply_method as apply_method, default_config as default_config
+from .data.episodes import normalize as normalize
+from .data.sampled_episodes import EpisodeSource as EpisodeSource
 from .data.sources.registry import load_dataset as load_dataset
+from .distributed.mesh import make_mesh as make_mesh
+from .in_process import (
+    Outcome as Outcome,
+    adapt_and_predict as adapt_and_predict,
+    evaluate as evaluate,
+    train as train,
+)
 from .inference.classifier import FewShotClassifier as FewShotClassifier
 from .inference.export import export_adaptation as export_adaptation
 from .inference.trained_run import TrainedRun as TrainedRun, load_run as load_run
@@ -49,6 +59,8 @@ from .models.head import with_ways as with_ways
 from .models.layers import Conv as Conv, PerStepBatchNorm as PerStepBatchNorm
 from .models.resnet12 import ResNet12 as ResNet12
 from .statistics import STATISTICS as STATISTICS, Statistics as Statistics
+from .training.callbacks import Callback as Callback
+from .training.experiment import make_sampler as make_sampler
 from .types import (
     Batch as Batch,
     BodyAndHead as BodyAndHead,

@@ -219,6 +219,20 @@ def adapt_to(
     )
 
 
+def query_pass(
+    learner: Learner, params: Params, step: PerStep, episode: Episode
+) -> tuple[Any, Moments]:
+    """Computes outputs and batch moments of a query set at any weights; see `Task.query`.
+
+    Args:
+        learner: the static part.
+        params: theta_{i+1}.
+        step: values of inner step i (`per_step_values`, `at_step`).
+        episode: leaves without a leading B.
+    """
+    return _passes(learner.forward, learner, episode).query(params, step)
+
+
 class _Passes(NamedTuple):
     """The passes of an inner step through the backbone, each (weights, values of the step) -> its result."""
 

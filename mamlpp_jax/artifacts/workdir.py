@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 from mamlpp_jax import config as config_lib
 from mamlpp_jax.artifacts.results import Evaluation, to_json
+from mamlpp_jax.config.own_code import check_allowed
 from mamlpp_jax.errors import ConfigError, WorkdirError
 from mamlpp_jax.utils.files import (
     atomic_open,
@@ -28,13 +29,20 @@ from mamlpp_jax.utils.files import (
 from mamlpp_jax.utils.locks import LOCK_FILE, one_at_a_time, only_writer
 
 # Written by a run before its first checkpoint, beside its configuration.
-_OF_AN_ATTEMPT = ("data.json", "metrics.jsonl", "timing.jsonl", "tensorboard")
+_OF_AN_ATTEMPT = ("data.json", "code.json", "metrics.jsonl", "timing.jsonl", "tensorboard")
 
 _REMEDIES = {
     "config.json": "Restore it, from the copy in run/metadata of a checkpoint if need be; or use another --workdir.",
+    "code.json": "Restore it, or move it away.",
     "data.json": "Restore it; or move it away, and the same training command writes it again.",
     "results.json": "Restore it; or move it away, and the same training command tests the run and writes it again.",
 }
+
+
+_GO_ON = (
+    " That run is finished: to train on from its weights, give another --workdir and "
+    "--config.train.start_from={}."
+)
 
 
 class Workdir:
@@ -44,6 +52,10 @@ class Workdir:
         self.path = pathlib.Path(path)
         self.config_file = self.path / "config.json"
         self.data_file = self.path / "data.json"  # fingerprint and classes of the run's data
+        self.code_file = self.path / "code.json"  # SHA-256 of the modules of own parts
+        self.start_folder = (
+            self.path / "start"
+        )  # the trained weights it started from, a saved model
         self.results_file = self.path / "results.json"  # its tests
         self.correct_file = self.path / "correct_per_task.npz"  # correct query images of each task
         self.checkpoints = self.path / "checkpoints"
@@ -98,10 +110,12 @@ class Workdir:
             return
         stored = _read_object(self.config_file)
         different = config_lib.differences(config, stored)
-        if different and (self._has_work() or not _is_configuration(stored)):
+        if different and (self.has_work() or not _is_configuration(stored)):
             raise WorkdirError(
                 f"workdir {self} belongs to a run of another configuration ({'; '.join(different)}). "
                 "Use another --workdir, or the same configuration to continue that run."
+                + _GO_ON.format(self)
+                * self._is_finished()
             )
 
     def _check_empty(self) -> None:
@@ -124,9 +138,12 @@ class Workdir:
     def _has_checkpoint(self) -> bool:
         return any(path.name.isdecimal() for path in self.checkpoints.glob("*"))
 
-    def _has_work(self) -> bool:
+    def has_work(self) -> bool:
         """True where a new start would lose something: a whole checkpoint, or results."""
         return self._has_checkpoint() or exists(self.results_file)
+
+    def _is_finished(self) -> bool:
+        return exists(self.results_file) and bool(_read_object(self.results_file).get("finished"))
 
     def claim(self, config: ConfigDict) -> None:
         """Writes `config.json` into the folder, which is made when missing and must be locked by this process.
@@ -137,7 +154,7 @@ class Workdir:
             self.path.mkdir(parents=True, exist_ok=True)
         self.check_owner(config)
         remove_unfinished(self.path)
-        if exists(self.config_file) and not self._has_work():
+        if exists(self.config_file) and not self.has_work():
             self._discard(config_lib.differences(config, _read_object(self.config_file)))
         write_json(self.config_file, config.to_dict())
 
@@ -159,23 +176,45 @@ class Workdir:
                 else:
                     path.unlink()
 
-    def config(self) -> ConfigDict:
-        """The configuration the run was trained with."""
+    def config(self, *, allow_code: bool = False) -> ConfigDict:
+        """The configuration the run was trained with; a `ConfigError` where it names code that is not allowed."""
         if not exists(self.config_file):
             raise WorkdirError(
                 f"{self.config_file} does not exist; --workdir must be the folder of a trained run."
             )
         try:
-            return config_lib.from_dict(_read_object(self.config_file))
+            config = config_lib.from_dict(_read_object(self.config_file))
         except ConfigError as error:
             raise WorkdirError(f"{self.config_file} does not fit this version: {error}") from error
+        check_allowed(config, self.config_file, allow_code)
+        return config
+
+    def check_code(self, hashes: Mapping[str, str], *, allow_change: bool = False) -> None:
+        """Checks that the modules of own parts are those that the run began with, by their SHA-256."""
+        recorded = (
+            _read_object(self.code_file) if exists(self.code_file) and self.has_work() else None
+        )
+        changed = (
+            sorted(set(recorded.items()) ^ set(hashes.items())) if recorded is not None else []
+        )
+        if changed and not allow_change:
+            raise WorkdirError(
+                f"workdir {self} belongs to a run whose own module {changed[0][0]} was another ({self.code_file.name} "
+                "has the SHA-256 of its source). Give it back to continue the run, use another --workdir, or allow the "
+                "change by --allow_code_change."
+            )
+
+    def record_code(self, hashes: Mapping[str, str]) -> None:
+        """Writes `code.json`, the SHA-256 of the source of each own part's module; nothing where there are none."""
+        if hashes:
+            write_json(self.code_file, dict(hashes))
 
     def check_data(self, fingerprint: str, classes: Mapping[str, Sequence[str]]) -> None:
         """Checks by the data's fingerprint and the classes of splits that they are those the run began with.
 
         A run without `data.json` takes any, and so does one that was ended before its first checkpoint.
         """
-        if not exists(self.data_file) or not self._has_work():
+        if not exists(self.data_file) or not self.has_work():
             return
         recorded, name = _read_object(self.data_file), self.data_file.name
         if recorded.get("sha256") != fingerprint:
@@ -193,7 +232,7 @@ class Workdir:
 
     def recorded_classes(self, fingerprint: str) -> dict[str, list[str]]:
         """The classes of each split that the run began with; {} where there is no record for this fingerprint."""
-        recorded = self._recorded() if self._has_work() else {}
+        recorded = self._recorded() if self.has_work() else {}
         classes = recorded.get("classes")
         if recorded.get("sha256") != fingerprint or not isinstance(classes, dict):
             return {}

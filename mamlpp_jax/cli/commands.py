@@ -3,38 +3,61 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
 from mamlpp_jax import config as config_lib
+from mamlpp_jax.algorithms.metrics import Predictions
 from mamlpp_jax.artifacts.results import to_json
 from mamlpp_jax.artifacts.workdir import Workdir
 from mamlpp_jax.cli import figures
 from mamlpp_jax.cli.evaluation_flags import check_channels, with_overrides
+from mamlpp_jax.config.own_code import is_own, source_hashes
 from mamlpp_jax.data.dataset import SPLITS, Dataset, fingerprint
+from mamlpp_jax.data.sampled_episodes import EpisodeSource, own_data_hash, own_episodes
 from mamlpp_jax.data.sources.registry import known_channels, load_dataset
 from mamlpp_jax.distributed import processes
 from mamlpp_jax.distributed.mesh import replicated
 from mamlpp_jax.errors import ConfigError, WorkdirError
+from mamlpp_jax.inference.start import copy_start, read_start
 from mamlpp_jax.reports.results_page import results_page, results_table
 from mamlpp_jax.training import final_evaluation
+from mamlpp_jax.training.callbacks import Callback
 from mamlpp_jax.training.checkpoint_access import read_checkpoints, report_state
 from mamlpp_jax.training.checkpoints import CheckpointReader, Checkpoints, quiet_orbax
 from mamlpp_jax.training.dry_run import describe, describe_briefly, describe_test
 from mamlpp_jax.training.experiment import Experiment, build_experiment
 from mamlpp_jax.training.learner import state_shapes
 from mamlpp_jax.training.memory import check_memory
+from mamlpp_jax.training.memory_checkpoints import MemoryCheckpoints
 from mamlpp_jax.training.preemption import PreemptionHandler
 from mamlpp_jax.training.trainer import train as train_loop
+from mamlpp_jax.types import MetaState
 from mamlpp_jax.utils.files import write_atomically
 from mamlpp_jax.utils.terminal import phase
+
+
+class Code(NamedTuple):
+    """What the user allows of parts of a run's own.
+
+    Attributes:
+        allowed: whether code may be imported that a stored configuration names (--allow_code).
+        change_allowed: whether a run may go on with other source than it began with (--allow_code_change).
+    """
+
+    allowed: bool = False
+    change_allowed: bool = False
+
+
+_NO_CODE = Code()
 
 
 def resolve_config(
@@ -43,11 +66,13 @@ def resolve_config(
     workdir: Workdir | None,
     overrides: Mapping[str, Any],
     data_config: ConfigDict | None = None,
+    *,
+    code: Code = _NO_CODE,
 ) -> ConfigDict:
     """The validated configuration of a command: the given one, or for an evaluation the workdir's own.
 
     `overrides` are given values of `evaluation_flags.EVALUATION_FLAGS`; `data_config` has the data to test on instead
-    of the run's.
+    of the run's; `code` is what the user allows of code that stored configurations name.
     """
     flags = [*overrides, *([] if data_config is None else ["data_config"])]
     if mode != "evaluate" and flags:
@@ -60,7 +85,7 @@ def resolve_config(
             raise ConfigError("--mode=evaluate needs --workdir, the folder of a trained run.")
         if config is None:
             # Devices and the way to compute are those of this machine, not of the one that trained.
-            return config_lib.with_default_compute(workdir.config())
+            return config_lib.with_default_compute(workdir.config(allow_code=code.allowed))
     if config is None:
         raise ConfigError("--config is missing, for example --config=configs/quickstart.py.")
     config_lib.validate(config)
@@ -77,57 +102,90 @@ def to_compare(
     return [dict(overrides), other, config_lib.without_folders(config).to_dict()]
 
 
+class Tested(NamedTuple):
+    """What a training or an evaluation comes to.
+
+    Attributes:
+        results: content of `results.json`, "test" as `Evaluation`s.
+        states: the tested ones, best first; none where a finished run was only looked up.
+        correct: correct query images of each task, uint16 [tasks], by `Evaluation.key`.
+        predictions: the ensemble's, under the first statistics mode; None where a finished run was only looked up.
+        experiment: the parts that were tested; None as above.
+    """
+
+    results: dict[str, Any]
+    states: Sequence[MetaState]
+    correct: Mapping[str, np.ndarray]
+    predictions: Predictions | None
+    experiment: Experiment | None
+
+
+@quiet_orbax()
 def train(
     config: ConfigDict,
     workdir: Workdir | None = None,
     preemption: PreemptionHandler | None = None,
-) -> None:
-    """Trains, tests and reports; continues an unfinished run, only reports a finished one.
+    *,
+    callbacks: Sequence[Callback] = (),
+    code: Code = _NO_CODE,
+) -> Tested:
+    """Trains, tests and reports; continues an unfinished run, only looks up a finished one.
 
-    Without a workdir its name is made of the configuration; without a handler of preemption it runs to the end.
+    Without a workdir nothing is written; without a handler of preemption it runs to the end.
 
     Raises:
         StoppedError: the handler said so; everything done is saved.
         MamlppError: bad input, or numbers gone bad; see `mamlpp_jax.errors`.
     """
-    workdir = workdir or Workdir.default(config)
-    workdir.check_owner(config)
-    results = workdir.results()
-    if processes.any_process(final_evaluation.is_tested(results, config)):
+    results = None
+    if workdir is not None:
+        workdir.check_owner(config)
+        results = workdir.results()
+    if workdir and results and processes.any_process(final_evaluation.is_tested(results, config)):
         logging.info("%s is finished", workdir)
-        _print_results(results, workdir)
-        return
+        return Tested(results, (), workdir.correct_per_task(), None, None)
     preemption = preemption or PreemptionHandler()
-    dataset, digest = _load_everywhere(config)
+    data, digest = load_everywhere(config)
     preemption.check_signal()
     with phase("setting up devices and learner"):
-        experiment = _build_everywhere(config, workdir, dataset, digest)
-        workdir.check_data(digest, experiment.class_names)
+        experiment = _build_everywhere(config, workdir, data, digest)
+        hashes = source_hashes(config)
+        experiment = dataclasses.replace(
+            experiment, start=read_start(config, workdir, code.allowed)
+        )
+        if workdir is not None:
+            workdir.check_data(digest, experiment.class_names)
+            workdir.check_code(hashes, allow_change=code.change_allowed)
         about = describe_briefly(experiment)
     logging.info("%s", about)
-    logging.info("workdir: %s", workdir)
-    quiet_orbax()
     preemption.check_signal()
     with contextlib.ExitStack() as stack:
-        if processes.is_first():
-            stack.enter_context(workdir.only_writer())
-        _claim_together(workdir, config)
-        if processes.is_first():
-            workdir.record_data(digest, dataset.images.shape[-1], experiment.class_names)
-        with phase("opening the checkpoints"):
-            checkpoints = stack.enter_context(
-                Checkpoints(workdir.path, config.evaluation.ensemble, config.to_dict())
-            )
-        train_loop(experiment, workdir, checkpoints, preemption)
-        _test_and_report(experiment, workdir, checkpoints, preemption)
+        checkpoints: Checkpoints | MemoryCheckpoints
+        checkpoints = MemoryCheckpoints(config.evaluation.ensemble)
+        if workdir is not None:
+            logging.info("workdir: %s", workdir)
+            if processes.is_first():
+                stack.enter_context(workdir.only_writer())
+            _claim_together(workdir, config)
+            if processes.is_first():
+                channels = data.images.shape[-1] if isinstance(data, Dataset) else 0
+                workdir.record_data(digest, channels, experiment.class_names)
+                workdir.record_code(hashes)
+                copy_start(config, workdir, code.allowed)
+            with phase("opening the checkpoints"):
+                checkpoints = stack.enter_context(
+                    Checkpoints(workdir.path, config.evaluation.ensemble, config.to_dict())
+                )
+        train_loop(experiment, workdir, checkpoints, preemption, callbacks)
+        return _test_and_report(experiment, workdir, checkpoints, preemption)
 
 
 def _test_and_report(
     experiment: Experiment,
-    workdir: Workdir,
-    checkpoints: Checkpoints,
+    workdir: Workdir | None,
+    checkpoints: Checkpoints | MemoryCheckpoints,
     preemption: PreemptionHandler,
-) -> None:
+) -> Tested:
     config = experiment.config
     with phase("reading the best epochs"):
         states = final_evaluation.best_states(
@@ -139,45 +197,53 @@ def _test_and_report(
     with _adding_results(workdir):
         results = final_evaluation.collect_results(
             config,
-            workdir.results(),
+            workdir.results() if workdir else None,
             states,
             tests,
             steps=checkpoints.latest_step() or 0,
             devices=experiment.mesh.size,
             of_training=True,
         )
-        if processes.is_first():
+        if experiment.start is not None:
+            results["started_from"] = dict(experiment.start.origin)
+        if workdir and processes.is_first():
             with phase("drawing the figures"):
                 figures.draw_run(workdir, experiment, states[0], results["test"], predictions)
-        # Last, since a run with results counts as finished.
-        _report(results, correct, workdir)
+            # Last, since a run with results counts as finished.
+            _write_report(results, correct, workdir)
+    return Tested(results, states, correct, predictions, experiment)
 
 
-def _adding_results(workdir: Workdir) -> contextlib.AbstractContextManager[None]:
-    return workdir.adding_results() if processes.is_first() else contextlib.nullcontext()
+def _adding_results(workdir: Workdir | None) -> contextlib.AbstractContextManager[None]:
+    if workdir is None or not processes.is_first():
+        return contextlib.nullcontext()
+    return workdir.adding_results()
 
 
+@quiet_orbax()
 def evaluate(
     config: ConfigDict,
     workdir: Workdir,
     overrides: Mapping[str, Any],
     data_config: ConfigDict | None = None,
-) -> None:
+    *,
+    code: Code = _NO_CODE,
+) -> Tested:
     """Tests a trained run, also under other conditions, and adds them to its results.
 
     Nothing else in the folder changes. Another process may be training the run: then its latest state is tested.
     """
-    workdir.config()  # Nothing is made in a folder that no run has claimed.
+    workdir.config(allow_code=code.allowed)  # Nothing is made in a folder that no run has claimed.
     workdir.check_writable()
     stored = workdir.results()
     workdir.correct_per_task()  # Files that cannot be added to are reported now.
-    tested, data, latest = _prepare_test(config, workdir, overrides, data_config)
-    like = state_shapes(config, tested.image_shape, replicated(tested.mesh))
+    tested, data, latest = _prepare_test(config, workdir, overrides, data_config, code)
+    like = state_shapes(config, tested.example_inputs, replicated(tested.mesh))
     best = partial(final_evaluation.best_states, count=config.evaluation.ensemble, like=like)
     with phase("reading the best epochs"):
         states = read_checkpoints(workdir.path, best)
     report_state(workdir.path, config, latest, [int(state.step) for state in states])
-    tests, correct, _ = final_evaluation.run_test(tested, states, data=data)
+    tests, correct, predictions = final_evaluation.run_test(tested, states, data=data)
     with _adding_results(workdir):
         known = workdir.results()
         overtaken = _is_finished(known) and not _is_finished(stored)
@@ -189,7 +255,9 @@ def evaluate(
         results = final_evaluation.collect_results(
             config, known, states, tests, steps=latest, devices=tested.mesh.size
         )
-        _report(results, correct, workdir)
+        if processes.is_first():
+            _write_report(results, correct, workdir)
+    return Tested(results, states, correct, predictions, tested)
 
 
 def _is_finished(results: Mapping[str, Any] | None) -> bool:
@@ -201,6 +269,7 @@ def _prepare_test(
     workdir: Workdir,
     overrides: Mapping[str, Any],
     data_config: ConfigDict | None,
+    code: Code,
 ) -> tuple[Experiment, str, int]:
     """Everything an evaluation needs but the states; changes nothing in the workdir.
 
@@ -209,12 +278,18 @@ def _prepare_test(
     """
     tested_config = with_overrides(config, overrides, data_config)
     config_lib.validate(tested_config)
-    quiet_orbax()
     # Before the data are loaded.
     latest = read_checkpoints(workdir.path, CheckpointReader.latest_step)
-    dataset, digest = _load_everywhere(tested_config, training=False)
+    workdir.check_code(source_hashes(config), allow_change=code.change_allowed)
+    dataset, digest = load_everywhere(tested_config, training=False)
     if data_config is not None:
-        check_channels(workdir.recorded_channels(), config, dataset)
+        if is_own(config.data.name) != is_own(data_config.data.name):
+            raise ConfigError(
+                f"--data_config has data.name={data_config.data.name}, but the run was trained on {config.data.name}, "
+                "and of the two one samples its episodes itself; give data of the same form."
+            )
+        if isinstance(dataset, Dataset):
+            check_channels(workdir.recorded_channels(), config, dataset)
     tested = _build_everywhere(tested_config, workdir, dataset, digest, ("test",))
     if data_config is None:
         workdir.check_data(digest, tested.class_names)
@@ -231,11 +306,16 @@ def _prepare_test(
     return tested, f"{config_lib.data_label(tested_config)} {short_hash}", latest or 0
 
 
-def _load_everywhere(config: ConfigDict, *, training: bool = True) -> tuple[Dataset, str]:
+def load_everywhere(
+    config: ConfigDict, *, training: bool = True
+) -> tuple[Dataset | EpisodeSource, str]:
     """Loads data that leave enough memory, and their fingerprint, in every process.
 
     Process 0 is first, whose cache the others may use.
     """
+    if is_own(config.data.name):
+        values = dict(config_lib.flatten(config))
+        return own_episodes(values), own_data_hash(values)
     channels = known_channels(config.data) or 1
     with phase("estimating the memory"):
         check_memory(config, channels, training=training)
@@ -253,13 +333,14 @@ def _load_everywhere(config: ConfigDict, *, training: bool = True) -> tuple[Data
 
 def _build_everywhere(
     config: ConfigDict,
-    workdir: Workdir,
-    dataset: Dataset,
+    workdir: Workdir | None,
+    data: Dataset | EpisodeSource,
     digest: str,
     splits: Sequence[str] = SPLITS,
 ) -> Experiment:
     """Builds the parts, with the recorded classes of the workdir, in every process."""
-    experiment = build_experiment(config, dataset, splits, workdir.recorded_classes(digest))
+    recorded = workdir.recorded_classes(digest) if workdir else {}
+    experiment = build_experiment(config, data, splits, recorded)
     processes.check_same(
         "the split of the classes",
         [repr(experiment.class_names).encode()],
@@ -280,19 +361,18 @@ def _claim_together(workdir: Workdir, config: ConfigDict) -> None:
         )
 
 
-def _report(
+def _write_report(
     results: Mapping[str, Any], correct: Mapping[str, np.ndarray], workdir: Workdir
 ) -> None:
-    if processes.is_first():
-        # The page shows the figures that are there by now.
-        page = results_page(to_json(results), workdir.path)
-        write_atomically(workdir.path / "results.md", page.encode())
-        workdir.write_results(results, correct)
-    _print_results(results, workdir)
+    # The page shows the figures that are there by now.
+    page = results_page(to_json(results), workdir.path)
+    write_atomically(workdir.path / "results.md", page.encode())
+    workdir.write_results(results, correct)
 
 
-def _print_results(results: Mapping[str, Any] | None, workdir: Workdir) -> None:
-    if results is None or not processes.is_first():
+def print_results(results: Mapping[str, Any], workdir: Workdir) -> None:
+    """Prints the tests of a run, and what can be done with it next."""
+    if not processes.is_first():
         return
     drawn = ", ".join(sorted(path.name for path in workdir.path.glob("*.png"))) or "none"
     print(
@@ -310,7 +390,7 @@ def _print_results(results: Mapping[str, Any] | None, workdir: Workdir) -> None:
 def dry_run(config: ConfigDict, workdir: Workdir | None = None) -> None:
     """Prints the parts and the schedule of a run; writes nothing but the data cache."""
     workdir = workdir or Workdir.default(config)
-    dataset, digest = _load_everywhere(config)
+    dataset, digest = load_everywhere(config)
     experiment = _build_everywhere(config, workdir, dataset, digest)
     workdir.check_data(digest, experiment.class_names)
     text = describe(experiment)
@@ -323,10 +403,12 @@ def dry_run_evaluation(
     workdir: Workdir,
     overrides: Mapping[str, Any],
     data_config: ConfigDict | None = None,
+    *,
+    code: Code = _NO_CODE,
 ) -> None:
     """Prints the tests that `evaluate` would do; writes nothing but the data cache, and compiles nothing."""
-    workdir.config()
-    tested, data, latest = _prepare_test(config, workdir, overrides, data_config)
+    workdir.config(allow_code=code.allowed)
+    tested, data, latest = _prepare_test(config, workdir, overrides, data_config, code)
     text = describe_test(tested)
     if processes.is_first():
         total = config_lib.total_steps(config)

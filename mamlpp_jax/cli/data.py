@@ -16,6 +16,7 @@ from mamlpp_jax import config as config_lib
 from mamlpp_jax.cli.flags import CONFIG, fail, output_file, parse_flags
 from mamlpp_jax.cli.log import set_up_log
 from mamlpp_jax.data.dataset import Dataset
+from mamlpp_jax.data.pipeline import TaskStream
 from mamlpp_jax.data.sources.registry import load_dataset
 from mamlpp_jax.errors import ConfigError, MamlppError
 from mamlpp_jax.reports import contact_sheet
@@ -71,6 +72,7 @@ def draw_contact_sheet(experiment: Experiment, dataset: Dataset) -> Figure:
             [stream.task_class_names(task) for task in range(_EPISODES)],
         )
         for split, stream in experiment.tasks.items()
+        if isinstance(stream, TaskStream)
     ]
     spec = task_spec(experiment.config)
     return contact_sheet.draw(splits, spec.mean, spec.std)

@@ -12,6 +12,7 @@ from mamlpp_jax.algorithms.metrics import Predictions
 from mamlpp_jax.artifacts.metric_writer import read_metrics
 from mamlpp_jax.artifacts.results import Evaluation
 from mamlpp_jax.artifacts.workdir import Workdir
+from mamlpp_jax.data.pipeline import TaskStream
 from mamlpp_jax.reports import episode_figure, plots
 from mamlpp_jax.reports.canvas import save_figure
 from mamlpp_jax.training.experiment import Experiment
@@ -34,12 +35,13 @@ def draw_run(
     figures = {
         "learning_curves": plots.learning_curves(metrics, way=experiment.config.task.way),
         "accuracy_per_inner_step": plots.accuracy_per_inner_step([row.to_row() for row in test]),
-        "episode": episode_figure.draw(
+    }
+    if isinstance(stream, TaskStream):  # else perhaps no images
+        figures["episode"] = episode_figure.draw(
             entry(stream.episodes(1), 0),
             np.asarray(jax.nn.softmax(predictions.logits[0, -1])),
             stream.task_class_names(0),
-        ),
-    }
+        )
     learned = experiment.learner.inner_optimizer.rates(evaluated_meta(best).inner)
     if rates := named_leaves(jax.tree.map(np.asarray, learned)):
         figures["inner_rates"] = plots.inner_rates(rates)

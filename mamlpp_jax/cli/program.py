@@ -13,6 +13,7 @@ Ctrl-C does in an evaluation, a dry run and before a training begins.
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import sys
@@ -23,13 +24,14 @@ from typing import Any, NoReturn
 
 import jax
 from absl import app, flags, logging
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, config_flags
 
 from mamlpp_jax.artifacts.workdir import Workdir
 from mamlpp_jax.cli import commands
 from mamlpp_jax.cli.evaluation_flags import EVALUATION_FLAGS, naming_flags
 from mamlpp_jax.cli.flags import CONFIG, USAGE_EXIT_CODE, define_config, parse_flags
 from mamlpp_jax.cli.log import set_up_compilation, set_up_log
+from mamlpp_jax.config.own_code import check_allowed, own_names
 from mamlpp_jax.distributed import processes
 from mamlpp_jax.distributed.mesh import available_devices, cpu_devices
 from mamlpp_jax.errors import ConfigError, MamlppError
@@ -63,6 +65,13 @@ _MAX_MINUTES = flags.DEFINE_float(
     0.0,
     "Train: save and leave after so many minutes; 0 = no limit.",
     lower_bound=0.0,
+)
+
+_ALLOW_CODE = flags.DEFINE_bool(
+    "allow_code", False, "Import code that a stored config.json names (module:attribute)."
+)
+_ALLOW_CODE_CHANGE = flags.DEFINE_bool(
+    "allow_code_change", False, "Continue a run although the source of its own parts changed."
 )
 
 _DATA_CONFIG = define_config(
@@ -136,20 +145,45 @@ def _run() -> None:
             f"--max_minutes is {_MAX_MINUTES.value:g}, but only a training can save and go on; leave it out."
         )
     processes.check_group(group)
-    config = commands.resolve_config(_MODE.value, CONFIG.value, workdir, overrides, other_data)
+    code = commands.Code(_ALLOW_CODE.value, _ALLOW_CODE_CHANGE.value)
+    config = commands.resolve_config(
+        _MODE.value, CONFIG.value, workdir, overrides, other_data, code=code
+    )
+    tested: commands.Tested | None = None
+    _check_source(CONFIG, code)
+    _check_source(_DATA_CONFIG, code)
+    if own_names(config) and os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())  # as `python -m` does
     _set_up_jax(config, group)
     _check_same_command(config, overrides)
     if _MODE.value == "evaluate":
         assert workdir is not None  # Else resolve_config has complained.
         run = commands.dry_run_evaluation if _DRY_RUN.value else commands.evaluate
         with naming_flags(other_data is not None):
-            run(config, workdir, overrides, other_data)
+            tested = run(config, workdir, overrides, other_data, code=code)
     elif _DRY_RUN.value:
         commands.dry_run(config, workdir)
     else:
+        workdir = workdir or Workdir.default(config)
         # After joining the others, whose set-up installs handlers of its own.
         with preemption.listening():
-            commands.train(config, workdir, preemption)
+            tested = commands.train(config, workdir, preemption, code=code)
+    if tested is not None and workdir is not None:
+        commands.print_results(tested.results, workdir)
+
+
+def _check_source(flag: flags.FlagHolder, code: commands.Code) -> None:
+    """Checks the code that a `config.json` names, unless this command line names it."""
+    given = flags.FLAGS[flag.name]
+    if flag.value is None or not str(config_flags.get_config_filename(given)).partition(":")[
+        0
+    ].endswith(".json"):
+        return
+    named_here = set(config_flags.get_override_values(given))
+    config = copy.deepcopy(flag.value)
+    for field in set(own_names(config)) & named_here:
+        config[field.partition(".")[0]][field.partition(".")[2]] = ""
+    check_allowed(config, config_flags.get_config_filename(given), code.allowed)
 
 
 def main() -> None:

@@ -12,9 +12,15 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from mamlpp_jax.config import rules
-from mamlpp_jax.config.parts import ADAPTS, BACKBONES, INNER_OPTIMIZERS, OUTER_DIRECTIONS
+from mamlpp_jax.config.parts import (
+    ADAPTS,
+    BACKBONES,
+    INNER_LOSSES,
+    INNER_OPTIMIZERS,
+    OUTER_DIRECTIONS,
+)
 from mamlpp_jax.config.protocols import PROTOCOLS
-from mamlpp_jax.config.rules import Rule, one_of, some_of, whole
+from mamlpp_jax.config.rules import Rule, one_of, part_of, some_of, whole
 from mamlpp_jax.statistics import STATISTICS
 
 
@@ -26,6 +32,7 @@ class Field(NamedTuple):
     resumable: bool = False  # a run may be continued with another value: results stay the same
     # Values of earlier versions. A stored configuration that has one is read with the default in its place.
     removed: tuple[str, ...] = ()
+    added: bool = False  # after there were runs, whose hashes leave it out at its default
 
 
 # A line per field. Upper limits far above any use keep a typo from filling the memory.
@@ -37,6 +44,7 @@ FIELDS: dict[str, Field] = {
     "seed": Field(0, rules.SEED),  # initial weights and training tasks
 
     "data.name": Field("omniglot"),  # a data source, see mamlpp_jax.data.sources.registry
+    "data.options": Field("{}", rules.OPTIONS, added=True),  # arguments of an own data source
     "data.seed": Field(0, rules.SEED),  # class split and evaluation tasks; the same for every `seed`
     "data.image_size": Field(28, whole(1, 1024)),  # height and width in pixels
     "data.channels": Field(0, rules.CHANNELS),  # 1 grey, 3 colour; 0 = as the images are (own images, TFDS data sets)
@@ -58,7 +66,8 @@ FIELDS: dict[str, Field] = {
     "task.shot": Field(1, whole(1)),  # support images per class
     "task.query": Field(1, whole(1)),  # query images per class
 
-    "model.name": Field("conv4", one_of(BACKBONES)),  # four convolutional blocks, or residual ones
+    "model.name": Field("conv4", part_of(BACKBONES)),  # four convolutional blocks, or residual ones; own: module:attr
+    "model.options": Field("{}", rules.OPTIONS, added=True),  # further arguments of an own backbone
     "model.filters": Field(64, whole(1)),  # of each block (resnet12: 64 for 64-160-320-640, 16 for 16-32-64-128)
     "model.max_pool": Field(True),  # False (conv4): stride-2 convolutions and global average pooling
     "model.shared_head": Field(False),  # one head vector for all classes, for any number of ways
@@ -80,7 +89,10 @@ FIELDS: dict[str, Field] = {
     "norm.hand_over": Field(0.0, rules.SHARE),
 
     # One fixed rate, or learned ones: per tensor and step, per weight, generated in every step.
-    "inner.optimizer": Field("lslr", one_of(INNER_OPTIMIZERS)),
+    "inner.optimizer": Field("lslr", part_of(INNER_OPTIMIZERS)),
+    "inner.options": Field("{}", rules.OPTIONS, added=True),  # further arguments of an own inner optimizer
+    "inner.loss": Field("cross_entropy", part_of(INNER_LOSSES), added=True),  # of the support set
+    "inner.loss_options": Field("{}", rules.OPTIONS, added=True),  # arguments of an own inner loss
     "inner.learning_rate": Field(0.1, rules.POSITIVE),  # fixed, or where learned rates start
     "inner.per_step": Field(False),  # metasgd: rates per weight and step
     "inner.adapts": Field("all", one_of(ADAPTS)),  # what the inner loop changes: ANIL head, BOIL body
@@ -93,7 +105,9 @@ FIELDS: dict[str, Field] = {
     "train.multi_step_epochs": Field(10, whole(0)),  # MSL: annealed over these epochs, then the last loss; 0 = off
     "train.cosine_annealing": Field(True),  # CA: the outer rate falls along a cosine
     "train.cosine_per": Field("step", one_of(("step", "epoch"))),  # how long a rate is held (released code: epoch)
-    "train.outer_gradient": Field("maml", one_of(OUTER_DIRECTIONS)),  # of the query loss, or theta_0 - theta_S
+    "train.outer_gradient": Field("maml", part_of(OUTER_DIRECTIONS)),  # of the query loss, or theta_0 - theta_S
+    # A run, an archived run or a saved model to take weights from; "" = start anew. Its weights tell runs apart.
+    "train.start_from": Field("", rules.FOLDER, resumable=True, added=True),
     "train.learning_rate": Field(1e-3, rules.POSITIVE),  # outer Adam
     "train.final_learning_rate": Field(1e-5, rules.POSITIVE),  # where CA ends
     "train.adam_b1": Field(0.9, rules.DECAY),

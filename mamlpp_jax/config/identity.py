@@ -11,7 +11,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from mamlpp_jax.config.fields import FIELDS, default_config, flatten
-from mamlpp_jax.config.rules import AUTOMATIC_FRACTIONS, FOLDER, parse_list
+from mamlpp_jax.config.rules import AUTOMATIC_FRACTIONS, FOLDER, OPTIONS, parse_list
 from mamlpp_jax.config.stored import REMOVED_FIELDS, complete
 from mamlpp_jax.errors import ConfigError
 from mamlpp_jax.statistics import STATISTICS
@@ -27,6 +27,9 @@ def config_hash(config: ConfigDict) -> str:
     The hash of a run is that of the versions that had the removed fields.
     """
     fields = _run_fields(config) | {name: field.off for name, field in REMOVED_FIELDS.items()}
+    for name, field in FIELDS.items():
+        if field.added and fields.get(name) == field.default:
+            del fields[name]
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:8]
 
 
@@ -50,6 +53,11 @@ def differences(ours: ConfigDict, stored: dict[str, Any]) -> list[str]:
 def _run_fields(config: ConfigDict) -> dict[str, Any]:
     """The fields that change the run."""
     every = dict(flatten(config))
+    every |= {
+        name: json.dumps(json.loads(every[name]), sort_keys=True)
+        for name, field in FIELDS.items()
+        if field.rule is OPTIONS
+    }
     resumable = {name for name, field in FIELDS.items() if field.resumable}
     fields = {name: value for name, value in every.items() if name not in resumable}
     # Chosen fractions are the usual ones where classes are enough; `data.json` has the classes themselves.

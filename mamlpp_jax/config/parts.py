@@ -5,17 +5,26 @@ from any file:
 
     BACKBONES["mine"] = Backbone(MyModule, {"model.filters": "width"})
 
+A field may also name a part that has no row, by its place: `--config.model.name=my_module:MyNetwork`. It is called with
+the options of its section, `--config.model.options='{"width": 32}'`.
+
 An implementation may be named by its place and is then imported when it is used: configurations need no JAX.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import pkgutil
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from ml_collections import ConfigDict
+
+from mamlpp_jax.config.own_code import call_own, import_own, is_own
+
+# In `Part.options`: the field holds a JSON object, whose entries are arguments.
+ENTRIES = "**"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,16 +35,44 @@ class Part:
     # Full names of the fields that it takes, with the arguments of `implementation` that get their values. A field
     # that only other parts take must keep its default.
     options: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    own_of: str = ""  # the field that names it, where it is the user's own
 
     def load(self) -> Callable[..., Any]:
-        """The implementation, imported."""
+        """The implementation, imported; a `ConfigError` where one of the user's own cannot be."""
         named = self.implementation
+        if self.own_of:
+            return import_own(str(named), self.own_of)
         return pkgutil.resolve_name(named) if isinstance(named, str) else named
 
     def make(self, values: Mapping[str, Any], **arguments: Any) -> Any:
-        """Calls the implementation with its options, of the values of all fields, and with further arguments."""
-        options = {argument: values[field] for field, argument in self.options.items()}
-        return self.load()(**arguments, **options)
+        """Calls the implementation with its options, of the values of all fields, and with further arguments.
+
+        A part of the user's own that cannot be imported or called is a `ConfigError`.
+        """
+        for field, argument in self.options.items():
+            arguments |= (
+                json.loads(values[field]) if argument == ENTRIES else {argument: values[field]}
+            )
+        if self.own_of:
+            return call_own(self.load(), str(self.implementation), self.own_of, arguments)
+        return self.load()(**arguments)
+
+
+PartT = TypeVar("PartT", bound=Part)
+
+
+class PartTable(dict[str, PartT], Generic[PartT]):
+    """Parts by name; the name of a part of the user's own, "module:attribute", needs no row."""
+
+    def __init__(self, rows: Mapping[str, PartT], own: PartT) -> None:
+        """`own` is the row of the user's own parts, without an implementation."""
+        super().__init__(rows)
+        self.own = own
+
+    def __missing__(self, name: str) -> PartT:
+        if not is_own(name):
+            raise KeyError(name)
+        return dataclasses.replace(self.own, implementation=name)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +86,7 @@ class Backbone(Part):
     cite: str = ""  # source
 
 
-BACKBONES: dict[str, Backbone] = {
+_BACKBONES = {
     "conv4": Backbone(
         "mamlpp_jax.models.conv4:Conv4",
         {
@@ -70,16 +107,34 @@ BACKBONES: dict[str, Backbone] = {
         cite='Oreshkin, Rodriguez, Lacoste, "TADAM", NeurIPS 2018',
     ),
 }
+BACKBONES = PartTable(
+    _BACKBONES,
+    # It is not known to draw nothing.
+    own=Backbone("", {"model.options": ENTRIES}, own_of="model.name", is_random=True),
+)
 
 _RATE = {"inner.learning_rate": "learning_rate"}
 _INNER_OPTIMIZERS = "mamlpp_jax.algorithms.inner_optimizers"
 # Values of `inner.optimizer`; each implementation makes an `InnerOptimizer`.
-INNER_OPTIMIZERS: dict[str, Part] = {
-    "lslr": Part(f"{_INNER_OPTIMIZERS}:lslr", _RATE),
-    "sgd": Part(f"{_INNER_OPTIMIZERS}:sgd", _RATE),
-    "metasgd": Part(f"{_INNER_OPTIMIZERS}:metasgd", {**_RATE, "inner.per_step": "per_step"}),
-    "alfa": Part(f"{_INNER_OPTIMIZERS}:alfa", _RATE),
-}
+INNER_OPTIMIZERS = PartTable(
+    {
+        "lslr": Part(f"{_INNER_OPTIMIZERS}:lslr", _RATE),
+        "sgd": Part(f"{_INNER_OPTIMIZERS}:sgd", _RATE),
+        "metasgd": Part(f"{_INNER_OPTIMIZERS}:metasgd", {**_RATE, "inner.per_step": "per_step"}),
+        "alfa": Part(f"{_INNER_OPTIMIZERS}:alfa", _RATE),
+    },
+    own=Part("", {**_RATE, "inner.options": ENTRIES}, own_of="inner.optimizer"),
+)
+
+# Values of `inner.loss`; each implementation makes a `Loss` or an `InnerLoss`.
+INNER_LOSSES = PartTable(
+    {"cross_entropy": Part("mamlpp_jax.algorithms.losses:CrossEntropy")},
+    own=Part("", {"inner.loss_options": ENTRIES}, own_of="inner.loss"),
+)
+
+# The part that `data.name` names where it is the user's own; it makes an `EpisodeSource`. Built-in data sets are those
+# of `mamlpp_jax.data.sources.registry`.
+OWN_DATA = PartTable({}, own=Part("", {"data.options": ENTRIES}, own_of="data.name"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,12 +144,15 @@ class OuterDirection(Part):
     of_query_loss: bool = True  # its gradient is that of the query loss, through the inner steps
 
 
-OUTER_DIRECTIONS: dict[str, OuterDirection] = {
-    "maml": OuterDirection("mamlpp_jax.algorithms.outer_loop:meta_gradient"),
-    "reptile": OuterDirection(
-        "mamlpp_jax.algorithms.reptile:reptile_gradient", of_query_loss=False
-    ),
-}
+OUTER_DIRECTIONS = PartTable(
+    {
+        "maml": OuterDirection("mamlpp_jax.algorithms.outer_loop:meta_gradient"),
+        "reptile": OuterDirection(
+            "mamlpp_jax.algorithms.reptile:reptile_gradient", of_query_loss=False
+        ),
+    },
+    own=OuterDirection("", own_of="train.outer_gradient"),
+)
 
 
 @dataclasses.dataclass(frozen=True)

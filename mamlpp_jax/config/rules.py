@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import pathlib
 import re
 from collections.abc import Callable, Collection
 from typing import Any
+
+from mamlpp_jax.config.own_code import FORM, is_own
 
 MAX_INT = 2**31 - 1  # JAX converts Python ints to int32
 
@@ -34,6 +37,15 @@ def whole(low: int, high: int = MAX_INT, reason: str = "") -> Rule:
 def one_of(choices: Collection[str]) -> Rule:
     """One of the choices, such as the names of a table."""
     return Rule(lambda value: value in choices, "choose one of {}", choices)
+
+
+def part_of(choices: Collection[str]) -> Rule:
+    """One of the choices, or the name of a part of the user's own."""
+    return Rule(
+        lambda value: value in choices or is_own(value),
+        f"choose one of {{}}, or a part of your own as {FORM}",
+        choices,
+    )
 
 
 def some_of(choices: Collection[str]) -> Rule:
@@ -63,6 +75,13 @@ def _are_fractions(text: str) -> bool:
     return len(fractions) == 3 and all(f > 0 for f in fractions) and sum(fractions) <= 1 + 1e-9
 
 
+def _is_json_object(text: str) -> bool:
+    try:
+        return isinstance(json.loads(text), dict)
+    except ValueError:
+        return False
+
+
 def _has_home(path: str) -> bool:
     try:
         pathlib.Path(path).expanduser()
@@ -89,6 +108,7 @@ FRACTIONS = Rule(
     "it must be three positive numbers for train, val and test, with a sum of at most 1, such as "
     f"{AUTOMATIC_FRACTIONS}, or empty to have them chosen",
 )
+OPTIONS = Rule(_is_json_object, """it must be a JSON object, such as '{"width": 32}'""")
 FOLDER = Rule(_has_home, "no user of that name has a home folder here")
 FOLDER_NAME = Rule(
     lambda value: re.fullmatch(r"[\w+-][\w.+-]*", value) is not None,

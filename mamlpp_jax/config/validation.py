@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -10,7 +9,15 @@ from ml_collections import ConfigDict
 from mamlpp_jax.config import rules
 from mamlpp_jax.config.fields import FIELDS, flatten
 from mamlpp_jax.config.methods import check_method
-from mamlpp_jax.config.parts import BACKBONES, INNER_OPTIMIZERS, OUTER_DIRECTIONS, Part
+from mamlpp_jax.config.own_code import is_own
+from mamlpp_jax.config.parts import (
+    BACKBONES,
+    INNER_LOSSES,
+    INNER_OPTIMIZERS,
+    OUTER_DIRECTIONS,
+    OWN_DATA,
+    PartTable,
+)
 from mamlpp_jax.config.rules import parse_list
 from mamlpp_jax.config.stored import check_field, complete
 from mamlpp_jax.errors import ConfigError
@@ -33,6 +40,8 @@ def validate(config: ConfigDict) -> None:
     check_method(config)
     _check_options(config, "model.name", BACKBONES)
     _check_options(config, "inner.optimizer", INNER_OPTIMIZERS)
+    _check_options(config, "inner.loss", INNER_LOSSES)
+    _check_options(config, "data.name", OWN_DATA)
     _check_splits(config)
     _check_annealing(config)
     _check_smoothing(config)
@@ -83,14 +92,16 @@ def _check_type(name: str, value: Any, called: str = "") -> None:
         )
 
 
-def _check_options(config: ConfigDict, chooser: str, parts: Mapping[str, Part]) -> None:
+def _check_options(config: ConfigDict, chooser: str, parts: PartTable[Any]) -> None:
     """Checks that no field is set that the chosen part, of `parts` by the field `chooser`, does not take."""
     values = dict(flatten(config))
     chosen = values[chooser]
-    for field in {field: None for part in parts.values() for field in part.options}:
+    taken = parts[chosen].options if chosen in parts or is_own(chosen) else {}
+    known = {**parts, "a part of your own (module:attribute)": parts.own}
+    for field in {field: None for part in known.values() for field in part.options}:
         value, default = values[field], FIELDS[field].default
-        if value != default and field not in parts[chosen].options:
-            takers = [name for name, part in parts.items() if field in part.options]
+        if value != default and field not in taken:
+            takers = [name for name, part in known.items() if field in part.options]
             raise ConfigError(
                 f"config.{field} is {value!r}, which {chosen!r}, the choice of config.{chooser}, does not take; leave "
                 f"it {default!r}, or choose {' or '.join(takers)}."
@@ -136,6 +147,8 @@ def _check_statistics(config: ConfigDict) -> None:
 
 
 def _check_image_size(config: ConfigDict) -> None:
+    if is_own(config.data.name):
+        return  # perhaps no images
     size, model = config.data.image_size, config.model
     smallest = BACKBONES[model.name].smallest_image(model)
     if size < smallest:

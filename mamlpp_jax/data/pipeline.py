@@ -46,6 +46,11 @@ class TaskStream:
         return len(self.class_names) * self.host.spec.rotations
 
     @property
+    def on_host(self) -> bool:
+        """Whether the images stay on the host."""
+        return self.device_images is None
+
+    @property
     def tasks_per_window(self) -> int | None:
         """Number of tasks that a window should have at most; None for any number."""
         if self.device_images is not None:

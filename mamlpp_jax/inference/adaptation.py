@@ -27,20 +27,19 @@ class Adapted(NamedTuple):
 @partial(jax.jit, static_argnums=(0, 1, 2))
 def adapt_members(
     learner: Learner,
-    image_format: ImageFormat,
+    image_format: ImageFormat | None,
     way: int,
     meta: MetaParams,
     batch_stats: RunningStats,
-    images: Array,
-    labels: Array,
+    inputs: Any,
+    targets: Any,
 ) -> Adapted:
     """Runs the inner loop of every member, leaves [E, ...], on images, uint8 [N, H, W, C], of K ways.
 
-    The learner's inner steps and statistics may differ from training. Labels are int32 [N], 0..K-1; classes may have
-    different numbers of images.
+    The learner's inner steps and statistics may differ from training. Without an image format inputs, leaves [N, ...],
+    are ready. Labels are int32 [N], 0..K-1; classes may have different numbers of examples.
     """
-    pixels = normalize(images, image_format.mean, image_format.std)
-    support = Batch(pixels, labels)
+    support = Batch(_ready(image_format, inputs), targets)
     episode = Episode(support, support)  # no query pass is made
 
     def one(member: tuple[MetaParams, RunningStats]) -> Adapted:
@@ -58,9 +57,24 @@ def class_probabilities(
     learner: Learner, image_format: ImageFormat, adapted: Adapted, images: Array
 ) -> Array:
     """Probabilities of the classes, [M, K], of uint8 images [M, H, W, C]."""
-    pixels = normalize(images, image_format.mean, image_format.std)
+    return jax.nn.softmax(query_outputs(learner, image_format, adapted, images).astype(jnp.float32))
 
-    def one(member: Adapted) -> Array:
-        return learner.forward(member.params, member.norm, pixels, member.bn_stats)[0]
 
-    return jax.nn.softmax(jnp.mean(lax.map(one, adapted), axis=0).astype(jnp.float32))
+@partial(jax.jit, static_argnums=(0, 1))
+def query_outputs(
+    learner: Learner, image_format: ImageFormat | None, adapted: Adapted, inputs: Any
+) -> Any:
+    """Outputs of the backbone, the mean over the members, of inputs [M, ...]; see `adapt_members`."""
+    ready = _ready(image_format, inputs)
+
+    def one(member: Adapted) -> Any:
+        return learner.forward(member.params, member.norm, ready, member.bn_stats)[0]
+
+    return jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), lax.map(one, adapted))
+
+
+def _ready(image_format: ImageFormat | None, inputs: Any) -> Any:
+    """Inputs as the backbone takes them."""
+    if image_format is None:
+        return inputs
+    return normalize(inputs, image_format.mean, image_format.std)

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from mamlpp_jax import config as config_lib
-from mamlpp_jax.errors import ConfigError, DataError, NotFittedError
+from mamlpp_jax.errors import ConfigError, DataError, ModelError, NotFittedError
 from mamlpp_jax.inference.adaptation import Adapted, adapt_members, class_probabilities
 from mamlpp_jax.inference.model import FewShotModel
 from mamlpp_jax.inference.preprocessing import POLARITIES, load_images
@@ -62,7 +62,13 @@ class FewShotClassifier:
 
         Raises:
             ConfigError: a setting is not allowed.
+            ModelError: the model is of inputs that are no images.
         """
+        if not model.takes_images:
+            raise ModelError(
+                f"the model was trained on episodes of {model.config.data.name}, which need not be images; use "
+                "mamlpp_jax.adapt_and_predict(model, support, query_inputs)."
+            )
         self.model = _with_settings(model, statistics, inner_steps, polarity)
         if not find_statistics(self.model.statistics).alone:
             warnings.warn(
@@ -75,7 +81,12 @@ class FewShotClassifier:
 
     @classmethod
     def from_pretrained(
-        cls, name: str | os.PathLike[str], *, ensemble: int | None = None, **settings: Any
+        cls,
+        name: str | os.PathLike[str],
+        *,
+        ensemble: int | None = None,
+        allow_code: bool = False,
+        **settings: Any,
     ) -> FewShotClassifier:
         """Loads a trained model; nothing is downloaded.
 
@@ -85,6 +96,7 @@ class FewShotClassifier:
                 working directory of a run.
             ensemble: how many of the best members or epochs are averaged, fewer where there are fewer. None for
                 all members of a saved model and for the best epoch of a run.
+            allow_code: whether code that the model's configuration names ("module:attribute") may be imported.
             **settings: `statistics`, `inner_steps` and `polarity`, as in `FewShotClassifier`.
 
         Raises:
@@ -92,7 +104,7 @@ class FewShotClassifier:
             WorkdirError: a run or file cannot be read.
             ConfigError: a setting is not allowed.
         """
-        return cls(find_model(name, ensemble), **settings)
+        return cls(find_model(name, ensemble, allow_code=allow_code), **settings)
 
     def fit(self, images: Any, labels: Iterable[Hashable]) -> FewShotClassifier:
         """Learns classes, instead of those learned before. Compiles once per number of images and of classes.

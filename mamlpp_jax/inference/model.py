@@ -13,11 +13,13 @@ from ml_collections import ConfigDict, FrozenConfigDict
 
 from mamlpp_jax import config as config_lib
 from mamlpp_jax.algorithms.learner import Learner
+from mamlpp_jax.config.own_code import is_own
 from mamlpp_jax.data.episodes import NORMALIZATIONS
+from mamlpp_jax.data.sampled_episodes import own_episodes
 from mamlpp_jax.data.sources.registry import is_inverted
 from mamlpp_jax.inference.preprocessing import ImageFormat
 from mamlpp_jax.statistics import SUPPORT, find_statistics
-from mamlpp_jax.training.learner import make_learner
+from mamlpp_jax.training.learner import example_images, make_learner
 from mamlpp_jax.types import MetaParams, RunningStats
 
 if TYPE_CHECKING:
@@ -41,6 +43,18 @@ class FewShotModel:
     statistics: str  # the name of those that are used, see `mamlpp_jax.statistics`
     inner_steps: int  # how many are used
     card: str = ""  # its model card, Markdown; "" for one made of the other attributes
+
+    @property
+    def takes_images(self) -> bool:
+        """Whether it was trained on images of a data set, and not on episodes of a user's own sampler."""
+        return not is_own(self.config.data.name)
+
+    @property
+    def example_inputs(self) -> Any:
+        """Inputs of the backbone, leaves [N, ...], as arrays or shapes."""
+        if not self.takes_images:
+            return own_episodes(dict(config_lib.flatten(self.config))).example_inputs
+        return example_images(self.image_format.shape)
 
     @property
     def way(self) -> int:
@@ -102,14 +116,19 @@ def from_runs(runs: Sequence[TrainedRun]) -> FewShotModel:
         *[(run.meta, run.batch_stats) for run in runs],
     )
     steps = tuple(run.step for run in runs)
-    model = without_weights(first.config, first.image_shape[-1], steps)
+    channels = 0 if is_own(first.config.data.name) else first.image_shape[-1]
+    model = without_weights(first.config, channels, steps)
     return dataclasses.replace(model, meta=meta, batch_stats=batch_stats)
 
 
 def without_weights(config: ConfigDict, channels: int, steps: tuple[int, ...]) -> FewShotModel:
-    """The model that a run's configuration describes, with images of so many channels and members of these steps."""
+    """The model that a run's configuration describes, with images of so many channels and members of these steps.
+
+    Channels mean nothing where inputs are no images.
+    """
+    own = is_own(config.data.name)
     mean, std = NORMALIZATIONS[config.data.normalize]
-    polarity = "auto" if is_inverted(config.data.name) else None
+    polarity = "auto" if not own and is_inverted(config.data.name) else None
     trained = find_statistics(config.norm.train_statistics)
     statistics = (trained if trained.needs_training else SUPPORT).name
     return FewShotModel(

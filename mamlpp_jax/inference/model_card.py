@@ -34,7 +34,7 @@ clf.predict(more_images)
 | tasks in training | {way}-way {shot}-shot, {inner_steps} inner steps, `{train_statistics}` statistics |
 | outer steps | {steps} |
 | seed | {seed} |
-| images | {size} x {size}, {channels} |
+| images | {inputs} |
 | used with | {used_steps} inner steps, `{statistics}` statistics |
 
 {body}
@@ -69,8 +69,9 @@ def model_card(
         train_statistics=config.norm.train_statistics,
         steps=", ".join(map(str, model.steps)),
         seed=config.seed,
-        size=image.size,
-        channels=("grey" if image.channels == 1 else "colour") + ink,
+        inputs=f"{image.size} x {image.size}, {'grey' if image.channels == 1 else 'colour'}{ink}"
+        if model.takes_images
+        else "no images; see `adapt_and_predict`",
         used_steps=model.inner_steps,
         statistics=model.statistics,
         body=body or _BODY.format(ways=ways.format(way=model.way)),

@@ -18,14 +18,16 @@ def shipped_models() -> list[str]:
     return sorted(path.parent.name for path in SHIPPED.glob(f"*/{CONFIG}"))
 
 
-def find_model(name: str | os.PathLike[str], ensemble: int | None = None) -> FewShotModel:
+def find_model(
+    name: str | os.PathLike[str], ensemble: int | None = None, *, allow_code: bool = False
+) -> FewShotModel:
     """Loads a model, shipped, saved or a run's; see `FewShotClassifier.from_pretrained` for arguments and errors."""
     if ensemble is not None and ensemble < 1:
         raise ModelError(f"ensemble is {ensemble}; it must be 1 or more.")
     shipped = shipped_models()
     folder = SHIPPED / name if name in shipped else pathlib.Path(name).expanduser()
     if holds_model(folder):
-        return load_model(folder).first_members(ensemble)
+        return load_model(folder, allow_code=allow_code).first_members(ensemble)
     if exists(folder / "results.json") and not exists(folder / "checkpoints"):
         raise ModelError(
             f"{folder} holds a run's results, but neither its checkpoints nor {DESCRIPTION}: the weights were not "
@@ -36,10 +38,10 @@ def find_model(name: str | os.PathLike[str], ensemble: int | None = None) -> Few
         # Brings Orbax along, a second that saved models do not need.
         from mamlpp_jax.inference.trained_run import load_best
 
-        return from_runs(load_best(folder, ensemble or 1))
+        return from_runs(load_best(folder, ensemble or 1, allow_code=allow_code))
     if not exists(folder / CONFIG):
         raise ModelError(
             f"There is no trained model {os.fspath(name)!r}: it is neither one of the models that come with mamlpp_jax "
             f"({', '.join(shipped) or 'this installation has none'}) nor the folder of a saved model or of a run."
         )
-    return load_model(folder).first_members(ensemble)
+    return load_model(folder, allow_code=allow_code).first_members(ensemble)

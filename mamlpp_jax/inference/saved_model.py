@@ -26,6 +26,7 @@ from ml_collections import ConfigDict
 
 from mamlpp_jax import config as config_lib
 from mamlpp_jax._version import __version__
+from mamlpp_jax.config.own_code import check_allowed
 from mamlpp_jax.errors import ConfigError, ModelError
 from mamlpp_jax.inference.model import FewShotModel, without_weights
 from mamlpp_jax.inference.model_card import model_card
@@ -56,7 +57,7 @@ def model_files(model: FewShotModel, *, half: bool = False) -> dict[str, bytes]:
         "steps": model.steps,
         "statistics": model.statistics,
         "inner_steps": model.inner_steps,
-        "image": model.image_format._asdict(),
+        "image": model.image_format._asdict() if model.takes_images else None,
     }
     return {
         WEIGHTS: weights,
@@ -86,15 +87,20 @@ def save_model(folder: pathlib.Path, model: FewShotModel) -> None:
         write_atomically(folder / name, content)
 
 
-def load_model(folder: pathlib.Path) -> FewShotModel:
+def load_model(folder: pathlib.Path, *, allow_code: bool = False) -> FewShotModel:
     """Reads a model, also of an earlier layout; no weights are initialised.
+
+    Args:
+        folder: of the model.
+        allow_code: whether code that its configuration names may be imported.
 
     Raises:
         ModelError: a file is foreign, damaged or of a newer version; names it.
         WorkdirError: a file is missing or cannot be read.
+        ConfigError: it names code that is not allowed.
     """
     if exists(folder / DESCRIPTION):
-        model = _load(folder, DESCRIPTION, _VERSION)
+        model = _load(folder, DESCRIPTION, _VERSION, allow_code)
     elif exists(folder / ARCHIVED_WEIGHTS):
         model = _load_archived(folder)
     else:
@@ -117,7 +123,9 @@ def _describes(path: pathlib.Path) -> bool:
     return isinstance(content, dict) and content.get("format") == _FORMAT
 
 
-def _load(folder: pathlib.Path, described_in: str, version: int) -> FewShotModel:
+def _load(
+    folder: pathlib.Path, described_in: str, version: int, allow_code: bool = False
+) -> FewShotModel:
     path, config_path, weights_path = (folder / name for name in (described_in, CONFIG, WEIGHTS))
     content = read_json(path)
     if not _describes(path):
@@ -135,7 +143,7 @@ def _load(folder: pathlib.Path, described_in: str, version: int) -> FewShotModel
         else:
             dtype = None  # any float
             stored = {**content["trained"], "data.image_size": content["image"]["size"]}
-    model = _described(content, _read_config(stored, config_path), path)
+    model = _described(content, _read_config(stored, config_path, allow_code), path)
     weights = _read_bytes(weights_path)
     if hashlib.sha256(weights).hexdigest() != content.get("sha256"):
         raise ModelError(
@@ -163,11 +171,12 @@ def _read_bytes(path: pathlib.Path) -> bytes:
         return path.read_bytes()
 
 
-def _read_config(stored: Any, path: pathlib.Path) -> ConfigDict:
+def _read_config(stored: Any, path: pathlib.Path, allow_code: bool = False) -> ConfigDict:
     """The configuration that a model was trained with, completed and checked field by field."""
     with _naming_damage(path):
         config = config_lib.complete(stored, to_train=False)
         config_lib.check_values(config)
+    check_allowed(config, path, allow_code)
     return config
 
 
@@ -179,10 +188,11 @@ def _described(content: dict[str, Any], config: ConfigDict, path: pathlib.Path) 
         steps = tuple(content["steps"])
         if not steps or not all(type(step) is int and step >= 0 for step in steps):
             raise ValueError('"steps" must be a list of whole numbers, one per member.')
-        image_format = _image_format(content["image"])
+        model = without_weights(config, 0, steps)
+        image = _image_format(content["image"]) if model.takes_images else model.image_format
         return dataclasses.replace(
-            without_weights(config, image_format.channels, steps),
-            image_format=image_format,
+            model,
+            image_format=image,
             statistics=content["statistics"],
             inner_steps=content["inner_steps"],
         )

@@ -7,6 +7,7 @@ import dataclasses
 import os
 import pathlib
 from collections.abc import Callable
+from typing import Any
 
 import jax
 from jax.sharding import SingleDeviceSharding
@@ -15,12 +16,14 @@ from ml_collections import ConfigDict
 from mamlpp_jax.algorithms.averaging import evaluated_meta
 from mamlpp_jax.algorithms.learner import Learner
 from mamlpp_jax.artifacts.workdir import Workdir
-from mamlpp_jax.config import check_value
+from mamlpp_jax.config import check_value, flatten
+from mamlpp_jax.config.own_code import is_own
+from mamlpp_jax.data.sampled_episodes import own_episodes
 from mamlpp_jax.data.sources.registry import known_channels
 from mamlpp_jax.errors import WorkdirError
 from mamlpp_jax.training.checkpoint_access import read_checkpoints, report_state
 from mamlpp_jax.training.checkpoints import CheckpointReader, quiet_orbax
-from mamlpp_jax.training.learner import make_learner, state_shapes
+from mamlpp_jax.training.learner import example_images, make_learner, state_shapes
 from mamlpp_jax.types import MetaParams, MetaState, RunningStats
 
 
@@ -35,7 +38,7 @@ class TrainedRun:
             inner leaves [S, ...] or [1, ...].
         batch_stats: running statistics, leaves [S, F] or [F].
         step: outer steps taken.
-        image_shape: (H, W, C) of its images.
+        example_inputs: inputs of the backbone, leaves [N, ...], as arrays or shapes.
     """
 
     config: ConfigDict
@@ -43,7 +46,12 @@ class TrainedRun:
     meta: MetaParams
     batch_stats: RunningStats
     step: int
-    image_shape: tuple[int, int, int]
+    example_inputs: Any
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """(H, W, C) of its images, where its inputs are images."""
+        return tuple(self.example_inputs.shape[1:])
 
     @property
     def epoch(self) -> int:
@@ -52,7 +60,11 @@ class TrainedRun:
 
 
 def load_run(
-    workdir: str | os.PathLike[str], epoch: str | int = "best", conv: str = "auto"
+    workdir: str | os.PathLike[str],
+    epoch: str | int = "best",
+    conv: str = "auto",
+    *,
+    allow_code: bool = False,
 ) -> TrainedRun:
     """Loads a run from its working directory, read-only.
 
@@ -64,19 +76,22 @@ def load_run(
             "latest", or the number of an epoch, from 0, whose end was kept.
         conv: implementation of the convolutions, one of `ops.conv.IMPL_NAMES`: by default what suits this machine, not
             what suited that of the training. "xla" has forward-mode derivatives.
+        allow_code: whether parts of the run's own ("module:attribute" in its configuration) may be imported.
 
     Returns:
         The run's learner and what it learned, on the default device. No weights are initialised and no data set
         is read.
 
     Raises:
-        ConfigError: there is no such implementation of convolutions.
+        ConfigError: there is no such implementation of convolutions, or the run names code that is not allowed.
         WorkdirError: there is no such run or checkpoint, or it is damaged or of another version.
     """
-    return _load(workdir, lambda *opened: [_choose_step(epoch, *opened)], conv)[0]
+    return _load(workdir, lambda *opened: [_choose_step(epoch, *opened)], conv, allow_code)[0]
 
 
-def load_best(workdir: str | os.PathLike[str], count: int) -> list[TrainedRun]:
+def load_best(
+    workdir: str | os.PathLike[str], count: int, *, allow_code: bool = False
+) -> list[TrainedRun]:
     """Loads a run's best epochs by validation accuracy, best first, or fewer where fewer were kept; see `load_run`."""
 
     def choose(checkpoints: CheckpointReader, config: ConfigDict, opened: Workdir) -> list[int]:
@@ -84,29 +99,24 @@ def load_best(workdir: str | os.PathLike[str], count: int) -> list[TrainedRun]:
         ranked = checkpoints.best_steps(len(undamaged))
         return [step for step in ranked if step in undamaged][:count] or undamaged[-1:]
 
-    return _load(workdir, choose)
+    return _load(workdir, choose, allow_code=allow_code)
 
 
+@quiet_orbax()
 def _load(
     workdir: str | os.PathLike[str],
     choose: Callable[[CheckpointReader, ConfigDict, Workdir], list[int]],
     conv: str = "auto",
+    allow_code: bool = False,
 ) -> list[TrainedRun]:
     check_value("model.conv", conv, "conv")
-    quiet_orbax()
     opened = Workdir(pathlib.Path(workdir))
-    config = opened.config()
-    size = config.data.image_size
-    channels = opened.recorded_channels() or known_channels(config.data)
-    if not channels:
-        raise WorkdirError(
-            f"{opened.data_file} does not say how many channels the images of the run have; restore that file."
-        )
-    shape = (size, size, channels)
+    config = opened.config(allow_code=allow_code)
+    inputs = _example_inputs(opened, config)
     sharding = SingleDeviceSharding(jax.local_devices()[0])
     computed = copy.deepcopy(config)
     computed.model.conv = conv
-    learner, shapes = make_learner(computed), state_shapes(config, shape, sharding)
+    learner, shapes = make_learner(computed), state_shapes(config, inputs, sharding)
 
     def read(checkpoints: CheckpointReader) -> tuple[int, list[int], list[MetaState]]:
         steps = choose(checkpoints, config, opened)
@@ -116,9 +126,20 @@ def _load(
     latest, steps, states = read_checkpoints(opened.path, read)
     report_state(opened.path, config, latest, steps)
     return [
-        TrainedRun(config, learner, evaluated_meta(state), state.batch_stats, step, shape)
+        TrainedRun(config, learner, evaluated_meta(state), state.batch_stats, step, inputs)
         for step, state in zip(steps, states, strict=True)
     ]
+
+
+def _example_inputs(opened: Workdir, config: ConfigDict) -> Any:
+    if is_own(config.data.name):
+        return own_episodes(dict(flatten(config))).example_inputs
+    channels = opened.recorded_channels() or known_channels(config.data)
+    if not channels:
+        raise WorkdirError(
+            f"{opened.data_file} does not say how many channels the images of the run have; restore that file."
+        )
+    return example_images((config.data.image_size, config.data.image_size, channels))
 
 
 def _undamaged_steps(checkpoints: CheckpointReader, workdir: Workdir) -> list[int]:

@@ -28,7 +28,7 @@ def encode(model: FewShotModel, *, half: bool = False) -> bytes:
     With `half` the numbers are rounded to float16, in half the space; one too large for that is a `ModelError`.
     """
     config, arrays = model.config, {}
-    for name, leaf in _named(model.meta, model.batch_stats).items():
+    for name, leaf in named_arrays(model.meta, model.batch_stats).items():
         with np.errstate(over="ignore"):
             arrays[name] = np.ascontiguousarray(leaf, DTYPES[half])
         if half and not np.isfinite(arrays[name]).all():
@@ -61,12 +61,12 @@ def with_weights(
     """
     sharding = SingleDeviceSharding(jax.local_devices()[0])
     try:
-        shapes = state_shapes(ConfigDict(model.config), model.image_format.shape, sharding)
+        shapes = state_shapes(ConfigDict(model.config), model.example_inputs, sharding)
     except Exception as error:  # from any layer: no network has these sizes
         raise ModelError(
             f"{path.with_name('config.json')} describes no network: {error}"
         ) from error
-    wanted = _named(shapes.meta, shapes.batch_stats)
+    wanted = named_arrays(shapes.meta, shapes.batch_stats)
     for name in sorted(wanted.keys() | arrays.keys()):
         if name not in arrays or name not in wanted:
             where = "does not have" if name in wanted else "has, unlike its config.json,"
@@ -85,6 +85,6 @@ def with_weights(
     return dataclasses.replace(model, meta=MetaParams(**tree), batch_stats=batch_stats)
 
 
-def _named(meta: MetaParams, batch_stats: Any) -> dict[str, Any]:
+def named_arrays(meta: MetaParams, batch_stats: Any) -> dict[str, Any]:
     """Leaves by name, such as "params/conv0/kernel"."""
     return named_leaves({**meta._asdict(), "batch_stats": batch_stats})

@@ -28,12 +28,14 @@ def with_ways(meta: MetaParams, ways: int) -> MetaParams:
     """A model for another number of classes than it was trained with.
 
     Fewer classes use the first columns of the head; more give each extra column the mean of the trained ones. Learned
-    rates that there are of every weight of the head follow it.
+    rates that there are of every weight of the head follow it. A backbone without such a head stays as it is.
 
     Args:
         meta: with a head `linear` of kernel [D, K] and bias [K].
         ways: wanted K.
     """
+    if HEAD not in meta.params:
+        return meta
     head = meta.params[HEAD]
 
     def fit_rates(path: tuple[Any, ...], leaf: Array) -> Array:

@@ -340,14 +340,20 @@ def _first_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
-def quiet_orbax() -> None:
-    """Keeps Orbax's per-save chatter and tracebacks out of the log; its warnings and errors stay.
-
-    A second call changes nothing.
-    """
-    logging.get_absl_logger().addFilter(_is_worth_logging)
-    if not isinstance(sys.unraisablehook, _QuietHook):
-        sys.unraisablehook = _QuietHook(sys.unraisablehook)
+@contextlib.contextmanager
+def quiet_orbax() -> Iterator[None]:
+    """Keeps Orbax's per-save chatter and tracebacks out of the log meanwhile; its warnings and errors stay."""
+    logger, hook = logging.get_absl_logger(), sys.unraisablehook
+    if _is_worth_logging in logger.filters:
+        yield
+        return
+    logger.addFilter(_is_worth_logging)
+    sys.unraisablehook = _QuietHook(hook)
+    try:
+        yield
+    finally:
+        logger.removeFilter(_is_worth_logging)
+        sys.unraisablehook = hook
 
 
 class _QuietHook:

@@ -10,6 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from mamlpp_jax import config as config_lib
+from mamlpp_jax.config.own_code import is_own
 from mamlpp_jax.training.experiment import Experiment
 from mamlpp_jax.training.jitted import jitted_train_steps, steps_per_dispatch
 from mamlpp_jax.training.learner import epoch_plan, plan_name
@@ -123,17 +124,24 @@ def describe(experiment: Experiment) -> str:
 def describe_test(experiment: Experiment) -> str:
     """The text that `--dry_run` prints of an evaluation; compiles nothing."""
     config = experiment.config
-    needed = estimate(config, experiment.image_shape[-1], training=False)
+    memory = "not estimated for own data"
+    if not is_own(config.data.name):
+        needed = estimate(config, experiment.example_inputs.shape[-1], training=False)
+        memory = "\n".join(f"{part}: {memory_text(size)} or more" for part, size in needed.items())
     sections = _describe_tasks(experiment) | {
         "Test": (
             f"{config.evaluation.tasks:,} tasks; the ensemble of at most {config.evaluation.ensemble} best epochs, "
             f"and the best one; statistics: {', '.join(config_lib.eval_statistics(config))}"
         ),
-        "Memory": "\n".join(
-            f"{part}: {memory_text(size)} or more" for part, size in needed.items()
-        ),
+        "Memory": memory,
     }
     return _joined(sections)
+
+
+def _inputs_text(experiment: Experiment) -> str:
+    """Shapes of one example."""
+    leaves = jax.tree.leaves(experiment.example_inputs)
+    return ", ".join("x".join(map(str, leaf.shape[1:])) or str(leaf.dtype) for leaf in leaves)
 
 
 def _joined(sections: dict[str, str]) -> str:
@@ -142,16 +150,15 @@ def _joined(sections: dict[str, str]) -> str:
 
 def _describe_tasks(experiment: Experiment) -> dict[str, str]:
     config = experiment.config
-    on_host = any(stream.device_images is None for stream in experiment.tasks.values())
+    on_host = any(stream.on_host for stream in experiment.tasks.values())
     counts = ", ".join(
         f"{split} {stream.num_classes} classes" for split, stream in experiment.tasks.items()
     )
     task = config.task
-    high, wide, channels = experiment.image_shape
     return {
         "Devices": describe_devices(experiment),
         "Data": (
-            f"{config.data.name}, {high}x{wide}x{channels}: {counts}; on the "
+            f"{config.data.name}, {_inputs_text(experiment)}: {counts}; on the "
             f"{'host' if on_host else 'devices'} (data.device_limit_mib="
             f"{config.data.device_limit_mib})"
         ),

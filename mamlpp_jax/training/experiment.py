@@ -5,21 +5,40 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
+from absl import logging
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from mamlpp_jax import config as config_lib
 from mamlpp_jax.algorithms.learner import Learner
+from mamlpp_jax.algorithms.outer_loop import fixed_tasks
 from mamlpp_jax.data.dataset import SPLITS, Dataset
-from mamlpp_jax.data.episodes import NORMALIZATIONS, TaskSpec
+from mamlpp_jax.data.episodes import (
+    NORMALIZATIONS,
+    TaskSource,
+    TaskSpec,
+    class_rows,
+    make_sample_tasks,
+)
 from mamlpp_jax.data.pipeline import TaskStream, make_task_stream
+from mamlpp_jax.data.sampled_episodes import (
+    EpisodeSource,
+    SampledStream,
+    Sampler,
+    check_episodes,
+    in_every_step,
+)
 from mamlpp_jax.data.splits import split_dataset
 from mamlpp_jax.distributed.mesh import make_mesh, replicate, replicated
+from mamlpp_jax.errors import ConfigError
 from mamlpp_jax.training.learner import (
+    example_images,
     init_run_state,
     make_learner,
     make_optimizer,
@@ -27,7 +46,8 @@ from mamlpp_jax.training.learner import (
     state_shapes,
     stream_key,
 )
-from mamlpp_jax.types import MetaState
+from mamlpp_jax.training.start_from import Start, carry_over
+from mamlpp_jax.types import Array, Episode, MetaState
 
 _ROTATIONS = 4
 _NOTHING: Mapping[str, Sequence[str]] = MappingProxyType({})
@@ -43,8 +63,9 @@ class Experiment:
     learner: Learner  # backbone and inner loop
     optimizer: optax.GradientTransformation  # outer Adam, behind clipping where that is on
     learning_rate: optax.Schedule  # rate of the outer Adam per outer step
-    image_shape: tuple[int, int, int]  # (H, W, C)
-    tasks: dict[str, TaskStream]  # the streams of "train", "val" and "test"
+    example_inputs: Any  # of the backbone, leaves [N, ...], as arrays or shapes
+    tasks: dict[str, TaskStream] | dict[str, SampledStream]  # of "train", "val" and "test"
+    start: Start | None = None  # trained weights to start from
 
     @property
     def tasks_per_chunk(self) -> int:
@@ -59,14 +80,19 @@ class Experiment:
         return {split: list(stream.class_names) for split, stream in self.tasks.items()}
 
     def init_run_state(self) -> MetaState:
-        """The state before the first outer step, on the devices."""
+        """The state before the first outer step, on the devices; logs what was taken from `start`."""
         # Compiled as one function: its operations one by one take four times as long to compile.
-        make = jax.jit(lambda: init_run_state(self.config, self.image_shape))
-        return replicate(make(), self.mesh)
+        make = jax.jit(lambda: init_run_state(self.config, self.example_inputs))
+        state = make()
+        if self.start is not None:
+            meta, stats, lines = carry_over(self.config, state.meta, state.batch_stats, self.start)
+            logging.info("starting from %s: %s", self.config.train.start_from, "; ".join(lines))
+            state = MetaState(state.step, meta, stats, self.optimizer.init(meta))
+        return replicate(state, self.mesh)
 
     def state_shapes(self) -> MetaState:
         """Shapes, dtypes and shardings of the states, to restore checkpoints as."""
-        return state_shapes(self.config, self.image_shape, replicated(self.mesh))
+        return state_shapes(self.config, self.example_inputs, replicated(self.mesh))
 
 
 def task_spec(config: ConfigDict, split: str = "train") -> TaskSpec:
@@ -97,45 +123,134 @@ def check_tasks(config: ConfigDict, dataset: Dataset, classes: Mapping[str, np.n
 
 def build_experiment(
     config: ConfigDict,
-    dataset: Dataset,
+    data: Dataset | EpisodeSource | Episode,
     splits: Sequence[str] = SPLITS,
     recorded: Mapping[str, Sequence[str]] = _NOTHING,
 ) -> Experiment:
-    """Builds everything but compiles nothing; tasks will be sampled from `splits`.
+    """Builds everything but compiles nothing.
+
+    Args:
+        config: the validated configuration.
+        data: a data set, a user's own samplers, or the tasks of one split themselves, leaves [T, ...].
+        splits: those that tasks will be sampled from.
+        recorded: names of the classes of each split that were chosen before.
 
     Data that do not give the tasks asked for, and lacking devices, are a `ConfigError`.
     """
-    everything = choose_classes(config, dataset, recorded)
-    classes = {split: everything[split] for split in splits}
-    check_tasks(config, dataset, classes)
     mesh = make_mesh(config.train.tasks_per_step, config.compute.devices)
     config_lib.check_chunk(config, mesh.size)
+    learner = make_learner(config)
+    tasks: dict[str, TaskStream] | dict[str, SampledStream]
+    if isinstance(data, Dataset):
+        everything = choose_classes(config, data, recorded)
+        classes = {split: everything[split] for split in splits}
+        check_tasks(config, data, classes)
+        tasks, inputs = (
+            _make_streams(config, data, classes, mesh),
+            example_images(data.images.shape[1:]),
+        )
+    elif isinstance(data, EpisodeSource):
+        tasks, inputs = _sampled_streams(config, data, splits, mesh), data.example_inputs
+    else:
+        tasks, inputs = _ready_stream(config, data, splits, mesh)
     return Experiment(
         config=config,
         mesh=mesh,
-        learner=make_learner(config),
+        learner=learner,
         optimizer=make_optimizer(config),
         learning_rate=outer_learning_rate(config),
-        image_shape=dataset.images.shape[1:],
-        tasks=_make_streams(config, dataset, classes, mesh),
+        example_inputs=inputs,
+        tasks=tasks,
     )
+
+
+def _stream_keys(config: ConfigDict) -> dict[str, Any]:
+    seeds = {"train": config.seed, "val": config.data.seed, "test": config.data.seed}
+    return {split: stream_key(seed, split) for split, seed in seeds.items()}
 
 
 def _make_streams(
     config: ConfigDict, dataset: Dataset, classes: Mapping[str, np.ndarray], mesh: Mesh
 ) -> dict[str, TaskStream]:
     """A stream per split; data within the limit are put on every device."""
-    seeds = {"train": config.seed, "val": config.data.seed, "test": config.data.seed}
+    keys = _stream_keys(config)
     fits = dataset.images.nbytes <= config.data.device_limit_mib * _MIB
     images = replicate(dataset.images, mesh) if fits else None
     return {
         split: make_task_stream(
-            dataset,
-            members,
-            stream_key(seeds[split], split),
-            task_spec(config, split),
-            mesh,
-            images,
+            dataset, members, keys[split], task_spec(config, split), mesh, images
         )
         for split, members in classes.items()
     }
+
+
+def _sampled_streams(
+    config: ConfigDict, source: EpisodeSource, splits: Sequence[str], mesh: Mesh
+) -> dict[str, SampledStream]:
+    """A stream per split; the first tasks of each are checked."""
+    samplers = {"train": source.train, "val": source.validation, "test": source.test}
+    keys, streams = _stream_keys(config), {}
+    for split in splits:
+        stream = SampledStream(in_every_step(samplers[split]), keys[split], mesh, config.data.name)
+        sampled = check_episodes(stream, source.example_inputs)
+        for targets in (sampled.support.targets, sampled.query.targets):
+            _check_labels(config, targets)
+        streams[split] = stream
+    return streams
+
+
+def _ready_stream(
+    config: ConfigDict, episodes: Episode, splits: Sequence[str], mesh: Mesh
+) -> tuple[dict[str, SampledStream], Any]:
+    """A stream of ready tasks, and inputs like theirs."""
+    for targets in (episodes.support.targets, episodes.query.targets):
+        _check_labels(config, jax.tree.map(np.asarray, targets))
+    on_device = replicate(jax.tree.map(jnp.asarray, episodes), mesh)
+    (split,) = splits
+    stream = SampledStream(fixed_tasks, on_device, mesh, config.data.name)
+    inputs = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), on_device.support.inputs
+    )
+    return {split: stream}, inputs
+
+
+def make_sampler(config: ConfigDict, dataset: Dataset, split: str = "train") -> Sampler:
+    """Makes the function that samples a configuration's tasks from a data set.
+
+    Args:
+        config: the whole configuration: how classes are split, and way, shot and query.
+        dataset: from `load_dataset(config)`.
+        split: "train", "val" or "test".
+
+    Returns:
+        ``(random key, task indices int32 [B]) -> Episode``, leaves [B, ...], to be called inside jit or outside. A task
+        depends on the key and its own index alone.
+
+    Raises:
+        ConfigError: the data do not give the tasks asked for.
+    """
+    classes = choose_classes(config, dataset)
+    check_tasks(config, dataset, {split: classes[split]})
+    images = jnp.asarray(dataset.images)
+    starts, sizes = map(jnp.asarray, class_rows(dataset, classes[split]))
+    sample = make_sample_tasks(task_spec(config, split), int(dataset.class_sizes.max()))
+
+    def sampler(key: Array, indices: Array) -> Episode:
+        source = TaskSource(images, starts, sizes, key)
+        return sample(source, jnp.int32(0), indices)
+
+    return sampler
+
+
+def _check_labels(config: ConfigDict, labels: Any) -> None:
+    way = config.task.way
+    if not isinstance(labels, np.ndarray) or not np.issubdtype(labels.dtype, np.integer):
+        raise ConfigError(
+            f"config.data.name is {config.data.name!r}, whose targets are no array of integers; a configured run "
+            "classifies, so they must be labels."
+        )
+    if labels.min() < 0 or labels.max() >= way:
+        raise ConfigError(
+            f"config.data.name is {config.data.name!r}, whose labels are from {labels.min()} to {labels.max()}, but "
+            f"config.task.way is {way}; they must be 0..{way - 1}, or config.task.way={labels.max() + 1}."
+        )

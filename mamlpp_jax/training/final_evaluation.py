@@ -19,11 +19,14 @@ from mamlpp_jax.models import with_ways
 from mamlpp_jax.training.checkpoints import CheckpointReader
 from mamlpp_jax.training.experiment import Experiment
 from mamlpp_jax.training.jitted import jitted_evaluator
+from mamlpp_jax.training.memory_checkpoints import MemoryCheckpoints
 from mamlpp_jax.types import MetaState
 from mamlpp_jax.utils.terminal import phase
 
 
-def best_states(checkpoints: CheckpointReader, count: int, like: MetaState) -> list[MetaState]:
+def best_states(
+    checkpoints: CheckpointReader | MemoryCheckpoints, count: int, like: MetaState
+) -> list[MetaState]:
     """The states of at most `count` best epochs whose checkpoints are undamaged, best first, with shapes as `like`.
 
     Raises:

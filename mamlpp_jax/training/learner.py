@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -18,9 +19,11 @@ from mamlpp_jax.algorithms import schedules
 from mamlpp_jax.algorithms.averaging import average_weights
 from mamlpp_jax.algorithms.inner_optimizers import InnerOptimizer, masked
 from mamlpp_jax.algorithms.learner import InitTheta, Learner, same_for_every_task
-from mamlpp_jax.algorithms.losses import CrossEntropy
+from mamlpp_jax.algorithms.losses import CrossEntropy, InnerLoss, Loss
 from mamlpp_jax.algorithms.outer_loop import init_state
-from mamlpp_jax.config.parts import ADAPTS, BACKBONES, INNER_OPTIMIZERS
+from mamlpp_jax.config.own_code import is_own, one_line
+from mamlpp_jax.config.parts import ADAPTS, BACKBONES, INNER_LOSSES, INNER_OPTIMIZERS
+from mamlpp_jax.errors import ConfigError
 from mamlpp_jax.models import init_model, make_body_and_head, make_forward
 from mamlpp_jax.models.head import HEAD, head_with_ways
 from mamlpp_jax.models.layers import PerStepBatchNorm
@@ -45,6 +48,7 @@ def make_learner(config: ConfigDict) -> Learner:
         per_step_affine=config.norm.per_step_affine,
         per_step_statistics=config.norm.per_step_statistics,
         remat=config.compute.remat,
+        inner_loss=_inner_loss(config),
         query_loss=CrossEntropy(config.train.label_smoothing),
         body_and_head=make_body_and_head(module),
         init_theta=_init_theta(config),
@@ -54,11 +58,26 @@ def make_learner(config: ConfigDict) -> Learner:
 def _inner_optimizer(config: ConfigDict) -> InnerOptimizer:
     chosen, adapts = INNER_OPTIMIZERS[config.inner.optimizer], ADAPTS[config.inner.adapts]
     optimizer: InnerOptimizer = chosen.make(dict(config_lib.flatten(config)))
+    _check_part(optimizer, InnerOptimizer, "inner.optimizer", config.inner.optimizer)
     if adapts.body and adapts.head:
         return optimizer
     return masked(
         optimizer, lambda path: adapts.head if path.startswith(f"{HEAD}/") else adapts.body
     )
+
+
+def _inner_loss(config: ConfigDict) -> Loss | InnerLoss:
+    loss: Loss | InnerLoss = INNER_LOSSES[config.inner.loss].make(dict(config_lib.flatten(config)))
+    if not callable(loss):
+        _check_part(loss, InnerLoss, "inner.loss", config.inner.loss)
+    return loss
+
+
+def _check_part(part: Any, expected: type, field: str, name: str) -> None:
+    if not isinstance(part, expected):
+        raise ConfigError(
+            f"config.{field} is {name!r}, which makes a {type(part).__name__}; it must make a {expected.__name__}."
+        )
 
 
 def _init_theta(config: ConfigDict) -> InitTheta:
@@ -73,6 +92,7 @@ def _module(config: ConfigDict, ways: int) -> nn.Module:
     if values["model.dtype"] == "float32":
         values["model.dtype"] = ""  # Nothing is rounded.
     module: nn.Module = BACKBONES[config.model.name].make(values, ways=ways)
+    _check_part(module, nn.Module, "model.name", config.model.name)
     return module
 
 
@@ -102,17 +122,39 @@ def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
     return optax.chain(*parts)
 
 
-def init_run_state(config: ConfigDict, image_shape: tuple[int, int, int]) -> MetaState:
-    """The state before the first outer step, for images (H, W, C); may be traced, for shapes without weights."""
+def example_images(image_shape: Sequence[int]) -> jax.ShapeDtypeStruct:
+    """The inputs of a backbone for images (H, W, C), for `init_run_state`."""
+    return jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+
+
+def init_run_state(config: ConfigDict, example_inputs: Any) -> MetaState:
+    """The state before the first outer step; may be traced, for shapes without weights.
+
+    Example inputs are those of `models.init_model`; an own backbone that cannot take them is a `ConfigError`.
+    """
     columns = 1 if config.model.shared_head else config.task.way
     module, key = _module(config, columns), stream_key(config.seed, "init")
-    variables = init_model(module, key, jax.ShapeDtypeStruct((1, *image_shape), jnp.float32))
+    try:
+        variables = init_model(module, key, example_inputs)
+        if config.model.shared_head:
+            head_with_ways(variables.params, columns)
+    except Exception as error:
+        if not is_own(config.model.name):
+            raise
+        raise ConfigError(
+            f"config.model.name is {config.model.name!r}, which cannot be initialised on inputs of "
+            f"{_shapes_text(example_inputs)} ({type(error).__name__}: {one_line(error)})."
+        ) from error
     return init_state(make_learner(config), variables, make_optimizer(config))
 
 
-def activation_size(config: ConfigDict, image_shape: tuple[int, int, int]) -> int:
-    """How many numbers the layers of the backbone put out for one image; nothing is computed."""
-    images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+def _shapes_text(inputs: Any) -> str:
+    leaves = jax.tree.leaves(inputs)
+    return " and ".join(f"{getattr(leaf, 'dtype', '?')} {list(leaf.shape)}" for leaf in leaves)
+
+
+def activation_size(config: ConfigDict, example_inputs: Any) -> int:
+    """How many numbers the layers of the backbone put out for one example; nothing is computed."""
     module = _module(config, config.task.way)
 
     def computes(layer: nn.Module, method: str) -> bool:
@@ -125,15 +167,13 @@ def activation_size(config: ConfigDict, image_shape: tuple[int, int, int]) -> in
             "intermediates"
         ]
 
-    leaves = jax.tree.leaves(jax.eval_shape(outputs, images))
+    leaves = jax.tree.leaves(jax.eval_shape(outputs, example_inputs))
     return sum(math.prod(leaf.shape) for leaf in leaves)
 
 
-def state_shapes(
-    config: ConfigDict, image_shape: tuple[int, int, int], sharding: Sharding
-) -> MetaState:
-    """The shapes of a run's states as `jax.ShapeDtypeStruct`s, for images (H, W, C); no weights are made."""
-    shapes = jax.eval_shape(lambda: init_run_state(config, image_shape))
+def state_shapes(config: ConfigDict, example_inputs: Any, sharding: Sharding) -> MetaState:
+    """The shapes of a run's states as `jax.ShapeDtypeStruct`s; see `init_run_state`. No weights are made."""
+    shapes = jax.eval_shape(lambda: init_run_state(config, example_inputs))
     return jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes
     )

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from mamlpp_jax import config as config_lib
 from mamlpp_jax.config.parts import ADAPTS, OUTER_DIRECTIONS
 from mamlpp_jax.errors import ConfigError
-from mamlpp_jax.training.learner import activation_size, state_shapes
+from mamlpp_jax.training.learner import activation_size, example_images, state_shapes
 from mamlpp_jax.types import MetaState
 from mamlpp_jax.utils.memory import host_memory, memory_text
 
@@ -73,8 +73,9 @@ def estimate(config: ConfigDict, channels: int, *, training: bool = True) -> dic
     """
     size = config.data.image_size
     shape = (size, size, channels)
-    state = state_shapes(config, shape, SingleDeviceSharding(jax.local_devices()[0]))
-    per_image = activation_size(config, shape) * _FLOAT
+    inputs = example_images(shape)
+    state = state_shapes(config, inputs, SingleDeviceSharding(jax.local_devices()[0]))
+    per_image = activation_size(config, inputs) * _FLOAT
     needs = [_of_test(config, shape, state, per_image)]
     if training:
         needs.append(_of_training(config, shape, state, per_image))

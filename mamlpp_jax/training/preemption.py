@@ -72,6 +72,32 @@ class PreemptionHandler:
         with _watching(_SIGNALS, self._on_signal):
             yield self
 
+    @contextlib.contextmanager
+    def noting_interrupts(self) -> Iterator[PreemptionHandler]:
+        """Takes Ctrl-C as a request to stop, in a process that goes on; a second one raises KeyboardInterrupt.
+
+        The handler of before stands again afterwards. Outside the main thread this does nothing.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            yield self
+            return
+
+        def handle(number: int, frame: FrameType | None) -> None:
+            if self._signal:
+                signal.default_int_handler(number, frame)
+            self._on_signal(number)
+
+        before = signal.signal(signal.SIGINT, handle)
+        try:
+            yield self
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+    @property
+    def was_interrupted(self) -> bool:
+        """Whether a signal has come."""
+        return bool(self._signal)
+
     def _on_signal(self, number: int) -> None:
         self._signal = self._signal or f"received {signal.Signals(number).name}"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import jax
@@ -22,10 +23,12 @@ from mamlpp_jax.artifacts.workdir import Workdir
 from mamlpp_jax.data.pipeline import Window
 from mamlpp_jax.distributed import processes
 from mamlpp_jax.errors import MamlppError
+from mamlpp_jax.training.callbacks import Callback
 from mamlpp_jax.training.checkpoints import Checkpoints
 from mamlpp_jax.training.experiment import Experiment
 from mamlpp_jax.training.jitted import jitted_evaluator, jitted_train_steps, steps_per_dispatch
 from mamlpp_jax.training.learner import epoch_plan, plan_name
+from mamlpp_jax.training.memory_checkpoints import MemoryCheckpoints
 from mamlpp_jax.training.preemption import PreemptionHandler, StoppedError
 from mamlpp_jax.types import MetaState, StepPlan
 from mamlpp_jax.utils.terminal import phase
@@ -40,11 +43,12 @@ class TrainingDivergedError(MamlppError):
 
 def train(
     experiment: Experiment,
-    workdir: Workdir,
-    checkpoints: Checkpoints,
+    workdir: Workdir | None,
+    checkpoints: Checkpoints | MemoryCheckpoints,
     preemption: PreemptionHandler | None = None,
+    callbacks: Sequence[Callback] = (),
 ) -> None:
-    """Trains to the last epoch, from wherever the workdir's latest checkpoint stands.
+    """Trains to the last epoch, from wherever the latest checkpoint stands; without a workdir it writes nothing.
 
     The handler of preemption is consulted between dispatches; without one it runs to the end.
 
@@ -73,11 +77,13 @@ def train(
         progress: Progress | NullWriter = NullWriter()
         if processes.is_first():
             log, total = config.log, config_lib.total_steps(config)
-            writer = stack.enter_context(MetricsWriter(workdir.path, start, log.tensorboard))
+            if workdir is not None:
+                writer = stack.enter_context(MetricsWriter(workdir.path, start, log.tensorboard))
             progress = stack.enter_context(Progress(total, start, log.every_seconds))
         # A run may go on elsewhere.
         writer.timing({"step": start, "made": describe(provenance(experiment.mesh.size))})
-        loop = _Loop(experiment, checkpoints, writer, progress, start, preemption)
+        heard = callbacks if processes.is_first() else ()
+        loop = _Loop(experiment, checkpoints, writer, progress, start, preemption, heard)
         try:
             loop.run(state)
         except TrainingDivergedError:
@@ -91,13 +97,15 @@ class _Loop:
     def __init__(
         self,
         experiment: Experiment,
-        checkpoints: Checkpoints,
+        checkpoints: Checkpoints | MemoryCheckpoints,
         writer: MetricsWriter | NullWriter,
         progress: Progress | NullWriter,
         start: int,
         preemption: PreemptionHandler,
+        callbacks: Sequence[Callback],
     ) -> None:
         self.experiment, self.config = experiment, experiment.config
+        self.callbacks = callbacks
         self.preemption = preemption
         self.checkpoints, self.writer, self.progress = checkpoints, writer, progress
         self.per_dispatch = steps_per_dispatch(experiment, start)
@@ -120,7 +128,9 @@ class _Loop:
         with contextlib.closing(self.sources):
             for epoch in range(int(state.step) // per_epoch, epochs):
                 state = self.train_epoch(state, epoch)
-                self.checkpoints.buffer(state, self.validate(state, epoch))
+                record = self.validate(state, epoch)
+                self.checkpoints.buffer(state, record["val_accuracy"])
+                self._tell("on_epoch", record)
                 # After the last epoch there is only the test left, which consults the handler itself.
                 last = epoch + 1 == epochs
                 reason = "" if last else self.preemption.reason()
@@ -164,6 +174,15 @@ class _Loop:
         ):
             return self.train_steps(state, source, plan)
 
+    def _tell(self, event: str, news: Any) -> None:
+        """Calls a method of every callback; what is finished is saved before an error of theirs goes on."""
+        try:
+            for callback in self.callbacks:
+                getattr(callback, event)(news)
+        except BaseException:
+            self.checkpoints.save()
+            raise
+
     def _save(self, state: MetaState) -> None:
         started = time.monotonic()
         self.checkpoints.save(state)
@@ -194,6 +213,7 @@ class _Loop:
         now = time.monotonic()
         good, problem = _until_bad(records, fetched.finite)
         self.writer.train(records[:good])
+        self._tell("on_steps", records[:good])
         if problem:
             raise TrainingDivergedError(problem)
         last = records[-1]
@@ -216,8 +236,8 @@ class _Loop:
         rows = zip(*(np.asarray(column).tolist() for column in columns.values()), strict=True)
         return [dict(zip(columns, row, strict=True)) for row in rows]
 
-    def validate(self, state: MetaState, epoch: int) -> float:
-        """Reports the accuracy under the first statistics mode, which ranks the epoch, and returns it."""
+    def validate(self, state: MetaState, epoch: int) -> dict[str, Any]:
+        """Reports the accuracy under the first statistics mode, which ranks the epoch, and returns the record."""
         started = time.monotonic()
         tasks = self.config.evaluation.tasks
         first = "evaluation" not in self.compiled
@@ -228,23 +248,22 @@ class _Loop:
             meta, stream = evaluated_meta(state), self.experiment.tasks["val"]
             scores = score(self.evaluate(meta, state.batch_stats, stream)[self.statistics])
         step, mode = int(state.step), self.statistics
-        self.writer.validation(
-            {
-                "step": step,
-                "epoch": epoch,
-                "val_accuracy": scores.accuracy,
-                f"val_accuracy_{mode}": scores.accuracy,
-                f"val_ci95_{mode}": scores.ci95,
-                f"val_loss_{mode}": scores.loss,
-            }
-        )
+        record = {
+            "step": step,
+            "epoch": epoch,
+            "val_accuracy": scores.accuracy,
+            f"val_accuracy_{mode}": scores.accuracy,
+            f"val_ci95_{mode}": scores.ci95,
+            f"val_loss_{mode}": scores.loss,
+        }
+        self.writer.validation(record)
         self.writer.timing({"step": step, "validation_seconds": time.monotonic() - started})
         self.writer.flush()
         self.progress.message(
             f"epoch {epoch + 1} of {self.config.train.epochs}: validation accuracy "
             f"{100 * scores.accuracy:.2f} ± {100 * scores.ci95:.2f} % ({mode} statistics)"
         )
-        return scores.accuracy
+        return record
 
 
 def _until_bad(records: list[dict[str, Any]], finite: np.ndarray) -> tuple[int, str]:

@@ -104,7 +104,6 @@ def _in_process(argv, dataset):
         patch.setattr(program, "_set_up_jax", lambda *_: None)
         patch.setattr(predict, "set_up_compilation", lambda *_: None)
         patch.setattr(predict, "quiet_libraries", lambda: None)
-        patch.setattr(commands, "quiet_orbax", lambda: None)
         for module in (program, data):
             patch.setattr(module, "set_up_log", lambda: None)
         patch.setattr(warnings, "showwarning", warnings.showwarning)

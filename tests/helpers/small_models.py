@@ -7,7 +7,7 @@ from mamlpp_jax.artifacts.workdir import Workdir
 from mamlpp_jax.inference.model import from_runs
 from mamlpp_jax.inference.trained_run import TrainedRun
 from mamlpp_jax.training.checkpoints import Checkpoints
-from mamlpp_jax.training.learner import init_run_state, make_learner
+from mamlpp_jax.training.learner import example_images, init_run_state, make_learner
 from tests.helpers.saved_states import save_all
 from tests.helpers.small_runs import SIZE, small_config
 
@@ -26,7 +26,7 @@ def small_model(config=None, members=1, channels=1):
     runs = []
     for seed in range(members):
         config.seed = seed
-        state = init_run_state(config, shape)
+        state = init_run_state(config, example_images(shape))
         runs.append(
             TrainedRun(config, make_learner(config), state.meta, state.batch_stats, seed, shape)
         )
@@ -38,7 +38,7 @@ def small_workdir(folder, accuracies=None):
     workdir, config = Workdir(folder), small_config()
     workdir.claim(config)
     workdir.record_data("fingerprint", 1, {})
-    state = init_run_state(config, (SIZE, SIZE, 1))
+    state = init_run_state(config, example_images((SIZE, SIZE, 1)))
     with Checkpoints(folder, num_best=3, config=config.to_dict()) as checkpoints:
         save_all(checkpoints, state, accuracies or {2: 0.5, 4: 0.9, 6: 0.7})
     return folder

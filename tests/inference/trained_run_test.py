@@ -39,7 +39,7 @@ def save_run(workdir, accuracies, channels=1, **fields):
     config = small_config(**fields)
     workdir.claim(config)
     workdir.record_data("f00", channels, {})
-    state = learner_lib.init_run_state(config, (SIZE, SIZE, channels))
+    state = learner_lib.init_run_state(config, learner_lib.example_images((SIZE, SIZE, channels)))
     with Checkpoints(workdir.path, num_best=3, config=config.to_dict()) as checkpoints:
         save_all(checkpoints, state, accuracies)
     return state

@@ -286,11 +286,13 @@ def test_a_reader_of_nothing_is_refused_and_makes_nothing(tmp_path):
 def test_only_what_follows_from_a_failed_save_is_kept_quiet(monkeypatch):
     reported = []
     monkeypatch.setattr(sys, "unraisablehook", lambda raised: reported.append(raised.exc_value))
-    quiet_orbax()
-    hook = sys.unraisablehook
-    quiet_orbax()
-    assert sys.unraisablehook is hook
+    before = sys.unraisablehook
     errors = [RuntimeError("Event loop is closed"), RuntimeError("bad"), OSError("full")]
-    for error in errors:
-        sys.unraisablehook(types.SimpleNamespace(exc_type=type(error), exc_value=error))
+    with quiet_orbax():
+        hook = sys.unraisablehook
+        with quiet_orbax():
+            assert sys.unraisablehook is hook
+        for error in errors:
+            sys.unraisablehook(types.SimpleNamespace(exc_type=type(error), exc_value=error))
     assert reported == errors[1:]
+    assert sys.unraisablehook is before

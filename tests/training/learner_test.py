@@ -15,12 +15,12 @@ from tests.helpers.refusals import compilations
 from tests.helpers.small_runs import SIZE, small_config
 
 LAYERS, FILTERS, STEPS = 4, 4, 5
-IMAGE_SHAPE = (SIZE, SIZE, 1)
+IMAGES = learner_lib.example_images((SIZE, SIZE, 1))
 
 
 def shapes_of(config):
     sharding = SingleDeviceSharding(jax.devices()[0])
-    return learner_lib.state_shapes(config, IMAGE_SHAPE, sharding)
+    return learner_lib.state_shapes(config, IMAGES, sharding)
 
 
 def learned(method, **fields):
@@ -56,7 +56,7 @@ def test_shapes_are_those_of_the_first_state_and_make_no_weights():
     shapes = shapes_of(config)
     assert compilations() == before
     assert all(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(shapes))
-    state = learner_lib.init_run_state(config, IMAGE_SHAPE)
+    state = learner_lib.init_run_state(config, IMAGES)
     jax.tree.map(
         lambda shape, leaf: np.testing.assert_equal(
             (shape.shape, shape.dtype), (leaf.shape, leaf.dtype)
@@ -68,7 +68,7 @@ def test_shapes_are_those_of_the_first_state_and_make_no_weights():
 
 def test_initial_weights_depend_on_the_seed_alone():
     def weights(**fields):
-        state = learner_lib.init_run_state(small_config(**fields), IMAGE_SHAPE)
+        state = learner_lib.init_run_state(small_config(**fields), IMAGES)
         return np.asarray(state.meta.params["linear"]["kernel"])
 
     np.testing.assert_array_equal(weights(), weights(**{"data.seed": 1, "train.epochs": 7}))
@@ -136,7 +136,7 @@ def test_the_outer_rate_can_be_held_during_an_epoch():
 @pytest.mark.parametrize(("per_step", "entries"), [(True, 2), (False, 1)])
 def test_weights_have_a_rate_for_all_inner_steps_or_for_each(per_step, entries):
     config = small_config("metasgd", **{"inner.per_step": per_step})
-    inner = learner_lib.init_run_state(config, IMAGE_SHAPE).meta.inner
+    inner = learner_lib.init_run_state(config, IMAGES).meta.inner
     assert {leaf.shape[0] for leaf in jax.tree.leaves(inner)} == {entries}
 
 

@@ -12,7 +12,7 @@ from mamlpp_jax.config.methods import METHODS
 from mamlpp_jax.config.parts import BACKBONES, Backbone
 from mamlpp_jax.training import trainer
 from mamlpp_jax.training.checkpoints import Checkpoints
-from mamlpp_jax.training.learner import init_run_state, make_learner
+from mamlpp_jax.training.learner import example_images, init_run_state, make_learner
 from mamlpp_jax.training.preemption import PreemptionHandler, StoppedError
 from mamlpp_jax.types import Batch, Episode
 from tests.helpers.small_learner import OneBlock
@@ -97,7 +97,7 @@ def test_with_a_shared_head_permuting_the_classes_permutes_the_logits(method, wa
     """Also for other ways than trained, which a head that classes do not share cannot do."""
     with jax.enable_x64(True):
         config = small_config(method)
-        state = init_run_state(config, (8, 8, 1))
+        state = init_run_state(config, example_images((8, 8, 1)))
         meta, stats = jax.tree.map(lambda leaf: leaf.astype(float), state[1:3])
         config.task.way = ways
         learner = make_learner(config)

@@ -71,6 +71,9 @@ def _known(name: str) -> _Source:
 def load_dataset(data_config: Any) -> Dataset:
     """Returns the configured data set, from the cache when it was made before.
 
+    Args:
+        data_config: a whole configuration, or its section `data`.
+
     Omniglot and mini-ImageNet have one cache file per image size, because every source of them gives
     the same arrays. The cache files of image folders and TFDS data sets depend on their contents too,
     so that changes are noticed. Nothing is written beside a source.
@@ -79,6 +82,7 @@ def load_dataset(data_config: Any) -> Dataset:
         ConfigError: a field names something unknown, unread or not writable.
         DataError: the source is missing or broken.
     """
+    data_config = getattr(data_config, "data", data_config)
     name, size = data_config.name, data_config.image_size
     source = _known(name)
     if not isinstance(size, int) or size < 1:
