@@ -64,6 +64,7 @@ setup(
             "flatbuffers>=24",
             "hypothesis>=6.100",
             "mypy>=1.15",
+            "optuna>=4.0",  # a recipe of experiments/examples
             "pandas>=2.2",
             "pytest>=8.3,<9.2",  # xdist 3.8 does not see its groups in the node ids of 9.2
             "pytest-xdist>=3.6",

@@ -35,17 +35,17 @@ from .algorithms.task import (
     per_step_values as per_step_values,
     query_pass as query_pass,
 )
-from .config import apply_method as apply_method, default_config as default_config
-from .data.episodes import normalize as normalize
-from .data.sampled_episodes import EpisodeSource as EpisodeSource
-from .data.sources.registry import load_dataset as load_dataset
-from .distributed.mesh import make_mesh as make_mesh
-from .in_process import (
+from .cli.in_process import (
     Outcome as Outcome,
     adapt_and_predict as adapt_and_predict,
     evaluate as evaluate,
     train as train,
 )
+from .config import apply_method as apply_method, default_config as default_config
+from .data.episodes import normalize as normalize
+from .data.sampled_episodes import EpisodeSource as EpisodeSource
+from .data.sources.registry import load_dataset as load_dataset
+from .distributed.mesh import make_mesh as make_mesh
 from .inference.classifier import FewShotClassifier as FewShotClassifier
 from .inference.export import export_adaptation as export_adaptation
 from .inference.trained_run import TrainedRun as TrainedRun, load_run as load_run

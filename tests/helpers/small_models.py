@@ -28,7 +28,14 @@ def small_model(config=None, members=1, channels=1):
         config.seed = seed
         state = init_run_state(config, example_images(shape))
         runs.append(
-            TrainedRun(config, make_learner(config), state.meta, state.batch_stats, seed, shape)
+            TrainedRun(
+                config,
+                make_learner(config),
+                state.meta,
+                state.batch_stats,
+                seed,
+                example_images(shape),
+            )
         )
     return from_runs(runs)
 
