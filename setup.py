@@ -33,6 +33,7 @@ setup(
     },
     install_requires=[
         "absl-py>=2.0",
+        "dm-pix>=0.4.3",  # augmentation in a supervised stage
         "flax>=0.12",
         "jax>=0.10",
         "jaxlib>=0.10",

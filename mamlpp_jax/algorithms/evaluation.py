@@ -66,6 +66,8 @@ def task_logits(
     return jnp.concatenate([first[:, None], jnp.moveaxis(trace.after, 0, 1)], axis=1)
 
 
+# As `task_logits`.
+TaskPredictor = Callable[..., Array]
 Evaluator = Callable[[MetaParams, RunningStats, TaskBlocks], dict[str, Predictions]]
 
 
@@ -78,6 +80,7 @@ def make_evaluator(
     tasks_per_chunk: int,
     mesh: Mesh,
     every_step: bool = True,
+    predict: TaskPredictor = task_logits,
 ) -> Evaluator:
     """Builds a function that predicts the same `tasks` tasks with any model, under one statistics mode or several.
 
@@ -90,6 +93,7 @@ def make_evaluator(
         tasks_per_chunk: tasks computed together on a device.
         mesh: tasks are sharded over it.
         every_step: predictions after 0..S inner steps, which costs a query pass each; False for the last alone.
+        predict: how a task is predicted; by default by adapting to it.
     """
     share = tasks_per_chunk * mesh.size
     padded = math.ceil(tasks / share) * share
@@ -97,14 +101,15 @@ def make_evaluator(
     groups: dict[Any, list[Statistics]] = {}
     for mode in map(find_statistics, modes):
         groups.setdefault(mode.inner_loop, []).append(mode)
-    predict = _jitted(learner, list(groups.values()), sample_tasks, mesh, every_step)
+    one_task = partial(predict, learner, every_step=every_step)
+    jitted = _jitted(one_task, list(groups.values()), sample_tasks, mesh)
 
     def evaluate(
         meta: MetaParams, batch_stats: RunningStats, stream: TaskBlocks
     ) -> dict[str, Predictions]:
         with contextlib.closing(stream.blocks(task_indices, mesh.size)) as blocks:
             parts = [
-                gather_to_host(predict(meta, batch_stats, source, shard_tasks(indices, mesh)))
+                gather_to_host(jitted(meta, batch_stats, source, shard_tasks(indices, mesh)))
                 for source, indices in blocks
             ]
         logits, labels = jax.tree.map(lambda *leaves: np.concatenate(leaves)[:tasks], *parts)
@@ -114,11 +119,10 @@ def make_evaluator(
 
 
 def _jitted(
-    learner: Learner,
+    predict_task: TaskPredictor,
     groups: list[list[Statistics]],
     sample_tasks: SampleTasks,
     mesh: Mesh,
-    every_step: bool,
 ) -> Callable[..., tuple[dict[str, Array], Array]]:
     """Logits by mode, and labels, of chunks of tasks: leading axis [chunks * tasks per chunk]."""
     everywhere, sharded = PartitionSpec(), PartitionSpec(AXIS)
@@ -138,9 +142,7 @@ def _jitted(
         def one_task(episode: Episode) -> dict[str, Array]:
             by_mode: dict[str, Array] = {}
             for modes in groups:
-                logits = task_logits(
-                    learner, meta, batch_stats, episode, modes, every_step=every_step
-                ).astype(jnp.float32)
+                logits = predict_task(meta, batch_stats, episode, modes).astype(jnp.float32)
                 by_mode |= {mode.name: of for mode, of in zip(modes, logits, strict=True)}
             return by_mode
 

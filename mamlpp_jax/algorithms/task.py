@@ -173,10 +173,10 @@ def make_task(
         per_step = per_step._replace(key=jax.random.split(episode.key, learner.inner_steps))
     first = at_step(per_step, 0)
 
-    def features(params: Params) -> Any:
+    def support_features(params: Params) -> Any:
         return _passes(_body(learner), learner, episode).support(params, first)[0]
 
-    theta = learner.init_theta(meta.params, episode.support, features)
+    theta = learner.init_theta(meta.params, episode.support, support_features)
     passes = _passes(learner.forward, learner, episode)
     if _body_is_fixed(learner, theta, per_step):
         passes = _precompute_features(learner, theta, first, episode)
@@ -231,6 +231,15 @@ def query_pass(
         episode: leaves without a leading B.
     """
     return _passes(learner.forward, learner, episode).query(params, step)
+
+
+def features(
+    learner: Learner, meta: MetaParams, batch_stats: RunningStats, episode: Episode
+) -> tuple[Any, Any]:
+    """Computes the features of a support and of a query set at theta_0, normalised as the learner's mode says."""
+    first = at_step(per_step_values(learner, meta, batch_stats), 0)
+    passes = _passes(_body(learner), learner, episode)
+    return passes.support(meta.params, first)[0], passes.query(meta.params, first)[0]
 
 
 class _Passes(NamedTuple):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import hashlib
 import json
@@ -21,6 +22,7 @@ from mamlpp_jax.artifacts.workdir import Workdir
 from mamlpp_jax.cli import figures
 from mamlpp_jax.cli.evaluation_flags import check_channels, with_overrides
 from mamlpp_jax.config.own_code import is_own, source_hashes
+from mamlpp_jax.config.parts import OUTER_DIRECTIONS
 from mamlpp_jax.data.dataset import SPLITS, Dataset, fingerprint
 from mamlpp_jax.data.sampled_episodes import EpisodeSource, own_data_hash, own_episodes
 from mamlpp_jax.data.sources.registry import known_channels, load_dataset
@@ -88,6 +90,9 @@ def resolve_config(
             return config_lib.with_default_compute(workdir.config(allow_code=code.allowed))
     if config is None:
         raise ConfigError("--config is missing, for example --config=configs/quickstart.py.")
+    if mode == "pretrain" and not OUTER_DIRECTIONS[config.train.outer_gradient].all_classes:
+        config = copy.deepcopy(config)
+        config_lib.apply_method(config, "supervised")
     config_lib.validate(config)
     if workdir is not None:
         workdir.check_owner(config)
@@ -373,6 +378,13 @@ def _write_report(
 def print_results(results: Mapping[str, Any], workdir: Workdir) -> None:
     """Prints the tests of a run, and what can be done with it next."""
     if not processes.is_first():
+        return
+    if not results["test"]:
+        print(
+            f"\npretrained: {workdir}; to meta-learn from it, give another configuration "
+            f"--config.train.start_from={workdir}",
+            flush=True,
+        )
         return
     drawn = ", ".join(sorted(path.name for path in workdir.path.glob("*.png"))) or "none"
     print(

@@ -25,7 +25,7 @@ def draw_run(
     experiment: Experiment,
     best: MetaState,
     test: Sequence[Evaluation],
-    predictions: Predictions,
+    predictions: Predictions | None,
 ) -> None:
     """Draws learning curves, accuracy per inner step, learned inner rates and one test episode into the workdir.
 
@@ -34,9 +34,11 @@ def draw_run(
     stream, metrics = experiment.tasks["test"], read_metrics(workdir.path)
     figures = {
         "learning_curves": plots.learning_curves(metrics, way=experiment.config.task.way),
-        "accuracy_per_inner_step": plots.accuracy_per_inner_step([row.to_row() for row in test]),
     }
-    if isinstance(stream, TaskStream):  # else perhaps no images
+    if test:
+        rows = [row.to_row() for row in test]
+        figures["accuracy_per_inner_step"] = plots.accuracy_per_inner_step(rows)
+    if isinstance(stream, TaskStream) and predictions:  # else perhaps no images
         figures["episode"] = episode_figure.draw(
             entry(stream.episodes(1), 0),
             np.asarray(jax.nn.softmax(predictions.logits[0, -1])),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import math
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -65,13 +66,13 @@ class Outcome:
 
     @property
     def accuracy(self) -> float:
-        """Accuracy of the ensemble under the first statistics mode, a fraction."""
-        return self.evaluations[0].accuracy
+        """Accuracy of the ensemble under the first statistics mode, a fraction; NaN of a supervised stage."""
+        return self.evaluations[0].accuracy if self.evaluations else math.nan
 
     @property
     def ci95(self) -> float:
         """Half-width of its 95 % interval over tasks."""
-        return self.evaluations[0].ci95
+        return self.evaluations[0].ci95 if self.evaluations else math.nan
 
 
 def train(

@@ -41,7 +41,7 @@ from mamlpp_jax.training.preemption import STOPPED_EXIT_CODE, PreemptionHandler,
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder of the run; default: a name made of the config."
 )
-_MODE = flags.DEFINE_enum("mode", "train", ["train", "evaluate"], "What to do.")
+_MODE = flags.DEFINE_enum("mode", "train", ["train", "evaluate", "pretrain"], "What to do.")
 _DRY_RUN = flags.DEFINE_bool(
     "dry_run", False, "Print shapes, memory and the schedule, and stop; compiles for minutes."
 )

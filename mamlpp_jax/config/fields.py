@@ -50,6 +50,7 @@ FIELDS: dict[str, Field] = {
     "data.channels": Field(0, rules.CHANNELS),  # 1 grey, 3 colour; 0 = as the images are (own images, TFDS data sets)
     "data.normalize": Field("none", one_of(("none", "imagenet"))),  # pixels in 0..1, or ImageNet's mean and deviation
     "data.rotations": Field(True),  # every 90-degree rotation of a class is a class
+    "data.augment": Field(False, added=True),  # supervised: random crops, flips and colours of training images
     "data.rotate_evaluation": Field(True),  # in validation and test too (released code: in training only)
     # Classes before rotation. 0 takes all of a published split; three zeros divide the others by fractions.
     "data.train_classes": Field(1150, whole(0)),
@@ -106,6 +107,7 @@ FIELDS: dict[str, Field] = {
     "train.cosine_annealing": Field(True),  # CA: the outer rate falls along a cosine
     "train.cosine_per": Field("step", one_of(("step", "epoch"))),  # how long a rate is held (released code: epoch)
     "train.outer_gradient": Field("maml", part_of(OUTER_DIRECTIONS)),  # of the query loss, or theta_0 - theta_S
+    "train.batch_size": Field(32, whole(1), added=True),  # supervised: images of each of the batches of a step
     # A run, an archived run or a saved model to take weights from; "" = start anew. Its weights tell runs apart.
     "train.start_from": Field("", rules.FOLDER, resumable=True, added=True),
     "train.learning_rate": Field(1e-3, rules.POSITIVE),  # outer Adam

@@ -34,6 +34,7 @@ _ALWAYS = 10**6  # epochs, more than any run has
 _HOW_TO_TRAIN = 'Antoniou, Edwards, Storkey, "How to train your MAML", ICLR 2019, section 4'
 _NO_SECOND_ORDER = "Reptile has no query loss and no second order"
 _NO_RATES = "Reptile has no query loss to learn inner rates from"
+_NOTHING_ADAPTED = "a supervised stage adapts nothing"
 _INNER_LOOP_ALONE = "Reptile learns only what its inner loop changes"
 
 COMPONENTS: dict[str, Component] = {
@@ -145,6 +146,18 @@ COMPONENTS: dict[str, Component] = {
         'meta-learning", ICML 2020',
     ),
 }
+COMPONENTS["supervised"] = Component(
+    "train.outer_gradient",
+    off="maml",
+    on="supervised",
+    also={"norm.eval_statistics": "running"},
+    excludes={
+        name: _NOTHING_ADAPTED for name in COMPONENTS if name not in ("reptile", "ca", "tasknorm")
+    },
+    text="a supervised stage: one head for all training classes, nothing is adapted; runs start from it",
+    cite='Chen, Liu, Xu, Darrell, Wang, "Meta-Baseline: Exploring Simple Meta-Learning for Few-Shot Learning", '
+    "ICCV 2021",
+)
 _MAML_PLUS_PLUS = frozenset({"msl", "da", "bnrs", "bnwb", "lslr", "ca"})
 # Each name can be followed by more components: "maml+msl+lslr".
 METHODS: dict[str, frozenset[str]] = {
@@ -157,6 +170,7 @@ METHODS: dict[str, frozenset[str]] = {
     },
     "sharedhead": frozenset({"sharedhead"}),
     "reptile": frozenset({"reptile", "fomaml"}),
+    "supervised": frozenset({"supervised", "ca"}),
 }
 # Spellings that components can follow, as in "mamlpp+boil", with the label that they get alone.
 _LABELS = {"mamlpp": "maml++"}

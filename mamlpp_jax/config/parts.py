@@ -141,6 +141,10 @@ OWN_DATA = PartTable({}, own=Part("", {"data.options": ENTRIES}, own_of="data.na
 class OuterDirection(Part):
     """A value of `train.outer_gradient`; its implementation is the gradient function itself."""
 
+    all_classes: bool = (
+        False  # the backbone has an output for every training class, and nothing is adapted
+    )
+    predict: str = "mamlpp_jax.algorithms.evaluation:task_logits"  # how validation predicts a task
     of_query_loss: bool = True  # its gradient is that of the query loss, through the inner steps
 
 
@@ -149,6 +153,12 @@ OUTER_DIRECTIONS = PartTable(
         "maml": OuterDirection("mamlpp_jax.algorithms.outer_loop:meta_gradient"),
         "reptile": OuterDirection(
             "mamlpp_jax.algorithms.reptile:reptile_gradient", of_query_loss=False
+        ),
+        "supervised": OuterDirection(
+            "mamlpp_jax.algorithms.supervised:supervised_gradient",
+            {"train.batch_size": "batch_size", "data.augment": "augment"},
+            all_classes=True,
+            predict="mamlpp_jax.algorithms.supervised:centroid_logits",
         ),
     },
     own=OuterDirection("", own_of="train.outer_gradient"),

@@ -42,6 +42,8 @@ def validate(config: ConfigDict) -> None:
     _check_options(config, "inner.optimizer", INNER_OPTIMIZERS)
     _check_options(config, "inner.loss", INNER_LOSSES)
     _check_options(config, "data.name", OWN_DATA)
+    _check_options(config, "train.outer_gradient", OUTER_DIRECTIONS)
+    _check_all_classes(config)
     _check_splits(config)
     _check_annealing(config)
     _check_smoothing(config)
@@ -125,6 +127,15 @@ def _check_annealing(config: ConfigDict) -> None:
         raise ConfigError(
             f"config.train.final_learning_rate is {train.final_learning_rate}; annealing goes down, so it "
             f"must be at most config.train.learning_rate={train.learning_rate}."
+        )
+
+
+def _check_all_classes(config: ConfigDict) -> None:
+    gradient = config.train.outer_gradient
+    if OUTER_DIRECTIONS[gradient].all_classes and not config.data.train_classes:
+        raise ConfigError(
+            f"config.data.train_classes is 0, but {gradient!r}, the choice of config.train.outer_gradient, needs an "
+            "output for each; give their number, such as 64 of mini_imagenet."
         )
 
 

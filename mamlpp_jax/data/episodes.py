@@ -95,7 +95,7 @@ def _order(bits: Array) -> Array:
     return jax.lax.sort((bits, positions), is_stable=True, num_keys=1)[1]
 
 
-def _rotate(images: Array, rotations: Array) -> Array:
+def rotate(images: Array, rotations: Array) -> Array:
     """Rotates images [K, n, H, W, C] by [K] quarters of a full rotation."""
     return jax.vmap(
         lambda group, quarters: jax.lax.switch(
@@ -113,7 +113,7 @@ def normalize(images: Array, mean: Sequence[float], std: Sequence[float]) -> Arr
 def assemble(images: Array, rotations: Array, spec: TaskSpec) -> Episode:
     """Makes the images of one task, uint8 [K, shot + query, H, W, C], an episode of floats."""
     if spec.rotations > 1:
-        images = _rotate(images, rotations)
+        images = rotate(images, rotations)
     pixels = normalize(images, spec.mean, spec.std)
     support, query = pixels[:, : spec.shot], pixels[:, spec.shot :]
     labels = jnp.arange(spec.way, dtype=jnp.int32)

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from mamlpp_jax import config as config_lib
+from mamlpp_jax.config.parts import OUTER_DIRECTIONS
 from mamlpp_jax.errors import ConfigError, DataError, ModelError, NotFittedError
 from mamlpp_jax.inference.adaptation import Adapted, adapt_members, class_probabilities
 from mamlpp_jax.inference.model import FewShotModel
@@ -64,6 +65,11 @@ class FewShotClassifier:
             ConfigError: a setting is not allowed.
             ModelError: the model is of inputs that are no images.
         """
+        if OUTER_DIRECTIONS[model.config.train.outer_gradient].all_classes:
+            raise ModelError(
+                "the model is a supervised stage, which has not learned to adapt; train from it by "
+                "--config.train.start_from."
+            )
         if not model.takes_images:
             raise ModelError(
                 f"the model was trained on episodes of {model.config.data.name}, which need not be images; use "

@@ -12,6 +12,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from mamlpp_jax.artifacts.workdir import Workdir
+from mamlpp_jax.config.parts import OUTER_DIRECTIONS
 from mamlpp_jax.errors import ConfigError, MamlppError, WorkdirError
 from mamlpp_jax.inference.model import FewShotModel
 from mamlpp_jax.inference.pretrained import find_model
@@ -47,7 +48,8 @@ def read_start(config: ConfigDict, workdir: Workdir | None, allow_code: bool) ->
         "seed": trained.seed,
         "steps": model.steps[0],
     }
-    return Start(trained, meta, batch_stats, has_head=True, origin=origin)
+    direction = OUTER_DIRECTIONS[trained.train.outer_gradient]
+    return Start(trained, meta, batch_stats, not direction.all_classes, origin)
 
 
 def copy_start(config: ConfigDict, workdir: Workdir, allow_code: bool) -> None:

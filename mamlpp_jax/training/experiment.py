@@ -18,6 +18,8 @@ from ml_collections import ConfigDict
 from mamlpp_jax import config as config_lib
 from mamlpp_jax.algorithms.learner import Learner
 from mamlpp_jax.algorithms.outer_loop import fixed_tasks
+from mamlpp_jax.config.parts import OUTER_DIRECTIONS
+from mamlpp_jax.data.batches import make_sample_batches
 from mamlpp_jax.data.dataset import SPLITS, Dataset
 from mamlpp_jax.data.episodes import (
     NORMALIZATIONS,
@@ -64,7 +66,7 @@ class Experiment:
     optimizer: optax.GradientTransformation  # outer Adam, behind clipping where that is on
     learning_rate: optax.Schedule  # rate of the outer Adam per outer step
     example_inputs: Any  # of the backbone, leaves [N, ...], as arrays or shapes
-    tasks: dict[str, TaskStream] | dict[str, SampledStream]  # of "train", "val" and "test"
+    tasks: Mapping[str, TaskStream | SampledStream]  # of "train", "val" and "test"
     start: Start | None = None  # trained weights to start from
 
     @property
@@ -140,7 +142,7 @@ def build_experiment(
     mesh = make_mesh(config.train.tasks_per_step, config.compute.devices)
     config_lib.check_chunk(config, mesh.size)
     learner = make_learner(config)
-    tasks: dict[str, TaskStream] | dict[str, SampledStream]
+    tasks: Mapping[str, TaskStream | SampledStream]
     if isinstance(data, Dataset):
         everything = choose_classes(config, data, recorded)
         classes = {split: everything[split] for split in splits}
@@ -171,17 +173,41 @@ def _stream_keys(config: ConfigDict) -> dict[str, Any]:
 
 def _make_streams(
     config: ConfigDict, dataset: Dataset, classes: Mapping[str, np.ndarray], mesh: Mesh
-) -> dict[str, TaskStream]:
+) -> dict[str, TaskStream | SampledStream]:
     """A stream per split; data within the limit are put on every device."""
     keys = _stream_keys(config)
     fits = dataset.images.nbytes <= config.data.device_limit_mib * _MIB
     images = replicate(dataset.images, mesh) if fits else None
-    return {
+    streams: dict[str, TaskStream | SampledStream] = {
         split: make_task_stream(
             dataset, members, keys[split], task_spec(config, split), mesh, images
         )
         for split, members in classes.items()
     }
+    if OUTER_DIRECTIONS[config.train.outer_gradient].all_classes and "train" in streams:
+        streams["train"] = _batch_stream(config, dataset, classes["train"], mesh, images)
+    return streams
+
+
+def _batch_stream(
+    config: ConfigDict, dataset: Dataset, classes: np.ndarray, mesh: Mesh, images: Array | None
+) -> SampledStream:
+    """The stream of batches of a supervised stage."""
+    if images is None:
+        raise ConfigError(
+            f"config.data.device_limit_mib is {config.data.device_limit_mib}, but a supervised stage needs its "
+            f"{dataset.images.nbytes // _MIB + 1} MiB of images on the device; raise it."
+        )
+    key, spec = _stream_keys(config)["train"], task_spec(config)
+    starts, sizes = class_rows(dataset, classes)
+    return SampledStream(
+        make_sample_batches(spec, config.train.batch_size, config.data.augment),
+        TaskSource(images, *replicate((starts, sizes, key), mesh)),
+        mesh,
+        dataset.name,
+        tuple(dataset.class_names[index] for index in classes),
+        len(classes) * spec.rotations,
+    )
 
 
 def _sampled_streams(

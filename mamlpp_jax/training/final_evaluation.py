@@ -14,6 +14,7 @@ from mamlpp_jax.algorithms.averaging import evaluated_meta
 from mamlpp_jax.algorithms.metrics import Predictions, correct_per_task, ensemble, score
 from mamlpp_jax.artifacts.provenance import provenance
 from mamlpp_jax.artifacts.results import Evaluation
+from mamlpp_jax.config.parts import OUTER_DIRECTIONS
 from mamlpp_jax.distributed import processes
 from mamlpp_jax.models import with_ways
 from mamlpp_jax.training.checkpoints import CheckpointReader
@@ -52,7 +53,7 @@ def run_test(
     *,
     data: str = "",
     before_each: Callable[[], None] = lambda: None,
-) -> tuple[list[Evaluation], dict[str, np.ndarray], Predictions]:
+) -> tuple[list[Evaluation], dict[str, np.ndarray], Predictions | None]:
     """Tests the ensemble of the best epochs, best first, and the single best one on the fixed test tasks.
 
     Heads of another number of ways are fitted. `data` is the name of the data in results, "" for the run's own;
@@ -63,6 +64,8 @@ def run_test(
         per task; and the ensemble's predictions in the first mode.
     """
     config = experiment.config
+    if OUTER_DIRECTIONS[config.train.outer_gradient].all_classes:
+        return [], {}, None  # Runs that start from it are tested.
     modes, epochs = config_lib.eval_statistics(config), epochs_of(states, config)
     members = _predict(experiment, states, modes, before_each)
     ensembles = {mode: ensemble([member[mode] for member in members]) for mode in modes}
@@ -160,6 +163,8 @@ def is_tested(results: dict[str, Any] | None, config: ConfigDict) -> bool:
     """True for a finished run with every test its configuration asks for."""
     if not results or not results.get("finished"):
         return False
+    if OUTER_DIRECTIONS[config.train.outer_gradient].all_classes:
+        return True  # A supervised stage is not tested.
     task, steps = config.task, config.train.inner_steps
     tested = {
         (test.eval_statistics, test.way, test.shot, test.query, test.inner_steps, test.tasks)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pkgutil
 from collections.abc import Sequence
 
 import jax
@@ -50,6 +51,7 @@ def jitted_evaluator(
     experiment: Experiment, split: str, modes: Sequence[str], *, every_step: bool
 ) -> Evaluator:
     """The jitted evaluation of a split's tasks; see `algorithms.evaluation.make_evaluator`."""
+    direction = OUTER_DIRECTIONS[experiment.config.train.outer_gradient]
     return make_evaluator(
         experiment.learner,
         experiment.tasks[split].sample_tasks,
@@ -58,4 +60,5 @@ def jitted_evaluator(
         tasks_per_chunk=experiment.tasks_per_chunk,
         mesh=experiment.mesh,
         every_step=every_step,
+        predict=pkgutil.resolve_name(direction.predict),
     )

@@ -22,7 +22,13 @@ from mamlpp_jax.algorithms.learner import InitTheta, Learner, same_for_every_tas
 from mamlpp_jax.algorithms.losses import CrossEntropy, InnerLoss, Loss
 from mamlpp_jax.algorithms.outer_loop import init_state
 from mamlpp_jax.config.own_code import is_own, one_line
-from mamlpp_jax.config.parts import ADAPTS, BACKBONES, INNER_LOSSES, INNER_OPTIMIZERS
+from mamlpp_jax.config.parts import (
+    ADAPTS,
+    BACKBONES,
+    INNER_LOSSES,
+    INNER_OPTIMIZERS,
+    OUTER_DIRECTIONS,
+)
 from mamlpp_jax.errors import ConfigError
 from mamlpp_jax.models import init_model, make_body_and_head, make_forward
 from mamlpp_jax.models.head import HEAD, head_with_ways
@@ -39,7 +45,7 @@ def stream_key(seed: int, stream: str) -> Array:
 
 def make_learner(config: ConfigDict) -> Learner:
     """The backbone and inner loop of a configuration."""
-    module = _module(config, config.task.way)
+    module = _module(config, _outputs(config))
     return Learner(
         forward=make_forward(module),
         inner_optimizer=_inner_optimizer(config),
@@ -87,6 +93,13 @@ def _init_theta(config: ConfigDict) -> InitTheta:
     return lambda params, support, features: head_with_ways(params, ways)
 
 
+def _outputs(config: ConfigDict) -> int:
+    """The outputs of the backbone: the ways of a task, or all training classes."""
+    if OUTER_DIRECTIONS[config.train.outer_gradient].all_classes:
+        return int(config.data.train_classes * (4 if config.data.rotations else 1))
+    return int(config.task.way)
+
+
 def _module(config: ConfigDict, ways: int) -> nn.Module:
     values = dict(config_lib.flatten(config))
     if values["model.dtype"] == "float32":
@@ -132,7 +145,7 @@ def init_run_state(config: ConfigDict, example_inputs: Any) -> MetaState:
 
     Example inputs are those of `models.init_model`; an own backbone that cannot take them is a `ConfigError`.
     """
-    columns = 1 if config.model.shared_head else config.task.way
+    columns = 1 if config.model.shared_head else _outputs(config)
     module, key = _module(config, columns), stream_key(config.seed, "init")
     try:
         variables = init_model(module, key, example_inputs)
@@ -155,7 +168,7 @@ def _shapes_text(inputs: Any) -> str:
 
 def activation_size(config: ConfigDict, example_inputs: Any) -> int:
     """How many numbers the layers of the backbone put out for one example; nothing is computed."""
-    module = _module(config, config.task.way)
+    module = _module(config, _outputs(config))
 
     def computes(layer: nn.Module, method: str) -> bool:
         # Batch norm may be called with a convolution to compute.
