@@ -8,8 +8,8 @@
 Arguments: filters (of the first block: 16 for 16-32-64-128), epochs (of about all training images each) and seed.
 
 Batches of 64 images in two halves, each normalised by its own moments; random crops, flips and colours; label
-smoothing; Adam along a cosine. The best epoch is chosen by nearest-centroid tasks of the validation classes, each query alone by
-the running statistics. The test classes are never read. Nothing has been measured on this code yet.
+smoothing; Adam along a cosine. The best epoch is chosen by nearest-centroid tasks of the validation classes, each query
+alone by the running statistics. The test classes are never read. Nothing has been measured on this code yet.
 """
 
 from ml_collections import ConfigDict

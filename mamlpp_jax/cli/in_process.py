@@ -32,6 +32,8 @@ from mamlpp_jax.distributed.mesh import replicate
 from mamlpp_jax.errors import ConfigError
 from mamlpp_jax.inference.adaptation import adapt_members, query_outputs
 from mamlpp_jax.inference.model import FewShotModel, from_runs
+from mamlpp_jax.inference.pretrained import find_model
+from mamlpp_jax.inference.saved_model import holds_model
 from mamlpp_jax.inference.trained_run import TrainedRun, load_best
 from mamlpp_jax.models.head import with_ways
 from mamlpp_jax.training import final_evaluation
@@ -39,6 +41,7 @@ from mamlpp_jax.training.callbacks import Callback
 from mamlpp_jax.training.experiment import Experiment, build_experiment
 from mamlpp_jax.training.preemption import PreemptionHandler, StoppedError
 from mamlpp_jax.types import Batch, Episode, MetaParams, MetaState, Params, RunningStats
+from mamlpp_jax.utils.trees import entry
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,17 +149,20 @@ def evaluate(
     *,
     adapted: bool = False,
     allow_code: bool = False,
+    data_folder: str | os.PathLike[str] = "",
     **overrides: Any,
 ) -> Outcome:
     """Tests a trained run and writes nothing.
 
     Args:
-        run: what `train` returned, what `load_run` returned, or the working directory of a run.
+        run: what `train` returned, what `load_run` returned, the working directory of a run, or the folder of an
+            archived run or saved model.
         episodes: tasks to test on, leaves [T, ...]; None for the run's own test tasks.
         adapted: whether to return the adapted weights of every task.
         allow_code: whether parts of the run's own ("module:attribute" in its configuration) may be imported.
-        **overrides: `way`, `shot`, `query`, `inner_steps`, `tasks`, `statistics`, as the flags of `--mode=evaluate`.
-            With `episodes` the first three and `tasks` are theirs.
+        data_folder: where the raw data of the run lie here, as `data.manual_dir`; "" for where they lay in training.
+        **overrides: `way`, `shot`, `query`, `inner_steps`, `tasks`, `statistics`, as the flags of `--mode=evaluate`;
+            with `episodes` the first three and `tasks` are theirs.
 
     Raises:
         ConfigError: an override is unknown or not allowed, or the run names code that is not allowed.
@@ -170,6 +176,7 @@ def evaluate(
     if episodes is not None:
         overrides = {**overrides, **_conditions(members[0].config, episodes)}
     config = with_overrides(members[0].config, overrides, None)
+    config.data.manual_dir = os.fspath(data_folder) or config.data.manual_dir
     config_lib.validate(config)
     tested = _experiment(config, episodes)
     states = []
@@ -193,8 +200,18 @@ def _members(
         return run.members
     if isinstance(run, TrainedRun):
         return [run]
-    count = Workdir(pathlib.Path(run)).config(allow_code=allow_code).evaluation.ensemble
-    return load_best(run, count, allow_code=allow_code)
+    folder = pathlib.Path(run)
+    if not holds_model(folder):
+        count = Workdir(folder).config(allow_code=allow_code).evaluation.ensemble
+        return load_best(folder, count, allow_code=allow_code)
+    model = find_model(folder, allow_code=allow_code)
+    config = ConfigDict(model.config)
+    learner = model.learner(model.way)
+    members = []
+    for number, step in enumerate(model.steps):
+        meta, batch_stats = entry((model.meta, model.batch_stats), number)
+        members.append(TrainedRun(config, learner, meta, batch_stats, step, model.example_inputs))
+    return members
 
 
 def _conditions(config: ConfigDict, episodes: Episode) -> dict[str, int]:

@@ -15,6 +15,9 @@ from experiments.examples.log_to_mlflow import LogToMlflow
 from experiments.examples.log_to_wandb import LogToWandb
 from experiments.examples.prune_with_optuna import search
 from mamlpp_jax.errors import ConfigError, MamlppError
+from mamlpp_jax.inference.model import from_runs
+from mamlpp_jax.inference.saved_model import save_model
+from mamlpp_jax.inference.trained_run import load_best
 from tests.helpers.small_runs import patterns, small_config
 
 pytestmark = pytest.mark.usefixtures("use_patterns")
@@ -51,7 +54,9 @@ def process_state():
 
 
 def test_a_notebook_trains_twice_is_interrupted_once_and_nothing_of_the_process_changes(tmp_path):
-    config = small_config(**{"checkpoint.every_minutes": 1e-9, "compute.steps_per_dispatch": 1})
+    config = small_config(
+        "fomaml", **{"checkpoint.every_minutes": 1e-9, "compute.steps_per_dispatch": 1}
+    )
     before, stored = process_state(), config.to_dict()
     whole, heard = maml.train(config), Heard(3)
     with pytest.raises(KeyboardInterrupt, match="saved after outer step"):
@@ -83,7 +88,7 @@ def test_without_a_workdir_no_file_is_written_and_numbers_are_the_commands(
     assert outcome.ci95 == first.ci95
 
 
-def test_a_run_is_evaluated_without_a_change_of_its_folder(finished, finished_config):
+def test_a_run_is_evaluated_without_a_change_of_its_folder(finished, tmp_path):
     before = {path: path.read_bytes() for path in finished.path.rglob("*") if path.is_file()}
     outcome = maml.evaluate(finished.path, shot=2, statistics="support")
     assert (outcome.evaluations[0].shot, outcome.evaluations[0].eval_statistics) == (2, "support")
@@ -93,6 +98,9 @@ def test_a_run_is_evaluated_without_a_change_of_its_folder(finished, finished_co
     assert [e.accuracy for e in again.evaluations if e.model == "best"] == [
         test.accuracy for test in best
     ]
+    save_model(tmp_path / "saved", from_runs(load_best(finished.path, 3)))
+    saved = maml.evaluate(tmp_path / "saved")
+    assert saved.evaluations == finished.results()["test"]
     with pytest.raises(ConfigError, match="shots is no condition of a test; there are way, shot"):
         maml.evaluate(finished.path, shots=2)
 
@@ -116,7 +124,7 @@ def test_the_error_of_a_callback_reaches_the_caller_and_work_is_saved(tmp_path):
         def on_epoch(self, record):
             raise OSError("disk of the tracker is full")
 
-    config = small_config()
+    config = small_config("fomaml")
     with pytest.raises(OSError, match="tracker"):
         maml.train(config, tmp_path, [Full()])
     assert maml.load_run(tmp_path, "latest").step == 2

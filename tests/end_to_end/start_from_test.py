@@ -65,7 +65,9 @@ def without_head(params):
     return {name: layer for name, layer in params.items() if name != "linear"}
 
 
-@pytest.mark.parametrize("source", ["run", "saved", "kept"])
+@pytest.mark.parametrize(
+    "source", ["run", *(pytest.param(name, marks=pytest.mark.slow) for name in ("saved", "kept"))]
+)
 @pytest.mark.parametrize(
     ("method", "fields", "head", "inner"),
     [
