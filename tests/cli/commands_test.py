@@ -84,7 +84,7 @@ def test_figures_and_page_are_there(finished):
 def test_a_finished_run_only_reports(finished, finished_config, monkeypatch, capsys):
     before = finished.results_file.read_bytes()
     monkeypatch.setattr(commands, "load_dataset", lambda data: pytest.fail("data were loaded"))
-    commands.train(finished_config, finished)
+    commands.print_results(commands.train(finished_config, finished).results, finished)
     printed = capsys.readouterr().out
     assert "batch/support" in printed
     assert f"python -m mamlpp_jax.predict --model={finished} --support=DIR" in printed

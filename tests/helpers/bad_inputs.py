@@ -43,6 +43,7 @@ _OF_ANOTHER_TYPE = {
 }
 # By hand, for each rule: a value that it does not allow, and what is said of it.
 _NOT_ALLOWED = {
+    rules.OPTIONS: ("-1", "it must be a JSON object"),
     rules.SEED: ("-1", "it must be from 0 to 4294967295"),
     rules.POSITIVE: ("0", "it must be a positive number"),
     rules.DECAY: ("1", "it must be in [0, 1)"),
