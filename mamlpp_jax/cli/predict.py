@@ -24,7 +24,7 @@ import numpy as np
 from absl import app, flags
 
 from mamlpp_jax.cli.flags import fail, output_file, parse_flags
-from mamlpp_jax.cli.log import quiet_libraries, set_up_compilation
+from mamlpp_jax.cli.log import compile_quickly, quiet_libraries, set_up_compilation
 from mamlpp_jax.data.readers.class_folders import scan_classes
 from mamlpp_jax.data.readers.images import SUFFIXES
 from mamlpp_jax.distributed.mesh import available_devices
@@ -50,6 +50,8 @@ _INNER_STEPS = flags.DEFINE_integer("inner_steps", None, "Inner steps; default: 
 _POLARITY = flags.DEFINE_string(
     "polarity", None, "Models of writing: auto, dark_on_light or light_on_dark."
 )
+
+_FEW = 200  # query images that take less time than optimising the code that classifies them
 
 
 def find_images(places: Sequence[str]) -> list[pathlib.Path]:
@@ -122,6 +124,8 @@ def _run(queries: Sequence[str]) -> None:
     if not queries:
         raise ConfigError("--query is missing; it names images, or folders of images.")
     output, figure = output_file(_OUTPUT), output_file(_FIGURE, FORMATS)
+    if len(find_images(queries)) <= _FEW:
+        compile_quickly()
     available_devices()
     clf = FewShotClassifier.from_pretrained(
         _MODEL.value,
