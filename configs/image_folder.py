@@ -1,14 +1,18 @@
-"""Your own images: copy this file, or set its fields on the command line.
+"""Your own images: copy this file, or set its fields on the command line. configs/own_images.py chooses for you.
 
     python -m mamlpp_jax.data --config=configs/image_folder.py --config.data.manual_dir=DIR --contact_sheet=sheet.png
     python -m mamlpp_jax.main --config=configs/image_folder.py:way=5,shot=1 --config.data.manual_dir=DIR
 
 DIR has a folder per class, named after it, with its images (png, jpg, gif, bmp, tif, webp, pgm or ppm). Classes may
-have different numbers of images; each needs at least shot + query. Either
+have different numbers of images; each needs at least shot + query, and data.smallest_class leaves smaller ones out.
+Class folders may lie deeper, below an unpacked archive's folder, images/, or in groups. Either
 
     DIR/<class>/*.jpg                     classes are split at random: 64 % train, 16 % val, 20 % test, with `way`
-                                          classes in each split where there are enough, or
-    DIR/{train,val,test}/<class>/*.jpg    you split them; no class may be in two splits.
+                                          classes in each split where there are enough,
+    DIR/{train,val,test}/<class>/*.jpg    you split them; no class may be in two splits (validation, base, novel ...
+                                          are understood too), or
+    DIR/{train,val,test}.csv              lists of filename,label, with the images in any folder of DIR; or
+                                          {train,val,test}.txt, a class per line, beside class folders.
 
 Each split needs at least `way` classes. Arguments: way, shot, query (query images per class), method and seed.
 """

@@ -32,31 +32,9 @@ The paper prints a split of 64/12/24 classes; these are Ravi & Larochelle's file
 
 from ml_collections import ConfigDict
 
-from mamlpp_jax.config import apply_method, apply_protocol, default_config, parse_argument
+from mamlpp_jax.config import photograph_config
 
 
 def get_config(argument: str | None = None) -> ConfigDict:
     """The configuration of one experiment; see the module's docstring."""
-    defaults = {"way": 5, "shot": 1, "method": "maml++", "steps": 5, "protocol": "paper", "seed": 0}
-    chosen = parse_argument(argument, defaults)
-    config = default_config()
-    config.experiment = f"mini_imagenet-{chosen['way']}way-{chosen['shot']}shot"
-    if chosen["steps"] != 5:
-        config.experiment += f"-{chosen['steps']}steps"
-    config.seed = chosen["seed"]
-    config.data.name = "mini_imagenet"
-    config.data.image_size = 84
-    config.data.normalize = "imagenet"
-    config.data.rotations = False
-    config.data.train_classes = config.data.val_classes = config.data.test_classes = 0  # 64/16/20
-    config.task.way, config.task.shot, config.task.query = chosen["way"], chosen["shot"], 15
-    config.model.filters = 48
-    config.inner.learning_rate = 0.01
-    config.train.inner_steps = chosen["steps"]
-    # Memory goes with the images of a meta-batch: fewer tasks of more shots.
-    config.train.tasks_per_step = 4 if chosen["shot"] == 1 else 2
-    config.train.multi_step_epochs = 15
-    config.norm.eval_statistics = "batch,support"
-    apply_protocol(config, chosen["protocol"])
-    apply_method(config, chosen["method"])
-    return config
+    return photograph_config("mini_imagenet", argument)

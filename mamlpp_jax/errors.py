@@ -4,6 +4,10 @@ Every message is one paragraph that names the field or file, says what was wrong
 allowed. The command line prints the message alone; a traceback means a bug in the project.
 """
 
+from __future__ import annotations
+
+from collections.abc import Iterable
+
 
 class MamlppError(ValueError):
     """Base of every error caused by what the user asked for or supplied."""
@@ -31,3 +35,10 @@ class ModelError(MamlppError):
 
 class NotFittedError(MamlppError, AttributeError):
     """A classifier was used before it had learned any classes."""
+
+
+def listed(names: Iterable[str], most: int = 20) -> str:
+    """Names joined by commas; of many, the first."""
+    names = list(names)
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return f"{', '.join(names[:most])}{more}"

@@ -2,7 +2,7 @@
 
     python -m experiments.paper.keep WORKDIR experiments/results/NAME [why the run failed] [--members] [--half]
 
-The archive has the results, the configuration, the correct query images per test task, a line per epoch
+The archive has the results, the configuration, the predictions of the tests, a line per epoch
 (`epochs.jsonl`), the figures, and the best epoch as a saved model, which `FewShotClassifier.from_pretrained` reads.
 --members has every epoch of the ensemble in that model, whatever its size; --half stores weights in half precision.
 """
@@ -83,8 +83,9 @@ def keep(
     else:
         own = config_lib.without_folders(ConfigDict(results["config"]))
         results["config"] = own.to_dict()
-        pages = [workdir.correct_file, *([] if small else [workdir.path / "results.md"])]
-        for path in pages:
+        older = workdir.correct_file.exists() and not workdir.predictions_file.exists()
+        tests = workdir.correct_file if older else workdir.predictions_file
+        for path in [tests, *([] if small else [workdir.path / "results.md"])]:
             with wrap_os_errors(path, "read"):
                 files[path.name] = path.read_bytes()
         # Last, since a folder with results counts as complete.

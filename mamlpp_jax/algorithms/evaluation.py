@@ -68,7 +68,19 @@ def task_logits(
 
 # As `task_logits`.
 TaskPredictor = Callable[..., Array]
-Evaluator = Callable[[MetaParams, RunningStats, TaskBlocks], dict[str, Predictions]]
+
+
+class Evaluator(Protocol):
+    """Predicts fixed tasks."""
+
+    def __call__(
+        self,
+        meta: MetaParams,
+        batch_stats: RunningStats,
+        stream: TaskBlocks,
+        report: Callable[[float], None] = lambda share: None,
+    ) -> dict[str, Predictions]:
+        """The predictions by statistics mode; `report` is called with the share of the tasks that are done."""
 
 
 def make_evaluator(
@@ -105,13 +117,17 @@ def make_evaluator(
     jitted = _jitted(one_task, list(groups.values()), sample_tasks, mesh)
 
     def evaluate(
-        meta: MetaParams, batch_stats: RunningStats, stream: TaskBlocks
+        meta: MetaParams,
+        batch_stats: RunningStats,
+        stream: TaskBlocks,
+        report: Callable[[float], None] = lambda share: None,
     ) -> dict[str, Predictions]:
+        parts = []
         with contextlib.closing(stream.blocks(task_indices, mesh.size)) as blocks:
-            parts = [
-                gather_to_host(jitted(meta, batch_stats, source, shard_tasks(indices, mesh)))
-                for source, indices in blocks
-            ]
+            for source, indices in blocks:
+                shard = shard_tasks(indices, mesh)
+                parts.append(gather_to_host(jitted(meta, batch_stats, source, shard)))
+                report((indices[-1, -1] + 1) / padded)
         logits, labels = jax.tree.map(lambda *leaves: np.concatenate(leaves)[:tasks], *parts)
         return {mode: Predictions(logits[mode], labels) for mode in modes}
 

@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mamlpp_jax.utils.arithmetic import student_t95
+
 
 class Predictions(NamedTuple):
     """Predictions of a model on T tasks."""
@@ -48,16 +50,3 @@ def score(predictions: Predictions) -> Scores:
 def half_interval(values: np.ndarray) -> float:
     """Half-width of the 95 % interval of the mean of values, [n], by Student's t."""
     return student_t95(len(values) - 1) * float(values.std(ddof=1)) / math.sqrt(len(values))
-
-
-def correct_per_task(predictions: Predictions) -> np.ndarray:
-    """Counts the query images of each task that are right after the last inner step, uint16 [T]."""
-    right = predictions.logits[:, -1].argmax(-1) == predictions.labels
-    return right.sum(-1).astype(np.uint16)
-
-
-def student_t95(dof: int) -> float:
-    """The t that Student's distribution with `dof` >= 1 degrees of freedom stays within with probability 0.95."""
-    from scipy.special import stdtrit
-
-    return float(stdtrit(dof, 0.975))

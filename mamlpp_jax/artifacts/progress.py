@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import datetime
-import math
 import sys
 import time
 from collections.abc import Callable
@@ -13,6 +13,8 @@ from typing import Any, TextIO
 from absl import logging
 
 from mamlpp_jax.utils.terminal import can_redraw, live_display
+
+_PACES = 12  # latest updates that the rate is taken from
 
 
 class Progress:
@@ -28,7 +30,7 @@ class Progress:
     ) -> None:
         """Draws the bar at once where `stream`, by default stderr, is a terminal; logs nothing yet elsewhere.
 
-        Earlier runs have done `start_step` of the outer steps. `clock` gives seconds since any moment, for the rate.
+        Earlier runs have done `start_step` of the outer steps. `clock` gives seconds since any moment.
         """
         self._total = total_steps
         self._every = log_every_seconds
@@ -38,30 +40,31 @@ class Progress:
         self._bar: Any = None
         if can_redraw(self._stream):
             self._bar = self._stack.enter_context(_bar(self._stream))
-            self._bar.add_task("", total=total_steps, completed=start_step)
-        # Time and step from which the rate is counted; set by the first update, to leave out compilation.
-        self._mark: tuple[float, int] | None = None
+            self._bar.add_task("", total=total_steps, completed=start_step, eta="")
+        self._step, self._logged = start_step, clock()
+        self._paces: collections.deque[float] = collections.deque(maxlen=_PACES)
 
-    def update(self, step: int, loss: float, accuracy: float, epoch: int) -> None:
+    def update(
+        self, step: int, loss: float, accuracy: float, epoch: int, seconds: float, later: float = 0
+    ) -> None:
         """Shows the latest outer step: its loss, and its query accuracy as a fraction.
 
-        Epochs are counted from 0; people are shown them counted from 1, as in validation lines.
+        Epochs are counted from 0; people are shown them counted from 1, as in validation lines. The steps since the
+        last update took `seconds`, with the compilation of a first one; validations to come will take `later` seconds.
         """
-        now = self._clock()
-        self._mark = self._mark or (now, step)
-        seconds, steps = now - self._mark[0], step - self._mark[1]
+        self._paces.append(seconds / max(step - self._step, 1))
+        self._step = step
         text = f"epoch {epoch + 1}: loss {loss:.4f}, accuracy {100 * accuracy:.1f} %"
-        rate = steps / max(seconds, 1e-9)
-        if rate > 0:
-            text += f", {rate:.2f} steps/s"
+        eta = ""
+        if len(self._paces) > 1:  # The lower third leaves out those that were compiled.
+            pace = max(sorted(self._paces)[(len(self._paces) - 1) // 3], 1e-9)
+            text += f", {1 / pace:.2f} steps/s"
+            eta = str(datetime.timedelta(seconds=round((self._total - step) * pace + later)))
         if self._bar is not None:
-            self._bar.update(self._bar.task_ids[0], completed=step, description=text)
-        if seconds < self._every or steps <= 0:
-            return
-        self._mark = now, step
-        if self._bar is None:
-            left = datetime.timedelta(seconds=round((self._total - step) / rate))
-            logging.info("step %d/%d, %s, ETA %s", step, self._total, text, left)
+            self._bar.update(self._bar.task_ids[0], completed=step, description=text, eta=eta)
+        elif eta and self._clock() - self._logged >= self._every:
+            self._logged = self._clock()
+            logging.info("step %d/%d, %s, ETA %s", step, self._total, text, eta)
 
     def message(self, text: str) -> None:
         """Prints a line above the bar, or logs it where there is none."""
@@ -86,10 +89,8 @@ def _bar(stream: TextIO) -> Any:
         progress.BarColumn(bar_width=8),
         progress.MofNCompleteColumn(),
         progress.TimeElapsedColumn(),
-        progress.TextColumn("ETA"),
-        progress.TimeRemainingColumn(),
+        progress.TextColumn("ETA {task.fields[eta]}"),
         # Cut on a narrow terminal.
         progress.TextColumn("{task.description}", table_column=table.Column(no_wrap=True, ratio=1)),
         expand=True,
-        speed_estimate_period=math.inf,  # Steps may take minutes.
     )

@@ -8,8 +8,18 @@ from collections.abc import Mapping
 from typing import Any
 
 # The outcome of a test, and its epochs, which change when a checkpoint is lost; all else are its conditions.
-_MEASURED = ("accuracy", "ci95", "loss", "accuracy_per_step", "epochs")
-_OPTIONAL: dict[str, Any] = {"data": "", "epochs": []}
+_MEASURED = (
+    *("accuracy", "ci95", "loss", "accuracy_per_step"),
+    *("epochs", "classes", "images", "ci95_by_class"),
+)
+_OPTIONAL: dict[str, Any] = {
+    "data": "",
+    "epochs": [],
+    "classes": 0,
+    "images": 0,
+    "ci95_by_class": 0.0,
+}
+_OF_TASKS = ("data", "way", "shot", "query", "tasks")
 _TYPES: dict[str, Any] = {"str": str, "int": int, "float": (int, float)}
 
 
@@ -32,6 +42,9 @@ class Evaluation:
     data: str = ""  # name of another data set that was tested on; "" for the run's own
     # Tested epochs, from 0, best first; [] in results of versions that did not write it.
     epochs: list[int] = dataclasses.field(default_factory=list)
+    classes: int = 0
+    images: int = 0
+    ci95_by_class: float = 0.0
 
     @property
     def conditions(self) -> dict[str, Any]:
@@ -42,6 +55,11 @@ class Evaluation:
     def key(self) -> str:
         """The conditions as a text that names the test among those of its run."""
         return ",".join(f"{name}={value}" for name, value in self.conditions.items())
+
+    @property
+    def task_key(self) -> str:
+        """The conditions that choose the tasks."""
+        return ",".join(f"{name}={getattr(self, name)}" for name in _OF_TASKS)
 
     def to_row(self) -> dict[str, Any]:
         """The row of `results.json`; "data" is there for other data only."""

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import csv
+import io
 import os
 import pathlib
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, BinaryIO
 
 import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
 from mamlpp_jax import config as config_lib
+from mamlpp_jax.artifacts import predictions as predictions_lib
+from mamlpp_jax.artifacts.predictions import QueryPredictions
 from mamlpp_jax.artifacts.results import Evaluation, to_json
 from mamlpp_jax.config.own_code import check_allowed
 from mamlpp_jax.errors import ConfigError, WorkdirError
@@ -24,6 +28,7 @@ from mamlpp_jax.utils.files import (
     read_json,
     remove_unfinished,
     wrap_os_errors,
+    write_atomically,
     write_json,
 )
 from mamlpp_jax.utils.locks import LOCK_FILE, one_at_a_time, only_writer
@@ -57,7 +62,10 @@ class Workdir:
             self.path / "start"
         )  # the trained weights it started from, a saved model
         self.results_file = self.path / "results.json"  # its tests
-        self.correct_file = self.path / "correct_per_task.npz"  # correct query images of each task
+        self.predictions_file = self.path / "predictions.npz"  # of these
+        self.by_class_file = self.path / "accuracy_by_class.csv"
+        # Correct query images of each task, as earlier versions wrote them.
+        self.correct_file = self.path / "correct_per_task.npz"
         self.checkpoints = self.path / "checkpoints"
 
     @classmethod
@@ -271,29 +279,60 @@ class Workdir:
                 f"{_REMEDIES[self.results_file.name]}"
             ) from error
 
+    def predictions(self) -> dict[str, QueryPredictions]:
+        """The predictions of each test, by `Evaluation.key`; of those that the file has."""
+        tests = (self.results() or {"test": []})["test"]
+        return _read_arrays(self.predictions_file, lambda file: predictions_lib.load(file, tests))
+
     def correct_per_task(self) -> dict[str, np.ndarray]:
-        """Correct query images of each task, uint16 [tasks], by `Evaluation.key`; {} where the file is missing."""
-        if not exists(self.correct_file):
-            return {}
-        try:
-            with np.load(self.correct_file, allow_pickle=False) as archive:
-                return dict(archive)
-        except Exception as error:  # NumPy's reading of a broken file fails in any way
-            raise WorkdirError(
-                f"{self.correct_file} cannot be read ({error}). Restore it, or remove it: accuracies stay in "
-                f"{self.results_file.name}, those of single tasks are lost."
-            ) from error
+        """Correct query images of each task, uint16 [tasks], by `Evaluation.key`, as far as they are known."""
+        older = _read_arrays(
+            self.correct_file, lambda file: dict(np.load(file, allow_pickle=False))
+        )
+        return older | {key: of.correct_per_task for key, of in self.predictions().items()}
 
-    def write_results(self, results: Mapping[str, Any], correct: Mapping[str, np.ndarray]) -> None:
-        """Writes `results.json` and, before it, the correct query images per task of its tests.
+    def write_results(
+        self, results: Mapping[str, Any], predictions: Mapping[str, QueryPredictions]
+    ) -> None:
+        """Writes `results.json` and, before it, the predictions of its tests.
 
-        `results["test"]` has `Evaluation`s; `correct` has the counts of new tests, and those of earlier tests stay.
+        `results["test"]` has `Evaluation`s; `predictions` has those of new tests, and those of earlier tests stay.
         """
-        known = self.correct_per_task() | dict(correct)
-        counts: Any = {test.key: known[test.key] for test in results["test"] if test.key in known}
-        with wrap_os_errors(self.correct_file, "write"), atomic_open(self.correct_file) as file:
-            np.savez_compressed(file, **counts)
+        known = self.predictions() | dict(predictions)
+        tests = {t.key: (t, known[t.key]) for t in results["test"] if t.key in known}
+        path = self.predictions_file
+        with wrap_os_errors(path, "write"), atomic_open(path) as file:
+            predictions_lib.save(file, tests)
         write_json(self.results_file, to_json(results))
+
+    def write_by_class(self) -> None:
+        """Writes `accuracy_by_class.csv` from the predictions: a row per test and class."""
+        predictions = self.predictions()
+        rows = [
+            {**test.conditions, **row}
+            for test in (self.results() or {"test": []})["test"]
+            if test.key in predictions
+            for row in predictions[test.key].by_class()
+        ]
+        text = io.StringIO()
+        writer = csv.DictWriter(text, list(rows[0]) if rows else [], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        write_atomically(self.by_class_file, text.getvalue().encode())
+
+
+def _read_arrays(path: pathlib.Path, read: Callable[[BinaryIO], dict[str, Any]]) -> dict[str, Any]:
+    """Reads a file of single tasks' results; {} where it is missing."""
+    if not exists(path):
+        return {}
+    try:
+        with path.open("rb") as file:
+            return read(file)
+    except Exception as error:  # NumPy's reading of a broken file fails in any way
+        raise WorkdirError(
+            f"{path} cannot be read ({error}). Restore it, or move it away: accuracies stay in results.json, those of "
+            "single tasks are lost."
+        ) from error
 
 
 def _read_object(path: pathlib.Path) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 
 from mamlpp_jax import config as config_lib
 from mamlpp_jax.algorithms.metrics import Predictions
+from mamlpp_jax.artifacts.predictions import QueryPredictions
 from mamlpp_jax.artifacts.results import to_json
 from mamlpp_jax.artifacts.workdir import Workdir
 from mamlpp_jax.cli import figures
@@ -196,9 +197,10 @@ def _test_and_report(
         states = final_evaluation.best_states(
             checkpoints, config.evaluation.ensemble, experiment.state_shapes()
         )
-    tests, correct, predictions = final_evaluation.run_test(
+    tests, queries, predictions = final_evaluation.run_test(
         experiment, states, before_each=preemption.check
     )
+    tried = final_evaluation.try_inner_steps(experiment, states[0])
     with _adding_results(workdir):
         results = final_evaluation.collect_results(
             config,
@@ -211,11 +213,14 @@ def _test_and_report(
         )
         if experiment.start is not None:
             results["started_from"] = dict(experiment.start.origin)
+        if tried:
+            results["validation_per_inner_step"] = tried
         if workdir and processes.is_first():
             with phase("drawing the figures"):
                 figures.draw_run(workdir, experiment, states[0], results["test"], predictions)
             # Last, since a run with results counts as finished.
-            _write_report(results, correct, workdir)
+            _write_report(results, queries, workdir)
+    correct = {key: of.correct_per_task for key, of in queries.items()}
     return Tested(results, states, correct, predictions, experiment)
 
 
@@ -241,14 +246,14 @@ def evaluate(
     workdir.config(allow_code=code.allowed)  # Nothing is made in a folder that no run has claimed.
     workdir.check_writable()
     stored = workdir.results()
-    workdir.correct_per_task()  # Files that cannot be added to are reported now.
+    workdir.predictions()  # Files that cannot be added to are reported now.
     tested, data, latest = _prepare_test(config, workdir, overrides, data_config, code)
     like = state_shapes(config, tested.example_inputs, replicated(tested.mesh))
     best = partial(final_evaluation.best_states, count=config.evaluation.ensemble, like=like)
     with phase("reading the best epochs"):
         states = read_checkpoints(workdir.path, best)
     report_state(workdir.path, config, latest, [int(state.step) for state in states])
-    tests, correct, predictions = final_evaluation.run_test(tested, states, data=data)
+    tests, queries, predictions = final_evaluation.run_test(tested, states, data=data)
     with _adding_results(workdir):
         known = workdir.results()
         overtaken = _is_finished(known) and not _is_finished(stored)
@@ -261,7 +266,8 @@ def evaluate(
             config, known, states, tests, steps=latest, devices=tested.mesh.size
         )
         if processes.is_first():
-            _write_report(results, correct, workdir)
+            _write_report(results, queries, workdir)
+    correct = {key: of.correct_per_task for key, of in queries.items()}
     return Tested(results, states, correct, predictions, tested)
 
 
@@ -367,12 +373,13 @@ def _claim_together(workdir: Workdir, config: ConfigDict) -> None:
 
 
 def _write_report(
-    results: Mapping[str, Any], correct: Mapping[str, np.ndarray], workdir: Workdir
+    results: Mapping[str, Any], queries: Mapping[str, QueryPredictions], workdir: Workdir
 ) -> None:
     # The page shows the figures that are there by now.
     page = results_page(to_json(results), workdir.path)
     write_atomically(workdir.path / "results.md", page.encode())
-    workdir.write_results(results, correct)
+    workdir.write_results(results, queries)
+    workdir.write_by_class()
 
 
 def print_results(results: Mapping[str, Any], workdir: Workdir) -> None:
@@ -390,6 +397,7 @@ def print_results(results: Mapping[str, Any], workdir: Workdir) -> None:
     print(
         f"\n{results_table(to_json(results))}\n\n"
         f"results: {workdir.path / 'results.md'}\n"
+        f"accuracy by class: {workdir.by_class_file}\n"
         f"figures in {workdir}: {drawn}\n"
         "next, under other conditions:\n"
         f"  python -m mamlpp_jax.main --mode=evaluate --workdir={workdir} --inner_steps=10\n"

@@ -33,7 +33,9 @@ def draw_run(
     """
     stream, metrics = experiment.tasks["test"], read_metrics(workdir.path)
     figures = {
-        "learning_curves": plots.learning_curves(metrics, way=experiment.config.task.way),
+        "learning_curves": plots.learning_curves(
+            metrics, experiment.config.task.way, experiment.config.train.multi_step_epochs
+        ),
     }
     if test:
         rows = [row.to_row() for row in test]

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict, config_flags
 
 from mamlpp_jax import config as config_lib
 from mamlpp_jax.cli.config_files import error_text, load_config, ready_configs
+from mamlpp_jax.config.fields import FIELDS
 from mamlpp_jax.config.protocols import PROTOCOLS
 from mamlpp_jax.errors import ConfigError, MamlppError
 from mamlpp_jax.utils.files import wrap_os_errors
@@ -58,11 +59,15 @@ def parse_flags(
 ) -> list[str]:
     """Parses flags and returns the rest behind the program's name; a mistake is one paragraph, not a traceback.
 
-    `--help` prints the docstring and the flags of the command's module, and exits with 0. `configs` are the flags that
-    name configuration files; with `rest` there may be arguments that are no flags.
+    `--help` prints the docstring and the flags of the command's module, `--fields` the fields of configurations; both
+    exit with 0. `configs` are the flags that name configuration files; with `rest` there may be arguments that are no
+    flags.
     """
     if not _HELP.isdisjoint(argv[1:]):
         _print_help(module, with_configs=bool(configs))
+        sys.exit(0)
+    if configs and "--fields" in argv[1:]:
+        print(fields_text())
         sys.exit(0)
     names = [holder.name for holder in configs]
     _ARGV[:] = argv
@@ -108,6 +113,17 @@ def _print_help(module: str, with_configs: bool) -> None:
     print("flags:", *map(flags.FLAGS.module_help, modules), sep="\n")
     if with_configs:
         print(f"\nconfigurations found from any folder: {', '.join(ready_configs())}")
+        print("--fields lists the fields of a configuration: --config.train.epochs=10 sets one.")
+
+
+def fields_text() -> str:
+    """Every field of a configuration with its default, meaning and allowed values, two lines each."""
+    return "\n".join(
+        f"{name}={field.default}\n    {field.text}"
+        + ("; true or false" if isinstance(field.default, bool) else "")
+        + (f"; {field.rule.text.removeprefix('it ')}" if field.rule.text else "")
+        for name, field in FIELDS.items()
+    )
 
 
 def _check_field_names(argv: list[str], names: Sequence[str]) -> None:

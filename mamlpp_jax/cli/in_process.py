@@ -183,7 +183,8 @@ def evaluate(
     for member in members:
         meta, stats = replicate((member.meta, member.batch_stats), tested.mesh)
         states.append(MetaState(jnp.int32(member.step), meta, stats, ()))
-    evaluations, correct, predictions = final_evaluation.run_test(tested, states)
+    evaluations, queries, predictions = final_evaluation.run_test(tested, states)
+    correct = {key: of.correct_per_task for key, of in queries.items()}
     weights = None
     if adapted:
         if episodes is None:

@@ -29,7 +29,7 @@ import numpy as np
 from absl import app, flags
 
 from mamlpp_jax.cli.flags import fail, output_file, parse_flags
-from mamlpp_jax.cli.log import quiet_libraries, set_up_compilation
+from mamlpp_jax.cli.log import compile_quickly, quiet_libraries, set_up_compilation
 from mamlpp_jax.data.readers.class_folders import scan_classes
 from mamlpp_jax.data.readers.images import SUFFIXES, heif_hint
 from mamlpp_jax.distributed.mesh import available_devices
@@ -64,6 +64,12 @@ _INNER_STEPS = flags.DEFINE_integer("inner_steps", None, "Inner steps; default: 
 _POLARITY = flags.DEFINE_string(
     "polarity", None, "Models of writing: auto, dark_on_light or light_on_dark."
 )
+
+_ALLOW_CODE = flags.DEFINE_bool(
+    "allow_code", False, "Import code that the model's config.json names (module:attribute)."
+)
+
+_FEW = 200  # query images that take less time than optimising the code that classifies them
 
 
 NONE = "(none of these)"
@@ -276,8 +282,12 @@ def _run(queries: Sequence[str]) -> None:
     support = pathlib.Path(_SUPPORT.value) if _SUPPORT.value else None
     if figure and not support:
         raise ConfigError("--support is missing; --figure shows its images.")
+    if queries and len(find_images(queries)[0]) <= _FEW:
+        compile_quickly()
     available_devices()
-    clf = FewShotClassifier.from_pretrained(_MODEL.value, ensemble=_ENSEMBLE.value, **settings)
+    clf = FewShotClassifier.from_pretrained(
+        _MODEL.value, ensemble=_ENSEMBLE.value, allow_code=_ALLOW_CODE.value, **settings
+    )
     if not (support or hasattr(clf, "classes_")):
         raise ConfigError(
             f"--support is missing; it holds a folder of images per class, for {_MODEL.value} has no classes."

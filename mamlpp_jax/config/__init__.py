@@ -33,11 +33,14 @@ from mamlpp_jax.config.identity import (
     without_folders as without_folders,
 )
 from mamlpp_jax.config.methods import apply_method as apply_method
+from mamlpp_jax.config.photographs import photograph_config as photograph_config
 from mamlpp_jax.config.protocols import apply_protocol as apply_protocol
 from mamlpp_jax.config.stored import check_field as check_field, complete as complete
 from mamlpp_jax.config.validation import (
+    FEW_CLASSES as FEW_CLASSES,
     check_channels as check_channels,
     check_chunk as check_chunk,
+    check_class_sizes as check_class_sizes,
     check_classes as check_classes,
     check_types as check_types,
     check_value as check_value,

@@ -1,4 +1,4 @@
-"""Every field of a configuration: its default, its allowed values and its meaning.
+"""Every field of a configuration: its default, its meaning and its allowed values.
 
 The defaults are MAML++ on Omniglot 5-way 1-shot, by the paper's protocol. Where the authors' released code
 differs from the paper, the field says so. On the command line, "train.epochs" is `--config.train.epochs`.
@@ -28,6 +28,7 @@ class Field(NamedTuple):
     """One field."""
 
     default: bool | int | float | str  # its value in `default_config`, which also fixes its type
+    text: str  # its meaning
     rule: Rule = rules.ANY  # the values it may have, as far as they need no data and devices
     resumable: bool = False  # a run may be continued with another value: results stay the same
     # Values of earlier versions. A stored configuration that has one is read with the default in its place.
@@ -38,99 +39,152 @@ class Field(NamedTuple):
 # A line per field. Upper limits far above any use keep a typo from filling the memory.
 # fmt: off
 FIELDS: dict[str, Field] = {
-    "experiment": Field("omniglot", rules.FOLDER_NAME),  # what results are filed under
-    "method": Field("maml++"),  # the label of the run; `apply_method` sets the components' fields to it
-    "protocol": Field("none", one_of(PROTOCOLS)),  # the label of what `apply_protocol` sets
-    "seed": Field(0, rules.SEED),  # initial weights and training tasks
+    "experiment": Field("omniglot", "what results are filed under", rules.FOLDER_NAME),
+    "method": Field(
+        "maml++", "label of the run; the configuration's argument method=... sets the components' fields to it"
+    ),
+    "protocol": Field("none", "label of what the configuration's argument protocol=... sets", one_of(PROTOCOLS)),
+    "seed": Field(0, "initial weights and training tasks", rules.SEED),
 
-    "data.name": Field("omniglot"),  # a data source, see mamlpp_jax.data.sources.registry
-    "data.options": Field("{}", rules.OPTIONS, added=True),  # arguments of an own data source
-    "data.seed": Field(0, rules.SEED),  # class split and evaluation tasks; the same for every `seed`
-    "data.image_size": Field(28, whole(1, 1024)),  # height and width in pixels
-    "data.channels": Field(0, rules.CHANNELS),  # 1 grey, 3 colour; 0 = as the images are (own images, TFDS data sets)
-    "data.normalize": Field("none", one_of(("none", "imagenet"))),  # pixels in 0..1, or ImageNet's mean and deviation
-    "data.rotations": Field(True),  # every 90-degree rotation of a class is a class
-    "data.augment": Field(False, added=True),  # supervised: random crops, flips and colours of training images
-    "data.rotate_evaluation": Field(True),  # in validation and test too (released code: in training only)
-    # Classes before rotation. 0 takes all of a published split; three zeros divide the others by fractions.
-    "data.train_classes": Field(1150, whole(0)),
-    "data.val_classes": Field(50, whole(0)),
-    "data.test_classes": Field(423, whole(0)),
-    "data.split_fractions": Field("", rules.FRACTIONS),  # such as 0.64,0.16,0.2; "" = these, but `way` classes each
-    "data.split_file": Field("", rules.FOLDER),  # CSV with the header "class,split"; "" = the rules above
-    "data.tfds_dir": Field("", rules.FOLDER, resumable=True),  # root of prepared TFDS data sets
-    "data.manual_dir": Field("", rules.FOLDER, resumable=True),  # raw archives or images; "" = download them
-    "data.cache_dir": Field("", rules.FOLDER, resumable=True),  # where prepared data go; "" = the user's cache folder
-    "data.device_limit_mib": Field(8192, whole(0), resumable=True),  # larger data stay on the host; same tasks
+    "data.name": Field(
+        "omniglot", "a data source: glyphs, omniglot, mini_imagenet, image_folder (own images), tfds:<name> ..."
+    ),
+    "data.options": Field("{}", "arguments of an own data source", rules.OPTIONS, added=True),
+    "data.seed": Field(0, "class split and evaluation tasks; the same for every `seed`", rules.SEED),
+    "data.image_size": Field(28, "height and width in pixels", whole(1, 1024)),
+    "data.channels": Field(0, "1 grey, 3 colour; 0 = as the images are (own images, TFDS data sets)", rules.CHANNELS),
+    "data.normalize": Field("none", "pixels in 0..1, or ImageNet's mean and deviation", one_of(("none", "imagenet"))),
+    "data.rotations": Field(True, "every 90-degree rotation of a class is a class"),
+    "data.augment": Field(False, "supervised stage: random crops, flips and colours of training images", added=True),
+    "data.rotate_evaluation": Field(
+        True, "rotations are classes in validation and test too (released code: in training only)"
+    ),
+    "data.train_classes": Field(
+        1150,
+        "training classes before rotation; 0 takes all of a published split, three zeros divide by fractions",
+        whole(0),
+    ),
+    "data.val_classes": Field(50, "validation classes, as data.train_classes", whole(0)),
+    "data.test_classes": Field(423, "test classes, as data.train_classes", whole(0)),
+    "data.split_fractions": Field(
+        "",
+        "shares of the classes, such as 0.64,0.16,0.2; empty = these, but `way` classes in each split",
+        rules.FRACTIONS,
+    ),
+    "data.split_file": Field("", "CSV with the header class,split; empty = the rules above", rules.FOLDER),
+    "data.smallest_class": Field(1, "classes with fewer images are left out", whole(1), added=True),
+    "data.tfds_dir": Field("", "root of prepared TFDS data sets", rules.FOLDER, resumable=True),
+    "data.manual_dir": Field("", "folder of archives or images; empty = download them", rules.FOLDER, resumable=True),
+    "data.cache_dir": Field(
+        "", "where prepared data go; empty = the user's cache folder", rules.FOLDER, resumable=True
+    ),
+    "data.device_limit_mib": Field(
+        8192,
+        "MiB of images kept on a device; larger data stay on the host, with the same tasks",
+        whole(0), resumable=True,
+    ),
 
-    "task.way": Field(5, whole(2)),  # classes of a task
-    "task.shot": Field(1, whole(1)),  # support images per class
-    "task.query": Field(1, whole(1)),  # query images per class
+    "task.way": Field(5, "classes of a task", whole(2)),
+    "task.shot": Field(1, "support images per class", whole(1)),
+    "task.query": Field(1, "query images per class", whole(1)),
 
-    "model.name": Field("conv4", part_of(BACKBONES)),  # four convolutional blocks, or residual ones; own: module:attr
-    "model.options": Field("{}", rules.OPTIONS, added=True),  # further arguments of an own backbone
-    "model.filters": Field(64, whole(1)),  # of each block (resnet12: 64 for 64-160-320-640, 16 for 16-32-64-128)
-    "model.max_pool": Field(True),  # False (conv4): stride-2 convolutions and global average pooling
-    "model.shared_head": Field(False),  # one head vector for all classes, for any number of ways
-    # How convolutions are computed, see mamlpp_jax.ops.conv: speed and memory, not results.
+    "model.name": Field("conv4", "backbone: four convolutional blocks, or residual ones", part_of(BACKBONES)),
+    "model.options": Field("{}", "further arguments of an own backbone", rules.OPTIONS, added=True),
+    "model.filters": Field(
+        64, "filters of each block (resnet12: 64 for 64-160-320-640, 16 for 16-32-64-128)", whole(1)
+    ),
+    "model.max_pool": Field(True, "max pooling; False (conv4): stride-2 convolutions and global average pooling"),
+    "model.shared_head": Field(False, "one head vector for all classes, for any number of ways"),
     "model.conv": Field(
         "auto",
-        one_of(("auto", "xla", "patches", "direct", "grouped")),
-        resumable=True,
-        removed=("shifted", "pallas"),
+        "how convolutions are computed, see mamlpp_jax.ops.conv: speed and memory, not results",
+        one_of(("auto", "xla", "patches", "direct", "grouped")), resumable=True, removed=("shifted", "pallas"),
     ),
-    "model.dtype": Field("float32", one_of(("float32", "bfloat16"))),  # of factors in convolutions; the rest is float32
+    "model.dtype": Field(
+        "float32", "dtype of factors in convolutions; the rest is float32", one_of(("float32", "bfloat16"))
+    ),
 
-    "norm.per_step_statistics": Field(True),  # BNRS: running statistics per inner step
-    "norm.per_step_affine": Field(True),  # BNWB: scale and bias per inner step
-    "norm.train_statistics": Field("batch", one_of(STATISTICS)),  # what normalises in training
-    "norm.eval_statistics": Field("batch", some_of(STATISTICS)),  # the first selects epochs
+    "norm.per_step_statistics": Field(True, "BNRS: running statistics per inner step"),
+    "norm.per_step_affine": Field(True, "BNWB: scale and bias per inner step"),
+    "norm.train_statistics": Field("batch", "what normalises in training", one_of(STATISTICS)),
+    "norm.eval_statistics": Field(
+        "batch", "what normalises in validation and test; the first selects epochs", some_of(STATISTICS)
+    ),
+    "norm.hand_over": Field(
+        0.0,
+        "annealed statistics: share of the epochs that lead to the running ones; 0 = these from the start",
+        rules.SHARE,
+    ),
 
-    # Annealed statistics: share of the epochs that lead to the running ones; 0 = these from the start
-    "norm.hand_over": Field(0.0, rules.SHARE),
+    "inner.optimizer": Field(
+        "lslr",
+        "one fixed rate, or learned ones: per tensor and step, per weight, generated in every step",
+        part_of(INNER_OPTIMIZERS),
+    ),
+    "inner.options": Field("{}", "further arguments of an own inner optimizer", rules.OPTIONS, added=True),
+    "inner.loss": Field("cross_entropy", "loss of the support set", part_of(INNER_LOSSES), added=True),
+    "inner.loss_options": Field("{}", "arguments of an own inner loss", rules.OPTIONS, added=True),
+    "inner.learning_rate": Field(0.1, "inner rate: fixed, or where learned rates start", rules.POSITIVE),
+    "inner.per_step": Field(False, "with metasgd: rates per weight and step"),
+    "inner.adapts": Field("all", "what the inner loop changes: ANIL head, BOIL body", one_of(ADAPTS)),
 
-    # One fixed rate, or learned ones: per tensor and step, per weight, generated in every step.
-    "inner.optimizer": Field("lslr", part_of(INNER_OPTIMIZERS)),
-    "inner.options": Field("{}", rules.OPTIONS, added=True),  # further arguments of an own inner optimizer
-    "inner.loss": Field("cross_entropy", part_of(INNER_LOSSES), added=True),  # of the support set
-    "inner.loss_options": Field("{}", rules.OPTIONS, added=True),  # arguments of an own inner loss
-    "inner.learning_rate": Field(0.1, rules.POSITIVE),  # fixed, or where learned rates start
-    "inner.per_step": Field(False),  # metasgd: rates per weight and step
-    "inner.adapts": Field("all", one_of(ADAPTS)),  # what the inner loop changes: ANIL head, BOIL body
+    "train.epochs": Field(150, "epochs of the run, each with a validation at its end (released code: 100)", whole(1)),
+    "train.steps_per_epoch": Field(500, "outer steps of an epoch", whole(1)),
+    "train.tasks_per_step": Field(
+        16, "the meta-batch, tasks of an outer step: its batch size (released code: 8)", whole(1, 2**20)
+    ),
+    "train.inner_steps": Field(5, "inner steps, S", whole(1, 10_000)),
+    "train.first_order_epochs": Field(50, "DA: first order before this epoch; 0 = off (released code: off)", whole(0)),
+    "train.multi_step_epochs": Field(10, "MSL: annealed over these epochs, then the last loss; 0 = off", whole(0)),
+    "train.cosine_annealing": Field(True, "CA: the outer rate falls along a cosine"),
+    "train.cosine_per": Field(
+        "step", "how long an annealed rate is held (released code: epoch)", one_of(("step", "epoch"))
+    ),
+    "train.outer_gradient": Field(
+        "maml", "outer gradient: of the query loss, or theta_0 - theta_S", part_of(OUTER_DIRECTIONS)
+    ),
+    "train.batch_size": Field(32, "supervised stage: images of each of the batches of a step", whole(1), added=True),
+    "train.start_from": Field(
+        "",
+        "a run, an archived run, a saved or a shipped model to take weights from; empty = start anew",
+        rules.FOLDER, resumable=True, added=True,
+    ),
+    "train.learning_rate": Field(1e-3, "rate of outer Adam", rules.POSITIVE),
+    "train.final_learning_rate": Field(1e-5, "outer rate where CA ends", rules.POSITIVE),
+    "train.adam_b1": Field(0.9, "decay of outer Adam's mean of gradients", rules.DECAY),
+    "train.adam_b2": Field(0.99, "decay of its mean of squares (released code: 0.999)", rules.DECAY),
+    "train.label_smoothing": Field(0.0, "label smoothing of the query loss; 0 = off", rules.DECAY),
+    "train.average_decay": Field(0.0, "test a moving average of the meta-parameters; 0 = the last ones", rules.DECAY),
+    "train.clip_norm": Field(0.0, "global L2 norm the meta-gradient is scaled down to; 0 = off", rules.CLIP),
+    "train.clip_value": Field(
+        0.0, "largest size of the meta-gradient's elements; 0 = off (released mini-ImageNet code: 10)", rules.CLIP
+    ),
 
-    "train.epochs": Field(150, whole(1)),  # released code: 100
-    "train.steps_per_epoch": Field(500, whole(1)),  # outer steps
-    "train.tasks_per_step": Field(16, whole(1, 2**20)),  # the meta-batch (released code: 8)
-    "train.inner_steps": Field(5, whole(1, 10_000)),
-    "train.first_order_epochs": Field(50, whole(0)),  # DA: first order before this epoch; 0 = off (released code: off)
-    "train.multi_step_epochs": Field(10, whole(0)),  # MSL: annealed over these epochs, then the last loss; 0 = off
-    "train.cosine_annealing": Field(True),  # CA: the outer rate falls along a cosine
-    "train.cosine_per": Field("step", one_of(("step", "epoch"))),  # how long a rate is held (released code: epoch)
-    "train.outer_gradient": Field("maml", part_of(OUTER_DIRECTIONS)),  # of the query loss, or theta_0 - theta_S
-    "train.batch_size": Field(32, whole(1), added=True),  # supervised: images of each of the batches of a step
-    # A run, an archived run or a saved model to take weights from; "" = start anew. Its weights tell runs apart.
-    "train.start_from": Field("", rules.FOLDER, resumable=True, added=True),
-    "train.learning_rate": Field(1e-3, rules.POSITIVE),  # outer Adam
-    "train.final_learning_rate": Field(1e-5, rules.POSITIVE),  # where CA ends
-    "train.adam_b1": Field(0.9, rules.DECAY),
-    "train.adam_b2": Field(0.99, rules.DECAY),  # released code: 0.999
-    "train.label_smoothing": Field(0.0, rules.DECAY),  # of the query loss; 0 = off
-    "train.average_decay": Field(0.0, rules.DECAY),  # test a moving average of the meta-parameters; 0 = the last ones
-    "train.clip_norm": Field(0.0, rules.CLIP),  # global L2 norm the meta-gradient is scaled down to; 0 = off
-    "train.clip_value": Field(0.0, rules.CLIP),  # its elements' largest size; 0 = off (released mini-ImageNet code: 10)
+    "evaluation.tasks": Field(
+        600, "tasks of each validation and of the test", whole(2, 2**20, ", for an interval over tasks")
+    ),
+    "evaluation.most_inner_steps": Field(
+        0, "most inner steps tried on validation tasks after training; 0 = as trained", whole(0, 10_000), resumable=True
+    ),
+    "evaluation.ensemble": Field(3, "best epochs whose logits are averaged (released code: 5)", whole(1)),
 
-    "evaluation.tasks": Field(600, whole(2, 2**20, ", for an interval over tasks")),  # each of validation and test
-    "evaluation.ensemble": Field(3, whole(1)),  # best epochs whose logits are averaged (released code: 5)
+    "checkpoint.every_minutes": Field(
+        10.0, "minutes between checkpoints, besides epochs' ends; 1 a minute at most", rules.POSITIVE, resumable=True
+    ),
 
-    "checkpoint.every_minutes": Field(10.0, rules.POSITIVE, resumable=True),  # besides epochs' ends; 1 a minute at most
+    "compute.devices": Field(
+        0, "devices that share the meta-batch; 0 = as many as divide it", whole(0), resumable=True
+    ),
+    "compute.tasks_per_chunk": Field(0, "tasks computed together; 0 = 1 on CPU, else all", whole(0), resumable=True),
+    "compute.remat": Field(
+        False, "compute again instead of storing: less memory, more time, for many inner steps", resumable=True
+    ),
+    "compute.steps_per_dispatch": Field(0, "outer steps per compiled call; 0 = automatic", whole(0), resumable=True),
 
-    "compute.devices": Field(0, whole(0), resumable=True),  # share the meta-batch; 0 = as many as divide it
-    "compute.tasks_per_chunk": Field(0, whole(0), resumable=True),  # tasks computed together; 0 = 1 on CPU, else all
-    "compute.remat": Field(False, resumable=True),  # less memory, more time: for many inner steps
-    "compute.steps_per_dispatch": Field(0, whole(0), resumable=True),  # outer steps per compiled call; 0 = automatic
-
-    "log.every_seconds": Field(30.0, rules.POSITIVE, resumable=True),  # between progress lines without a terminal
-    "log.tensorboard": Field(True, resumable=True),  # write TensorBoard events too
+    "log.every_seconds": Field(
+        30.0, "seconds between progress lines without a terminal", rules.POSITIVE, resumable=True
+    ),
+    "log.tensorboard": Field(True, "write TensorBoard events too", resumable=True),
 }
 # fmt: on
 

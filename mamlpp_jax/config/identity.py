@@ -24,7 +24,7 @@ _SILENT_HAND_OVER = 0.5
 def config_hash(config: ConfigDict) -> str:
     """Eight hexadecimal digits that change with every field that changes the run.
 
-    The hash of a run is that of the versions that had the removed fields.
+    The hash of a run is that of the versions that had the removed fields and lacked the added ones.
     """
     fields = _run_fields(config) | {name: field.off for name, field in REMOVED_FIELDS.items()}
     for name, field in FIELDS.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -63,7 +64,32 @@ def check_field(name: str) -> None:
         commit = REMOVED_FIELDS[name].last_commit
         raise ConfigError(f"config.{name} was removed; {commit} is the last commit that has it.")
     if name not in FIELDS:
-        raise ConfigError(f"config.{name} is not a field{suggest(name, FIELDS, 'config.')}.")
+        raise ConfigError(
+            f"config.{name} is not a field (did you mean config.{_closest(name)}?); --fields lists them all."
+        )
+
+
+def _closest(name: str) -> str:
+    """The field that a name means most likely, by its words, their initials and the field's meaning."""
+    wanted, key = _words(name), name.rpartition(".")[2]
+
+    def score(field: str) -> float:
+        own = field.rpartition(".")[2]
+        have, meaning = _words(field), _words(FIELDS[field].text.lower())
+        return (
+            difflib.SequenceMatcher(None, name, field).ratio()
+            + len(wanted & have) / len(wanted)
+            + 0.5 * len(_words(key) & meaning) / len(_words(key))
+            + (key == "".join(word[0] for word in own.split("_")))
+            + 0.5 * own.startswith(key)
+        )
+
+    return max(FIELDS, key=score)
+
+
+def _words(text: str) -> set[str]:
+    """The words of a text, in the singular."""
+    return {word.rstrip("s") for word in re.findall("[a-z]+", text)} or {""}
 
 
 def suggest(name: str, known: Iterable[str], prefix: str = "") -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -23,6 +24,11 @@ from mamlpp_jax.config.stored import check_field, complete
 from mamlpp_jax.errors import ConfigError
 from mamlpp_jax.statistics import check_usable
 
+_FEW = 6  # tasks of two classes take six: two each for training, validation and test
+FEW_CLASSES = (
+    " To tell so few classes apart, train nothing: python -m mamlpp_jax.predict --model=MODEL --support=DIR "
+    "--query=IMAGES learns them from the images in DIR, a folder per class."
+)
 _FOR_COLOUR = ("imagenet",)  # values of data.normalize for three channels
 
 
@@ -210,27 +216,28 @@ def check_channels(config: ConfigDict, channels: int) -> None:
         )
 
 
-def check_classes(
-    config: ConfigDict, split: str, num_classes: int, smallest: str, images: int
-) -> None:
-    """Checks that tasks can be sampled from a split of so many classes, rotated ones counted.
-
-    Its smallest class, of that name, has so many images.
-    """
-    task = config.task
-    if task.way > num_classes:
+def check_classes(config: ConfigDict, split: str, num_classes: int, in_all: int) -> None:
+    """Checks that a split of so many classes, rotated ones counted, has enough; `in_all` are those of the data set."""
+    way = config.task.way
+    if way > num_classes:
         raise ConfigError(
-            f"config.task.way is {task.way}, but the {split} split of {config.data.name} has "
-            f"{num_classes} classes; use at most {num_classes}, or {_more_classes(config, split)}."
+            f"config.task.way is {way}, but the {split} split of {config.data.name} has {num_classes} classes; use "
+            f"at most {num_classes}, or {_more_classes(config, split)}."
+            + (FEW_CLASSES if in_all < _FEW else "")
         )
-    if task.shot + task.query > images:
-        most = f"Together they may be at most {images}, or"
-        most = most if images > 1 else "A task takes two or more:"
+
+
+def check_class_sizes(config: ConfigDict, sizes: Mapping[str, int]) -> None:
+    """Checks that every class, its images given by its name, has enough of them for a task; names all that do not."""
+    shot, query = config.task.shot, config.task.query
+    small = [f"{name!r} ({size})" for name, size in sizes.items() if size < shot + query]
+    if small:
+        least = min(sizes.values())
+        most = f"Together they may be at most {least}, or g" if least > 1 else "G"
         raise ConfigError(
-            f"config.task.shot + config.task.query is {task.shot} + {task.query} = "
-            f"{task.shot + task.query}, but the class {smallest!r} of the {split} split of "
-            f"{config.data.name} has {images} image(s). {most} give that class more images, or "
-            "leave it out (by moving its folder away, or in data.split_file)."
+            f"config.task.shot + config.task.query is {shot} + {query} = {shot + query}, but {len(small)} of "
+            f"{len(sizes)} classes of {config.data.name} have fewer images: {', '.join(small)}. {most}ive them more "
+            f"images, or leave them out by config.data.smallest_class={shot + query}."
         )
 
 

@@ -21,6 +21,8 @@ from mamlpp_jax.utils.arithmetic import largest_divisor
 
 _BATCH_BYTES = 128 * 2**20  # of images that are sent to the devices at a time
 
+_BLOCKS, _MOST_BLOCKS = 10, 30  # of an evaluation, about and at most
+
 
 class Window(NamedTuple):
     """Tasks that are needed together: those with these global indices, in each of these outer steps."""
@@ -81,13 +83,17 @@ class TaskStream:
     ) -> Generator[tuple[Any, np.ndarray], None, None]:
         """See `algorithms.evaluation.TaskBlocks`.
 
-        Data on the devices need one block. Tasks that the host assembles come in blocks of a limited size, all of
-        the same spec so that one compiled function serves them.
+        There are some, to report progress after each; more where the host assembles tasks, since it does so in
+        blocks of a limited size. All have the same shape, so that one compiled function serves them.
         """
         limit, (chunks, per_chunk) = self.tasks_per_window, task_indices.shape
-        rows = chunks
+        share = chunks // devices
+        rows = largest_divisor(share, -(-share // _BLOCKS))
+        if share > _MOST_BLOCKS * rows:
+            rows = share
         if limit is not None:
-            rows = devices * largest_divisor(chunks // devices, limit // (devices * per_chunk))
+            rows = largest_divisor(share, min(rows, limit // (devices * per_chunk)))
+        rows *= devices
         blocks = np.split(task_indices, chunks // rows)
         first = [Window(range(1), range(block[0, 0], block[-1, -1] + 1)) for block in blocks]
         sources = self.windows(first)
@@ -102,15 +108,23 @@ class TaskStream:
         sampled = self.sample_tasks(batch, jnp.int32(0), jnp.arange(count, dtype=jnp.int32))
         return jax.tree.map(np.asarray, sampled)
 
+    def classes(self, tasks: range) -> tuple[np.ndarray, np.ndarray]:
+        """Classes of these tasks, int [tasks, K], indices into `class_names`, and their quarters of rotation."""
+        indices, rotations = self.host.indices(range(1), tasks)
+        starts = np.asarray(self.host.source.starts)
+        order = np.argsort(starts)
+        row = np.searchsorted(starts[order], indices[0, :, :, 0], side="right") - 1
+        return order[row], rotations[0]
+
     def task_class_names(self, task: int) -> list[str]:
         """Names of the classes of one of these tasks, with the rotations they were sampled at."""
-        indices, rotations = self.host.indices(range(1), range(task, task + 1))
-        _, starts, sizes, _ = self.host.source
-        names = []
-        for image, quarters in zip(indices[0, 0, :, 0], rotations[0, 0], strict=True):
-            name = self.class_names[int(np.argmax((starts <= image) & (image < starts + sizes)))]
-            names.append(f"{name}, rotated {90 * quarters}°" if quarters else name)
-        return names
+        (classes,), (rotations,) = self.classes(range(task, task + 1))
+        return [
+            f"{self.class_names[index]}, rotated {90 * quarters}°"
+            if quarters
+            else self.class_names[index]
+            for index, quarters in zip(classes, rotations, strict=True)
+        ]
 
 
 def make_task_stream(

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from mamlpp_jax.config import parse_fractions
+from mamlpp_jax.config import FEW_CLASSES, parse_fractions
 from mamlpp_jax.data.dataset import SPLITS, Dataset
 from mamlpp_jax.data.readers.csv_files import read_csv
 from mamlpp_jax.errors import ConfigError, DataError
@@ -118,7 +118,7 @@ def automatic_counts(
     if num_classes < len(SPLITS):
         raise ConfigError(
             f"the data set has {num_classes} class(es), which cannot be divided into {', '.join(SPLITS)}; it needs "
-            "three at least, and `config.task.way` times three for tasks of that many classes."
+            f"three at least, and `config.task.way` times three for tasks of that many classes.{FEW_CLASSES}"
         )
     most = max(rotations.values(), default=1) * num_classes
     for feasible in range(min(way, most), 0, -1):

@@ -29,12 +29,13 @@ _MAX_POINTS = 1000  # of a raw curve; more are drawn as a band
 # --- Learning curves ------------------------------------------------------------------------------
 
 
-def learning_curves(metrics: Rows, way: int | None = None) -> Figure:
+def learning_curves(metrics: Rows, way: int | None = None, multi_step_epochs: int = 0) -> Figure:
     """Draws loss and accuracy of training and of every validation, from rows of `metrics.jsonl`.
 
     The loss axis follows training and the first validation mode, the one that selects epochs.
-    Another mode may diverge (to 1e35); its curve ends where it leaves the axis. A line shows the accuracy of chance
-    where the number of ways is given.
+    Another mode may diverge (to 1e35); its curve ends where it leaves the axis. The accuracy axis begins below the
+    validations and what training reached after its first tenth. A line shows the accuracy of chance where the number
+    of ways is given; the title says in how many epochs the loss of training weights all inner steps.
     """
     from matplotlib.ticker import MaxNLocator
 
@@ -43,15 +44,24 @@ def learning_curves(metrics: Rows, way: int | None = None) -> Figure:
     training = [row for row in metrics if "loss" in row]
     validation = [row for row in metrics if any(key.startswith("val_") for key in row)]
     smooth = _training_curve(loss_axes, training, "loss", 1.0)
-    _training_curve(accuracy_axes, training, "accuracy", 100.0)
+    reached = _training_curve(accuracy_axes, training, "accuracy", 100.0)
+    matter = [reached[len(reached) // 10 :]]
     for index, mode in enumerate(_validation_modes(validation)):
         values = _validation_curve(loss_axes, validation, "val_loss", mode, 1.0)
-        _validation_curve(accuracy_axes, validation, "val_accuracy", mode, 100.0)
+        matter.append(_validation_curve(accuracy_axes, validation, "val_accuracy", mode, 100.0))
         if index == 0:
             _fix_loss_axis(loss_axes, np.append(smooth, values))
     if way is not None:
         _chance(accuracy_axes, way)
-    _finish_axes(loss_axes, "outer step", "cross-entropy loss")
+    finite = np.concatenate(matter)[np.isfinite(np.concatenate(matter))]
+    if len(finite):
+        margin = max(0.08 * np.ptp(finite), 1.0)
+        accuracy_axes.set_ylim(finite.min() - margin, min(finite.max() + margin, 101.0))
+    weighted = f"; in training over all steps before epoch {multi_step_epochs + 1}"
+    loss_axes.set_title(
+        f"after the last inner step{weighted if multi_step_epochs else ''}", fontsize=9
+    )
+    _finish_axes(loss_axes, "outer step", "cross-entropy of query images")
     _finish_axes(accuracy_axes, "outer step", "accuracy (%)")
     for axes in (loss_axes, accuracy_axes):
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -20,17 +20,26 @@ FIGURES = (
     ("episode*.png", "A test episode and its predictions"),
 )
 
+_NUMBERS = ("way", "shot", "query", "inner_steps", "tasks")
+_COLUMNS = 7  # of accuracies, on a terminal
+_FEW_CLASSES = 50
+
 
 def results_table(results: Mapping[str, Any]) -> str:
-    """The tests of `results.json` as text: accuracies with 95 % intervals, and those per inner step."""
-    test = results.get("test") or []
+    """The tests of `results.json` as text: accuracies with 95 % intervals, and those per inner step, at most seven.
+
+    Conditions that all tests share stand above.
+    """
+    test = _distinct(results.get("test") or [])
     if not test:
         return "No test results."
+    shared, rows = _split_off_shared(_conditions(test))
+    accuracies = [{**row, "accuracy": _accuracy(of)} for row, of in zip(rows, test, strict=True)]
     parts = [
-        f"Test accuracy (%, ± 95 % confidence interval over tasks)\n{text_table(_summary(test))}",
-        f"Accuracy (%) after each number of inner steps\n{text_table(_per_inner_step(test))}",
+        f"Test accuracy (%, ± 95 % confidence interval over tasks){shared}\n{text_table(accuracies)}",
+        f"Accuracy (%) after each number of inner steps\n{text_table(_per_inner_step(test, rows, _COLUMNS))}",
     ]
-    return "\n\n".join(parts + _extrapolations(results))
+    return "\n\n".join([*parts, *_sampled(test), *_extrapolations(results)])
 
 
 def results_page(results: Mapping[str, Any], workdir: pathlib.Path | None = None) -> str:
@@ -40,18 +49,24 @@ def results_page(results: Mapping[str, Any], workdir: pathlib.Path | None = None
     """
     title = " ".join(str(results[key]) for key in ("experiment", "method") if results.get(key))
     parts = [f"# {title or 'Results'}", markdown_table(_run(results))]
-    test = results.get("test") or []
+    test = _distinct(results.get("test") or [])
     if test:
         modes = {str(row["eval_statistics"]): None for row in test}
         parts += [
             "## Test accuracy",
             "In percent, ± half the width of the 95 % confidence interval over tasks.",
-            markdown_table(_summary(test)),
+            markdown_table(
+                [
+                    {**row, "accuracy": _accuracy(of)}
+                    for row, of in zip(_conditions(test), test, strict=True)
+                ]
+            ),
+            *_sampled(test),
             "\n".join(
                 f"- `{mode}`: {STATISTICS[mode].text}." for mode in modes if mode in STATISTICS
             ),
             "## Accuracy after each number of inner steps",
-            markdown_table(_per_inner_step(test)),
+            markdown_table(_per_inner_step(test, _conditions(test, _NUMBERS[:2]))),
             *_extrapolations(results),
         ]
     else:
@@ -91,42 +106,101 @@ def _extrapolations(results: Mapping[str, Any]) -> list[str]:
         f"Trained for {steps} inner steps: further steps repeat the last one's rates and "
         "normalisation.": any(row["inner_steps"] > steps for row in test),
     }
-    return other + [note for note, applies in notes.items() if applies]
+    return other + [note for note, applies in notes.items() if applies] + _more_steps(results)
 
 
-def _summary(test: Rows) -> Rows:
+def _more_steps(results: Mapping[str, Any]) -> list[str]:
+    """A sentence on more inner steps than trained with, where validation says that they help."""
+    tried, steps = (
+        results.get("validation_per_inner_step"),
+        results["config"]["train"]["inner_steps"],
+    )
+    if not tried:
+        return []
+    best = max(range(steps, len(tried)), key=tried.__getitem__)
+    enough = next(k for k in range(steps, len(tried)) if tried[k] >= tried[best] - 0.005)
+    said = f"On the validation tasks {steps} inner steps reach {100 * tried[steps]:.1f} %"
+    if tried[enough] < tried[steps] + 0.01:
+        return [f"{said}, and more of them (up to {len(tried) - 1}) no more."]
     return [
-        {
-            **conditions,
-            "query": row["query"],
-            "inner steps": row["inner_steps"],
-            "tasks": row["tasks"],
-            "accuracy": f"{100 * row['accuracy']:.2f} ± {100 * row['ci95']:.2f}",
+        f"{said}, {enough} reach {100 * tried[enough]:.1f} %: give --inner_steps={enough} to --mode=evaluate and to "
+        "mamlpp_jax.predict."
+    ]
+
+
+def _distinct(test: Rows) -> Rows:
+    """The tests without ensembles of one epoch, which are that epoch's."""
+    alone = [row for row in test if row["model"] == "ensemble" and len(row.get("epochs", ())) == 1]
+    return [row for row in test if row not in alone]
+
+
+def _accuracy(row: Mapping[str, Any]) -> str:
+    return f"{100 * row['accuracy']:.2f} ± {100 * row['ci95']:.2f}"
+
+
+def _sampled(test: Rows) -> list[str]:
+    """Sentences on how many classes and images the tasks come from."""
+    notes: dict[str, Mapping[str, Any]] = {}
+    for row in test:
+        classes, images = row.get("classes", 0), row.get("images", 0)
+        if classes:
+            source = (
+                f"{row.get('data', 'the run')}: " if any("data" in other for other in test) else ""
+            )
+            notes.setdefault(
+                f"{source}the tasks are sampled from {classes} classes of {images:,} images in all",
+                row,
+            )
+    return [
+        f"{note[:1].upper()}{note[1:]}."
+        + (
+            f" The interval says nothing of other classes: with classes as the sample it is "
+            f"± {100 * row['ci95_by_class']:.1f} ({row['model']}, {row['eval_statistics']})."
+            if row["classes"] <= _FEW_CLASSES and row.get("ci95_by_class")
+            else ""
+        )
+        for note, row in notes.items()
+    ]
+
+
+def _per_inner_step(test: Rows, conditions: Rows, most: int | None = None) -> Rows:
+    """The accuracies behind the conditions; of at most so many numbers of steps, first and last among them."""
+    count = max(len(row["accuracy_per_step"]) for row in test)
+    shown = list(range(count))
+    if most and count > most:
+        shown = sorted({round(k * (count - 1) / (most - 1)) for k in range(most)})
+    return [
+        {**named}
+        | {
+            str(step): f"{100 * row['accuracy_per_step'][step]:.2f}"
+            for step in shown
+            if step < len(row["accuracy_per_step"])
         }
-        for row, conditions in zip(test, _conditions(test), strict=True)
+        for row, named in zip(test, conditions, strict=True)
     ]
 
 
-def _per_inner_step(test: Rows) -> Rows:
-    return [
-        conditions
-        | {str(step): f"{100 * value:.2f}" for step, value in enumerate(row["accuracy_per_step"])}
-        for row, conditions in zip(test, _conditions(test), strict=True)
-    ]
-
-
-def _conditions(test: Rows) -> list[dict[str, Any]]:
-    """The first columns of both tables; "data" only when a test is of other data than the run's."""
+def _conditions(test: Rows, numbers: Sequence[str] = _NUMBERS) -> list[dict[str, Any]]:
+    """The first columns of the tables; "data" only when a test is of other data than the run's."""
     other_data = any("data" in row for row in test)
     return [
         {
             **({"data": row.get("data", "the run's")} if other_data else {}),
             "model": row["model"],
             "statistics (train/eval)": f"{row['train_statistics']}/{row['eval_statistics']}",
-            "way": row["way"],
-            "shot": row["shot"],
+            **{name.replace("_", " "): row[name] for name in numbers},
         }
         for row in test
+    ]
+
+
+def _split_off_shared(rows: Rows) -> tuple[str, list[dict[str, Any]]]:
+    """A text with the numbers that are the same in all rows, and the rows without them."""
+    names = [name.replace("_", " ") for name in _NUMBERS]
+    shared = [name for name in names if len({row[name] for row in rows}) == 1]
+    text = ", ".join(f"{name} {rows[0][name]}" for name in shared)
+    return (f"\n{text}" if text else ""), [
+        {name: cell for name, cell in row.items() if name not in shared} for row in rows
     ]
 
 
@@ -134,6 +208,9 @@ def _run(results: Mapping[str, Any]) -> Rows:
     steps = results.get("steps")
     if isinstance(steps, int):
         steps = f"{steps:,}" + ("" if results.get("finished", True) else " (not finished)")
+        whole = _published_steps(results)
+        if whole > results["steps"]:
+            steps += f", shortened from {whole:,}"
     fields = {
         "experiment": results.get("experiment"),
         "data": _data(results),
@@ -146,6 +223,17 @@ def _run(results: Mapping[str, Any]) -> Rows:
         "commit": results.get("commit"),
     }
     return [{"": name, " ": _text(value)} for name, value in fields.items() if value is not None]
+
+
+def _published_steps(results: Mapping[str, Any]) -> int:
+    """Outer steps of the run's protocol, of the paper's where that one is shorter; 0 for data of no protocol."""
+    config = results.get("config") or {}
+    data, protocol = config.get("data", {}).get("name"), str(results.get("protocol"))
+    if data not in ("omniglot", "mini_imagenet"):
+        return 0
+    whole = config_lib.default_config()
+    config_lib.apply_protocol(whole, "released" if protocol == "released" else "paper")
+    return config_lib.total_steps(whole)
 
 
 def _data(results: Mapping[str, Any]) -> str | None:

@@ -117,10 +117,11 @@ def check_tasks(config: ConfigDict, dataset: Dataset, classes: Mapping[str, np.n
     """Checks that splits, given by their class indices, have enough classes and images for the tasks asked for."""
     config_lib.check_channels(config, dataset.images.shape[-1])
     for split, members in classes.items():
-        smallest = min(members, key=dataset.class_sizes.__getitem__)
-        smallest_class = dataset.class_names[smallest], int(dataset.class_sizes[smallest])
-        rotations = task_spec(config, split).rotations
-        config_lib.check_classes(config, split, len(members) * rotations, *smallest_class)
+        num_classes = len(members) * task_spec(config, split).rotations
+        config_lib.check_classes(config, split, num_classes, dataset.num_classes)
+    members = np.sort(np.concatenate([*classes.values()]))
+    sizes = {dataset.class_names[index]: int(dataset.class_sizes[index]) for index in members}
+    config_lib.check_class_sizes(config, sizes)
 
 
 def build_experiment(

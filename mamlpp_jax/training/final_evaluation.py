@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,10 +12,12 @@ from ml_collections import ConfigDict
 
 from mamlpp_jax import config as config_lib
 from mamlpp_jax.algorithms.averaging import evaluated_meta
-from mamlpp_jax.algorithms.metrics import Predictions, correct_per_task, ensemble, score
+from mamlpp_jax.algorithms.metrics import Predictions, ensemble, score
+from mamlpp_jax.artifacts.predictions import QueryPredictions, make_predictions
 from mamlpp_jax.artifacts.provenance import provenance
 from mamlpp_jax.artifacts.results import Evaluation
 from mamlpp_jax.config.parts import OUTER_DIRECTIONS
+from mamlpp_jax.data.pipeline import TaskStream
 from mamlpp_jax.distributed import processes
 from mamlpp_jax.models import with_ways
 from mamlpp_jax.training.checkpoints import CheckpointReader
@@ -53,15 +56,15 @@ def run_test(
     *,
     data: str = "",
     before_each: Callable[[], None] = lambda: None,
-) -> tuple[list[Evaluation], dict[str, np.ndarray], Predictions | None]:
+) -> tuple[list[Evaluation], dict[str, QueryPredictions], Predictions | None]:
     """Tests the ensemble of the best epochs, best first, and the single best one on the fixed test tasks.
 
     Heads of another number of ways are fitted. `data` is the name of the data in results, "" for the run's own;
     `before_each` is called before each model's evaluation and may raise to leave.
 
     Returns:
-        Per statistics mode the ensemble and the best epoch; for each of these, by its key, the correct query images
-        per task; and the ensemble's predictions in the first mode.
+        Per statistics mode the ensemble and the best epoch; for each of these, by its key, the prediction of
+        each query image; and the ensemble's logits in the first mode.
     """
     config = experiment.config
     if OUTER_DIRECTIONS[config.train.outer_gradient].all_classes:
@@ -69,11 +72,18 @@ def run_test(
     modes, epochs = config_lib.eval_statistics(config), epochs_of(states, config)
     members = _predict(experiment, states, modes, before_each)
     ensembles = {mode: ensemble([member[mode] for member in members]) for mode in modes}
+    stream, tasks = experiment.tasks["test"], config.evaluation.tasks
+    names: Sequence[str] = [f"label {k}" for k in range(config.task.way)]
+    classes, images = np.tile(np.arange(len(names)), (tasks, 1)), 0
+    if isinstance(stream, TaskStream):
+        names, (classes, _) = stream.class_names, stream.classes(range(tasks))
+        images = int(np.sum(stream.host.source.sizes))
     results: list[Evaluation] = []
-    correct: dict[str, np.ndarray] = {}
+    queries: dict[str, QueryPredictions] = {}
     for mode in modes:
         both = (("ensemble", ensembles[mode], epochs), ("best", members[0][mode], epochs[:1]))
-        for name, predictions, tested in both:
+        for name, (logits, labels), tested in both:
+            of = make_predictions(logits[:, -1], labels, classes, names)
             results.append(
                 Evaluation(
                     model=name,
@@ -81,20 +91,23 @@ def run_test(
                     eval_statistics=mode,
                     **config.task.to_dict(),
                     inner_steps=config.train.inner_steps,
-                    tasks=config.evaluation.tasks,
+                    tasks=tasks,
                     data=data,
                     epochs=tested,
-                    **score(predictions)._asdict(),
+                    classes=len(names) if images else 0,
+                    images=images,
+                    ci95_by_class=of.ci95_by_class() if images else 0.0,
+                    **score(Predictions(logits, labels))._asdict(),
                 )
             )
-            correct[results[-1].key] = correct_per_task(predictions)
+            queries[results[-1].key] = of
         averaged = results[-2]
         logging.info(
             "test, %s statistics: %.2f ± %.2f %% (ensemble of %d)",
             *(mode, 100 * averaged.accuracy, 100 * averaged.ci95, len(states)),
         )
 
-    return results, correct, ensembles[modes[0]]
+    return results, queries, ensembles[modes[0]]
 
 
 def _predict(
@@ -113,9 +126,25 @@ def _predict(
         with phase(
             f"{'' if predictions else 'compiling the evaluation, '}testing model {number} of {len(states)}, after "
             f"outer step {int(state.step)}, on {tested}"
-        ):
-            predictions.append(evaluate(meta, state.batch_stats, experiment.tasks["test"]))
+        ) as report:
+            predictions.append(evaluate(meta, state.batch_stats, experiment.tasks["test"], report))
     return predictions
+
+
+def try_inner_steps(experiment: Experiment, best: MetaState) -> list[float]:
+    """Accuracy of the best epoch on the validation tasks after 0 to `evaluation.most_inner_steps`; [] for no more."""
+    config = experiment.config
+    most, mode = config.evaluation.most_inner_steps, config_lib.eval_statistics(config)[0]
+    all_classes = OUTER_DIRECTIONS[config.train.outer_gradient].all_classes
+    if most <= config.train.inner_steps or all_classes:
+        return []
+    longer = dataclasses.replace(experiment.learner, inner_steps=most)
+    changed = dataclasses.replace(experiment, learner=longer)
+    evaluate = jitted_evaluator(changed, "val", [mode], every_step=True)
+    with phase(f"trying up to {most} inner steps on the validation tasks") as report:
+        meta, stream = evaluated_meta(best), experiment.tasks["val"]
+        predictions = evaluate(meta, best.batch_stats, stream, report)[mode]
+    return score(predictions).accuracy_per_step
 
 
 def epochs_of(states: Sequence[MetaState], config: ConfigDict) -> list[int]:

@@ -117,6 +117,7 @@ class _Loop:
         every_step = np.arange(config_lib.total_steps(self.config))
         self.rates = np.broadcast_to(experiment.learning_rate(every_step), every_step.shape)
         self.saved_at = time.monotonic()
+        self.validation_seconds = 0.0  # of the latest one, without compilation
         # For each dispatch from `start` to the end, a source of its training tasks.
         tasks = range(self.config.train.tasks_per_step)
         firsts = range(start, len(every_step), self.per_dispatch)
@@ -220,7 +221,8 @@ class _Loop:
         seconds = now - started
         rate = len(records) / max(seconds, 1e-9)
         self.writer.timing({"step": last["step"], "seconds": seconds, "steps_per_second": rate})
-        self.progress.update(last["step"], last["loss"], last["accuracy"], epoch)
+        later = self.validation_seconds * (self.config.train.epochs - epoch)
+        self.progress.update(last["step"], last["loss"], last["accuracy"], epoch, seconds, later)
         return now
 
     def _records(self, epoch: int, first: int, metrics: StepMetrics) -> list[dict[str, Any]]:
@@ -244,9 +246,10 @@ class _Loop:
         self.compiled.add("evaluation")
         with phase(
             f"{'compiling the evaluation, ' * first}validating epoch {epoch + 1} on {tasks} tasks"
-        ):
+        ) as report:
             meta, stream = evaluated_meta(state), self.experiment.tasks["val"]
-            scores = score(self.evaluate(meta, state.batch_stats, stream)[self.statistics])
+            predictions = self.evaluate(meta, state.batch_stats, stream, report)
+            scores = score(predictions[self.statistics])
         step, mode = int(state.step), self.statistics
         record = {
             "step": step,
@@ -257,7 +260,9 @@ class _Loop:
             f"val_loss_{mode}": scores.loss,
         }
         self.writer.validation(record)
-        self.writer.timing({"step": step, "validation_seconds": time.monotonic() - started})
+        seconds = time.monotonic() - started
+        self.writer.timing({"step": step, "validation_seconds": seconds})
+        self.validation_seconds = 0.0 if first else seconds
         self.writer.flush()
         self.progress.message(
             f"epoch {epoch + 1} of {self.config.train.epochs}: validation accuracy "

@@ -6,8 +6,9 @@ import contextlib
 import functools
 import os
 import sys
+import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 from absl import logging
@@ -20,31 +21,50 @@ T = TypeVar("T")
 _PATIENCE_SECONDS = 2.0
 
 
+_SHORT = 0.5  # seconds; nothing that is done by then is announced in a log
+_EVERY = 30.0  # seconds between two lines of a log on how far a part is
+
+
 @contextlib.contextmanager
-def phase(text: str, stream: TextIO | None = None) -> Iterator[None]:
-    """Announces a part of a run before it starts, and at its end how long it took.
+def phase(text: str, stream: TextIO | None = None) -> Iterator[Callable[[float], None]]:
+    """Announces a part of a run, and at its end how long it took; yields a function that takes the share done so far.
 
     On a terminal (by default stderr) its line has a running clock, below any bar; elsewhere beginning and end are log
-    lines. Nothing is shown where the log leaves out information: in a program that uses this package, and in every
-    process of a run but the first.
+    lines, of a part that takes half a second or more. Nothing is shown where the log leaves out information: in a
+    program that uses this package, and in every process of a run but the first.
     """
     stream = sys.stderr if stream is None else stream
     if not logging.level_info():
-        yield
+        yield lambda share: None
         return
-    started = time.monotonic()
+    started = said = time.monotonic()
     if not can_redraw(stream):
-        logging.info("%s ...", text)
-        yield
-        logging.info("%s: %.1f s", text, time.monotonic() - started)
-        return
-    from rich.progress import TextColumn, TimeElapsedColumn
 
-    columns = TextColumn("{task.description} ...", markup=False), TimeElapsedColumn()
-    with live_display(stream, *columns, transient=True) as display:
-        display.add_task(text, total=None)
-        yield
-    display.console.print(f"{text}: {time.monotonic() - started:.1f} s")
+        def say(share: float) -> None:
+            nonlocal said
+            if time.monotonic() - said >= _EVERY:
+                said = time.monotonic()
+                logging.info("%s: %.0f %%", text, 100 * share)
+
+        announcement = threading.Timer(_SHORT, logging.info, ("%s ...", text))
+        announcement.daemon = True
+        announcement.start()
+        try:
+            yield say
+        finally:
+            announcement.cancel()
+        end: Callable[[str], None] = logging.info
+    else:
+        from rich.progress import TextColumn, TimeElapsedColumn
+
+        columns = TextColumn("{task.description} ...", markup=False), TimeElapsedColumn()
+        with live_display(stream, *columns, transient=True) as display:
+            task = display.add_task(text, total=None)
+            yield lambda share: display.update(task, description=f"{text}, {100 * share:.0f} %")
+        end = display.console.print
+    seconds = time.monotonic() - started
+    if seconds >= _SHORT:
+        end(f"{text}: {seconds:.1f} s")
 
 
 def can_redraw(stream: TextIO) -> bool:

@@ -4,13 +4,8 @@ import numpy as np
 import pytest
 
 from mamlpp_jax.algorithms.losses import CrossEntropy
-from mamlpp_jax.algorithms.metrics import (
-    Predictions,
-    correct_per_task,
-    ensemble,
-    score,
-    student_t95,
-)
+from mamlpp_jax.algorithms.metrics import Predictions, ensemble, score
+from mamlpp_jax.utils.arithmetic import student_t95
 
 
 def test_smoothed_labels_share_their_weight_among_all_classes():
@@ -37,18 +32,6 @@ def test_students_t_is_that_of_the_tables(dof, t):
 
 def test_students_t_of_many_tasks_is_the_normal_one():
     assert student_t95(10**6) == pytest.approx(1.959966, abs=1e-6)
-
-
-def test_accuracy_and_interval_follow_from_the_correct_images_per_task():
-    rng = np.random.default_rng(0)
-    labels = rng.integers(0, 5, (40, 10))
-    predictions = Predictions(rng.normal(size=(40, 3, 10, 5)), labels)
-    correct = correct_per_task(predictions)
-    assert correct.dtype == np.uint16
-    accuracy, scores = correct / 10, score(predictions)
-    assert scores.accuracy == pytest.approx(accuracy.mean())
-    half_width = student_t95(39) * accuracy.std(ddof=1) / np.sqrt(40)
-    assert scores.ci95 == pytest.approx(half_width)
 
 
 def test_score_by_hand():

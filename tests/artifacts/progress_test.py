@@ -35,8 +35,8 @@ def logged(clock, stream, steps, seconds_per_step, **options):
     """Reports steps at a steady pace."""
     with Progress(1000, 100, stream=stream, clock=clock, **options) as progress:
         for step in steps:
-            progress.update(step, loss=0.5, accuracy=0.25, epoch=2)
             clock.now += seconds_per_step
+            progress.update(step, loss=0.5, accuracy=0.25, epoch=2, seconds=seconds_per_step)
 
 
 def test_a_log_file_gets_one_line_per_interval(log_lines):
@@ -44,9 +44,9 @@ def test_a_log_file_gets_one_line_per_interval(log_lines):
     logged(Clock(), stream, range(101, 201), 1.0, log_every_seconds=30.0)
     assert stream.text == ""
     logged_lines = log_lines()
-    assert [re.search(r"(\d+)/1000", line)[1] for line in logged_lines] == ["131", "161", "191"]
-    for part in ("epoch 3", "loss 0.5000", "accuracy 25.0 %", "1.00 steps/s", "ETA 0:14:29"):
-        assert part in logged_lines[0]  # 869 steps are left
+    assert [re.search(r"(\d+)/1000", line)[1] for line in logged_lines] == ["130", "160", "190"]
+    for part in ("epoch 3", "loss 0.5000", "accuracy 25.0 %", "1.00 steps/s", "ETA 0:14:30"):
+        assert part in logged_lines[0]  # 870 steps are left
 
 
 def test_a_log_file_stays_quiet_within_the_interval(log_lines):
@@ -55,17 +55,18 @@ def test_a_log_file_stays_quiet_within_the_interval(log_lines):
     assert (stream.text, log_lines()) == ("", [])
 
 
-def test_the_first_rate_leaves_out_compilation(log_lines):
+def test_the_time_left_leaves_out_compilation_and_counts_validations_to_come(log_lines):
     clock = Clock()
     with Progress(
         1000, 0, log_every_seconds=10.0, stream=Stream(terminal=False), clock=clock
     ) as progress:
-        clock.now += 500.0
-        progress.update(10, loss=0.5, accuracy=0.25, epoch=0)
-        assert log_lines() == []
-        clock.now += 10.0
-        progress.update(50, loss=0.5, accuracy=0.25, epoch=0)
-    assert "4.00 steps/s, ETA 0:03:58" in log_lines()[0]
+        for number, seconds in enumerate((500.0, 10.0, 600.0, 10.0, 10.0), start=1):
+            clock.now += seconds
+            progress.update(40 * number, 0.5, 0.25, epoch=0, seconds=seconds, later=60.0)
+    assert len(log_lines()) == 4  # the first has compilation alone to go by
+    assert all("4.00 steps/s" in line for line in log_lines())
+    assert "ETA 0:04:50" in log_lines()[0]  # 920 steps, and a minute
+    assert "ETA 0:04:20" in log_lines()[-1]
 
 
 def test_a_terminal_gets_a_bar_and_no_log(log_lines, monkeypatch):
@@ -73,9 +74,9 @@ def test_a_terminal_gets_a_bar_and_no_log(log_lines, monkeypatch):
     monkeypatch.setenv("COLUMNS", "120")
     stream = Stream(terminal=True)
     with Progress(40, 10, stream=stream) as progress:
-        progress.update(20, loss=0.125, accuracy=0.9, epoch=1)
+        progress.update(20, loss=0.125, accuracy=0.9, epoch=1, seconds=2.0)
         progress.message("validation: [91.8] %")
-        progress.update(40, loss=0.0625, accuracy=0.95, epoch=1)
+        progress.update(40, loss=0.0625, accuracy=0.95, epoch=1, seconds=2.0)
     shown = lines(stream.text)
     assert "10/40" in shown[0]  # resumed
     for part in ("40/40", "steps/s", "epoch 2", "loss 0.0625", "accuracy 95.0 %"):

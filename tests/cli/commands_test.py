@@ -51,7 +51,7 @@ def test_results_have_the_documented_keys(finished):
     assert results["config"] == json.loads(finished.config_file.read_text())
     assert len(results["test"]) == 4
     for row in results["test"]:
-        assert row.keys() == {*ROW, "epochs"}
+        assert row.keys() == {*ROW, "epochs", "classes", "images", "ci95_by_class"}
         assert 0 <= row["accuracy"] <= 1
         assert len(row["accuracy_per_step"]) == 3
     assert [row["model"] for row in results["test"]] == ["ensemble", "best"] * 2

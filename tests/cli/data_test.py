@@ -126,9 +126,19 @@ def test_too_few_classes_are_counted_and_what_would_help_is_named(fields, said):
         check_tasks(config, data, choose_classes(config, data))
 
 
-def test_a_class_with_too_few_images_is_named():
-    config, data = own_classes([3] * 11 + [1])
-    with pytest.raises(ConfigError, match=r"class 'own11' of the \w+ split .* has 1 image\(s\)"):
+def test_all_classes_with_too_few_images_are_named_at_once():
+    config, data = own_classes([3] * 7 + [1, 3, 1])
+    with pytest.raises(
+        ConfigError,
+        match=r"2 of 10 classes .*: 'own07' \(1\), 'own09' \(1\).*config\.data\.smallest_class=2\.",
+    ):
+        check_tasks(config, data, choose_classes(config, data))
+
+
+@pytest.mark.parametrize("classes", [2, 3, 4, 5])
+def test_for_a_few_classes_there_is_predict(classes):
+    config, data = own_classes([3] * classes, **{"task.way": 5})
+    with pytest.raises(ConfigError, match=r"train nothing: python -m mamlpp_jax\.predict"):
         check_tasks(config, data, choose_classes(config, data))
 
 

@@ -8,11 +8,23 @@ import sys
 import pytest
 
 from mamlpp_jax.cli.config_files import find_config, ready_configs
+from mamlpp_jax.cli.flags import fields_text
+from mamlpp_jax.config.fields import FIELDS
 from mamlpp_jax.errors import ConfigError
 
 ROOT = pathlib.Path(__file__).parents[2]
 CONFIGS = ROOT / "configs"
-READY = ["image_folder", "mini_imagenet", "omniglot", "quickstart"]
+READY = [
+    "cifar_fs",
+    "cub",
+    "fc100",
+    "image_folder",
+    "mini_imagenet",
+    "omniglot",
+    "own_images",
+    "quickstart",
+    "tiered_imagenet",
+]
 
 
 def command(folder, module, *arguments):
@@ -100,3 +112,21 @@ def test_help_shows_the_flags_and_succeeds(tmp_path, module, flag, names):
     assert all(f"\n  {name}: " in done.stdout for name in names if name != "--mode")
     assert all(name in done.stdout for name in [*names, *READY])
     assert f"python -m {module}" in done.stdout
+
+
+def test_the_fields_are_listed_with_default_meaning_and_allowed_values():
+    text = fields_text()
+    for name, field in FIELDS.items():
+        assert f"{name}={field.default}\n    {field.text}" in text
+        assert len(field.text) > 8
+    assert "task.shot=1\n    support images per class; must be from 1 to" in text
+    assert (
+        "data.rotations=True\n    every 90-degree rotation of a class is a class; true or false"
+        in text
+    )
+
+
+def test_both_commands_list_them(tmp_path):
+    for module in ("mamlpp_jax.main", "mamlpp_jax.data"):
+        done = command(tmp_path, module, "--fields")
+        assert (done.returncode, done.stdout) == (0, f"{fields_text()}\n")

@@ -6,7 +6,7 @@ import pytest
 
 from mamlpp_jax import config as config_lib
 from mamlpp_jax.config import stored as stored_lib
-from mamlpp_jax.config.stored import REMOVED_FIELDS, RemovedField
+from mamlpp_jax.config.stored import REMOVED_FIELDS, RemovedField, check_field
 from mamlpp_jax.errors import ConfigError
 from tests.helpers.refusals import refused
 from tests.helpers.small_runs import small_config
@@ -99,3 +99,22 @@ def test_a_stored_configuration_is_still_checked(value):
     stored["task"]["way"] = value
     with pytest.raises(ConfigError, match=rf"config\.task\.way is {value}"):
         config_lib.from_dict(stored)
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("train.steps", "train.steps_per_epoch"),
+        ("train.lr", "train.learning_rate"),
+        ("inner.lr", "inner.learning_rate"),
+        ("train.batch_size", "train.tasks_per_step"),
+        ("shots", "task.shot"),
+        ("data.folder", "data.manual_dir"),
+        ("train.epoks", "train.epochs"),
+    ],
+)
+def test_an_unknown_field_suggests_by_meaning(name, meant):
+    with pytest.raises(
+        ConfigError, match=rf"did you mean config\.{meant}\?\); --fields lists them"
+    ):
+        check_field(name)

@@ -23,7 +23,7 @@ from tests.helpers.refusals import refused
 from tests.helpers.small_runs import patterns, small_config
 
 FILES = {
-    *("config.json", "correct_per_task.npz", "data.json", "epochs.jsonl", "results.json"),
+    *("config.json", "predictions.npz", "data.json", "epochs.jsonl", "results.json"),
     *("results.md", "model.json", "model.safetensors", "README.md"),
 }
 MODEL = {"model.json", "model.safetensors", "README.md"}
@@ -233,7 +233,7 @@ def test_a_run_that_was_tested_before_its_end_is_not_archived(workdir, tmp_path)
     assert not (tmp_path / "archive").exists()
 
 
-@pytest.mark.parametrize("missing", ["correct_per_task.npz", "results.md", "data.json"])
+@pytest.mark.parametrize("missing", ["predictions.npz", "results.md", "data.json"])
 def test_an_earlier_copy_stays_where_a_file_of_the_run_is_missing(
     workdir, archive, tmp_path, missing
 ):

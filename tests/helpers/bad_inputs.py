@@ -293,7 +293,7 @@ OF_WORKDIRS = [
     _evaluate("half_results", "results.json is not readable as JSON", "move it away"),
     _evaluate("other_results", "results.json does not fit", "move it away"),
     _evaluate("half_data", "data.json is not readable as JSON", "move it away"),
-    _evaluate("half_tasks", "correct_per_task.npz cannot be read", "remove it"),
+    _evaluate("half_tasks", "predictions.npz cannot be read", "move it away"),
     _evaluate("no_checkpoints", "no_checkpoints has no checkpoint", "train it first"),
     _evaluate("damaged", "outer step 2, 4, 6", "damaged", "Restore their files from a copy"),
     Bad("main", ("--mode=evaluate",), ("--mode=evaluate needs --workdir",)),
@@ -335,15 +335,13 @@ def _small(config, field, folder, *words):
 
 OF_OWN_IMAGES = [
     _own("", "data.manual_dir is empty", "<root>/<class>/"),
-    _own("none", "data.manual_dir: none is no folder", "a folder per class"),
+    _own("none", "data.manual_dir: none is no folder", "images per class"),
     _own("file", "data.manual_dir: file is no folder"),
     _own("empty", "empty has no class folders", "one for each class"),
     _own("own_empty_image", "class 0/00.png", "0 bytes", "Replace or remove it"),
     _own("own_text", "class 0/00.png", "no image of a known format", "PNG, JPEG"),
     _own("own_half_image", "class 0/00.png", "complete image file"),
-    _own("own_dangling", "class folder own_dangling/class 0 has no image", "Remove it"),
-    _own("own_no_image", "class folder own_no_image/class 0 has no image", ".png"),
-    _own("own_one_image", "config.task.shot", "'class 0'", "1 image(s)", "leave it out"),
+    _own("own_one_image", "config.task.shot", "'class 0'", "(1)", "config.data.smallest_class="),
     _own("own_two_splits", "own_two_splits has the folders train, val only", "train, val, test"),
     _own("own_shared", "class 0", "different classes"),
     _own("own", "config.task.way is 9", "classes", more=["--config.task.way=9"]),
@@ -400,22 +398,36 @@ OF_OWN_IMAGES = [
 ]
 
 OF_DATA_SETS = [
-    _small("mini_imagenet", "manual_dir", "", "data.manual_dir", "train.csv, val.csv and test.csv"),
-    _small("mini_imagenet", "manual_dir", "none", "none is no folder", "train.csv"),
-    _small(
-        "mini_imagenet", "manual_dir", "empty", "empty does not hold mini-ImageNet", "train.csv"
-    ),
+    _small("mini_imagenet", "manual_dir", "", "data.manual_dir", "train.csv"),
+    _small("mini_imagenet", "manual_dir", "none", "none is no folder"),
+    _small("mini_imagenet", "manual_dir", "empty", "empty has no class folders", "train.csv"),
     _small("mini_imagenet", "manual_dir", "mini_half_zip", "images_a.zip is truncated", "again"),
     _small("mini_imagenet", "manual_dir", "mini_no_zip", "train.csv lists", "are missing"),
     _small(
-        "mini_imagenet", "manual_dir", "mini_head", "train.csv must begin with", "filename,label"
+        "mini_imagenet",
+        "manual_dir",
+        "mini_head",
+        "train.csv",
+        "begin with the line 'filename,label'",
     ),
-    _small("mini_imagenet", "manual_dir", "mini_column", "train.csv, line 2: 'x.png'", "a class"),
-    _small("mini_imagenet", "manual_dir", "mini_no_csv", "val.csv does not exist", "together"),
+    _small("mini_imagenet", "manual_dir", "mini_column", "train.csv, line 2: 'x.png'", "class"),
+    _small(
+        "mini_imagenet",
+        "manual_dir",
+        "mini_no_csv",
+        "has test.csv, train.csv;",
+        "all of train, val, test",
+    ),
     _small("mini_imagenet", "manual_dir", "mini_bytes", "train.csv cannot be read as a CSV file"),
-    _small("mini_imagenet", "manual_dir", "mini_no_split", "no folder val", "train, val, test"),
+    _small(
+        "mini_imagenet",
+        "manual_dir",
+        "mini_no_split",
+        "folders test, train only",
+        "train, val, test",
+    ),
     _small("mini_imagenet", "manual_dir", "mini_call", "val.pkl asks for", "only NumPy arrays"),
-    _small("mini_imagenet", "manual_dir", "mini_no_pickle", "val.pkl does not exist"),
+    _small("mini_imagenet", "manual_dir", "mini_no_pickle", "all of train, val, test"),
     _small("omniglot", "manual_dir", "none", "images_background.zip does not exist", "official"),
     _small("omniglot", "manual_dir", "omni_half", "images_background.zip is truncated", "again"),
     _small("omniglot", "manual_dir", "omni_one", "images_evaluation.zip does not exist"),
@@ -528,7 +540,7 @@ def _workdirs(root, run):
     copy("run")
     for name in ("config", "results", "data"):
         (copy(f"half_{name}") / f"{name}.json").write_text("{")
-    (copy("half_tasks") / "correct_per_task.npz").write_bytes(b"PK")
+    (copy("half_tasks") / "predictions.npz").write_bytes(b"PK")
     (root / "half_data" / "results.json").unlink()
     (copy("list_config") / "config.json").write_text("[]")
     (copy("no_config") / "config.json").unlink()
@@ -557,10 +569,8 @@ def _own_images(root):
     (own("own_text") / "class 0" / "00.png").write_text("no image")
     half = own("own_half_image") / "class 0" / "00.png"
     half.write_bytes(half.read_bytes()[:-200])
-    for name in ("own_dangling", "own_no_image", "own_one_image"):
-        for path in sorted((own(name) / "class 0").iterdir())[name == "own_one_image" :]:
-            path.unlink()
-    (root / "own_dangling" / "class 0" / "00.png").symlink_to("nowhere")
+    for path in sorted((own("own_one_image") / "class 0").iterdir())[1:]:
+        path.unlink()
     own("own_two_splits", splits=["train", "val"])
     own("own_shared", splits=["train", "val", "test"])
     shutil.copytree(root / "own_shared/train/class 0", root / "own_shared/val/class 0")
@@ -576,7 +586,7 @@ def _data_sets(root):
     half = root / "mini_half_zip" / "images_a.zip"
     half.write_bytes(half.read_bytes()[:500])
     (root / "mini_no_zip" / "images_b.zip").unlink()
-    (root / "mini_head" / "train.csv").write_text("file,label\n")
+    (root / "mini_head" / "train.csv").write_text("a,b\n")
     (root / "mini_column" / "train.csv").write_text("filename,label\nx.png\n")
     (root / "mini_no_csv" / "val.csv").unlink()
     (root / "mini_bytes" / "train.csv").write_bytes(b"\xff\xfe\0")

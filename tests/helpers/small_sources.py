@@ -1,6 +1,5 @@
 """Small copies of every data source, in every form people have it in, for tests."""
 
-import contextlib
 import csv
 import io
 import pickle
@@ -11,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from mamlpp_jax.data.dataset import Dataset, fingerprint
-from mamlpp_jax.data.sources import mini_imagenet, omniglot
+from mamlpp_jax.data.sources import omniglot, published
 
 MINI_CLASSES = {"train": 4, "val": 2, "test": 3}
 MINI_IMAGES = 6
@@ -19,8 +18,15 @@ MINI_IMAGES = 6
 
 def shrink_mini_imagenet(monkeypatch):
     """Lets mini-ImageNet have nine classes of six images."""
-    monkeypatch.setattr(mini_imagenet, "CLASSES", MINI_CLASSES)
-    monkeypatch.setattr(mini_imagenet, "IMAGES_PER_CLASS", MINI_IMAGES)
+    shrink_published(monkeypatch, "mini_imagenet", MINI_CLASSES, MINI_IMAGES)
+
+
+def shrink_published(monkeypatch, name, classes, per_class):
+    """Lets a published data set have so many classes per split, of so many images each."""
+    small = published.PUBLISHED[name]._replace(
+        classes=classes, per_class=per_class, images=sum(classes.values()) * per_class
+    )
+    monkeypatch.setitem(published.PUBLISHED, name, small)
 
 
 def data_config(tmp_path, name, **changes):
@@ -38,6 +44,7 @@ def data_config(tmp_path, name, **changes):
         "test_classes": 0,
         "split_fractions": "0.5,0.25,0.25",
         "split_file": "",
+        "smallest_class": 1,
     }
     fields |= changes
     return types.SimpleNamespace(
@@ -134,11 +141,11 @@ MINI_FORMS = {
 
 def read_mini_imagenet(folder):
     """Decodes every image of a mini-ImageNet folder."""
-    with contextlib.ExitStack() as archives:
-        for classes in mini_imagenet.find_classes(folder, archives).values():
-            for loaders in classes.values():
-                for loader in loaders.values():
-                    loader()
+    layout = published.published_layout("mini_imagenet", folder)
+    for split in layout.listing:
+        for _, loaders in layout.read(split):
+            for loader in loaders:
+                loader()
 
 
 def own_images(folder, classes=8, splits=None, mode="RGB", size=(20, 16)):
@@ -151,6 +158,38 @@ def own_images(folder, classes=8, splits=None, mode="RGB", size=(20, 16)):
         for number in range(4 + label):
             pixels = rng.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
             Image.fromarray(pixels).convert(mode).save(path / f"{number:02d}.png")
+    return folder
+
+
+def class_folders(folder, *names, images=5):
+    """A folder per class with images of their own."""
+    for label, name in enumerate(names):
+        (folder / name).mkdir(parents=True)
+        for number in range(images):
+            (folder / name / f"{number}.png").write_bytes(png(mini_pixels("train", label, number)))
+    return folder
+
+
+def labelled_pickles(folder, pattern="CIFAR_FS_{}.pickle"):
+    """A pickle per split with two numbered classes of three images, as CIFAR-FS and FC100 are passed on."""
+    folder.mkdir(parents=True)
+    for split in MINI_CLASSES:
+        images = [mini_pixels(split, number % 2, number) for number in range(6)]
+        content = {"data": np.stack(images), "labels": [7, 8] * 3}
+        (folder / pattern.format(split)).write_bytes(pickle.dumps(content))
+    return folder
+
+
+def encoded_pickles(folder, column=False):
+    """A pickle per split of encoded images, and one of their labels, as tieredImageNet was published."""
+    folder.mkdir(parents=True)
+    for split in MINI_CLASSES:
+        images = [mini_pixels(split, number % 2, number) for number in range(6)]
+        encoded = [np.frombuffer(png(pixels), np.uint8) for pixels in images]
+        encoded = [array[:, None] for array in encoded] if column else encoded
+        labels = {"label_specific": np.array([0, 1] * 3), "label_specific_str": ["cat", "dog"]}
+        (folder / f"{split}_images_png.pkl").write_bytes(pickle.dumps(encoded))
+        (folder / f"{split}_labels.pkl").write_bytes(pickle.dumps(labels))
     return folder
 
 

@@ -1,4 +1,5 @@
 import itertools
+import re
 
 import numpy as np
 import pytest
@@ -116,6 +117,19 @@ def test_the_loss_axis_follows_the_selecting_mode():
     (loss, _) = plots.learning_curves(with_losses("batch", (0.3, 1e10, 1e35))).axes
     assert loss.get_ylim()[1] > 1e35
     assert loss.get_yscale() == "log"  # training is still to be seen
+
+
+def test_the_axis_of_accuracies_shows_the_points_that_matter():
+    rows = run_rows(steps=200, per_epoch=50)  # validated at 90 %
+    low, high = plots.learning_curves(rows, way=5).axes[1].get_ylim()
+    assert 80 < low < 90  # chance is at 20 %, and the first step too
+    assert high == pytest.approx(101, abs=1)
+
+
+@pytest.mark.parametrize(("epochs", "said"), [(0, "step$"), (3, "step; .* before epoch 4$")])
+def test_the_loss_says_which_one_it_is(epochs, said):
+    (loss, _) = plots.learning_curves(run_rows(), 5, epochs).axes
+    assert re.search(f"^after the last inner {said}", loss.get_title())
 
 
 # --- Accuracy per inner step ----------------------------------------------------------------------

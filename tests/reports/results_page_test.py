@@ -1,3 +1,5 @@
+import pytest
+
 from mamlpp_jax.reports import results_page
 
 
@@ -44,16 +46,68 @@ def cells(text):
     ]
 
 
-def test_the_table_has_every_row_and_column():
-    first, second = (cells(text) for text in results_page.results_table(RESULTS).split("\n\n"))
-    assert [" ".join(row) for row in first[-3:]] == [
-        "ensemble batch/batch 5 1 1 2 600 97.20 ± 0.31",
-        "ensemble batch/support 5 1 1 2 600 95.00 ± 0.40",
-        "best batch/batch 5 1 1 1 600 5.00 ± 0.31",
+def test_the_table_has_every_row_and_what_differs_between_them():
+    first, second = results_page.results_table(RESULTS).split("\n\n")
+    assert first.splitlines()[1] == "way 5, shot 1, query 1, tasks 600"
+    assert [" ".join(row) for row in cells(first)[-3:]] == [
+        "ensemble batch/batch 2 97.20 ± 0.31",
+        "ensemble batch/support 2 95.00 ± 0.40",
+        "best batch/batch 1 5.00 ± 0.31",
     ]
+    second = cells(second)
     assert second[1][-3:] == ["0", "1", "2"]
     assert second[-3][-3:] == ["20.00", "91.00", "97.20"]
-    assert second[-1] == ["best", "batch/batch", "5", "1", "20.00", "5.00"]  # one step fewer
+    assert second[-1] == ["best", "batch/batch", "1", "20.00", "5.00"]  # one step fewer
+
+
+def test_many_inner_steps_fit_a_terminal_and_the_page_has_all():
+    steps = [k / 100 for k in range(51)]
+    results = RESULTS | {"test": [make_row(inner_steps=50, accuracy_per_step=steps)]}
+    table = results_page.results_table(results)
+    assert max(map(len, table.splitlines())) < 80
+    assert cells(table)[-4][-7:] == ["0", "8", "17", "25", "33", "42", "50"]
+    assert "49.00" in results_page.results_page(results)
+
+
+def test_an_ensemble_of_one_epoch_is_not_shown_beside_that_epoch():
+    test = [make_row(epochs=[3]), make_row(model="best", epochs=[3])]
+    for text in (
+        results_page.results_table(RESULTS | {"test": test}),
+        results_page.results_page(RESULTS | {"test": test}),
+    ):
+        assert text.count("97.20 ± 0.31") == 1
+        assert "batch/batch" in text
+
+
+def test_few_classes_are_said_beside_the_interval():
+    row = make_row(classes=3, images=9, ci95_by_class=0.214)
+    said = "The tasks are sampled from 3 classes of 9 images in all. The interval says nothing of other classes"
+    for text in (
+        results_page.results_table(RESULTS | {"test": [row]}),
+        results_page.results_page(RESULTS | {"test": [row]}),
+    ):
+        assert said in text
+        assert "± 21.4" in text
+    many = results_page.results_table(RESULTS | {"test": [row | {"classes": 423}]})
+    assert "423 classes" in many
+    assert "nothing of other" not in many
+
+
+@pytest.mark.parametrize(
+    ("protocol", "steps", "said"),
+    [
+        ("short", 5000, "shortened from 75,000"),
+        ("released", 9, "shortened from 50,000"),
+        ("paper", 75000, ""),
+    ],
+)
+def test_a_shortened_run_says_so(protocol, steps, said):
+    config = {"data": {"name": "omniglot"}, "task": {"way": 5}, "train": {"inner_steps": 2}}
+    page = results_page.results_page(
+        RESULTS | {"steps": steps, "protocol": protocol, "config": config}
+    )
+    assert said in page
+    assert said or "shortened" not in page
 
 
 def test_rows_of_other_data_are_named_and_explained():
@@ -146,3 +200,23 @@ def test_the_page_names_the_folder_of_ones_own_images():
     config = {"task": {"way": 5}, "train": {"inner_steps": 2}, "data": data}
     page = results_page.results_page(RESULTS | {"config": config})
     assert ["data", "image_folder:birds"] in cells(page)
+
+
+@pytest.mark.parametrize(
+    ("tried", "said"),
+    [
+        (
+            [0.2, 0.5, 0.68, 0.7, 0.797, 0.80],
+            "2 inner steps reach 68.0 %, 4 reach 79.7 %: give --inner_steps=4 to",
+        ),
+        (
+            [0.2, 0.5, 0.68, 0.684, 0.6],
+            r"2 inner steps reach 68.0 %, and more of them (up to 4) no more.",
+        ),
+    ],
+)
+def test_more_inner_steps_are_advised_where_validation_says_so(tried, said):
+    config = {"data": {"name": "glyphs"}, "task": {"way": 5}, "train": {"inner_steps": 2}}
+    results = RESULTS | {"config": config, "validation_per_inner_step": tried}
+    assert said in results_page.results_table(results)
+    assert said in results_page.results_page(results)

@@ -1,6 +1,8 @@
 """Parts of a run announce themselves, with a running clock on a terminal and with log lines elsewhere."""
 
 import io
+import re
+import time
 
 import pytest
 from absl import logging
@@ -42,7 +44,7 @@ def test_a_phase_stands_below_the_bar_which_is_there_from_the_start(tty):
         tty.read("0/40")
         with phase("compiling", tty.stream):
             tty.read("0:00:0[1-9] ETA")  # the bar's clock runs too
-        progress.update(40, loss=0.5, accuracy=0.9, epoch=0)
+        progress.update(40, loss=0.5, accuracy=0.9, epoch=0, seconds=1.0)
     shown = lines(tty.read("40/40"))
     order = [next(i for i, line in enumerate(shown) if part in line) for part in PARTS]
     assert order == sorted(order)
@@ -59,10 +61,30 @@ def test_a_phase_that_fails_says_nothing_more(tty):
 
 
 @pytest.mark.usefixtures("verbosity")
-def test_elsewhere_beginning_and_end_are_log_lines(caplog):
-    with phase("reading 100 %", io.StringIO()):
+def test_elsewhere_beginning_share_and_end_are_log_lines(caplog, monkeypatch):
+    monkeypatch.setattr(terminal, "_EVERY", 0.0)
+    with phase("reading 100 %", io.StringIO()) as report:
+        time.sleep(0.6)
         assert caplog.messages == ["reading 100 % ..."]
-    assert caplog.messages[1].startswith("reading 100 %: 0.")
+        report(0.42)
+    assert caplog.messages[1] == "reading 100 %: 42 %"
+    assert re.fullmatch(r"reading 100 %: \d+\.\d s", caplog.messages[2])
+
+
+@pytest.mark.usefixtures("verbosity")
+def test_a_phase_of_no_time_is_not_announced(tty, caplog):
+    for stream in (io.StringIO(), tty.stream):
+        with phase("looking", stream):
+            pass
+    assert caplog.messages == []
+    assert "looking: " not in tty.read("looking ...")
+
+
+@pytest.mark.usefixtures("verbosity")
+def test_a_terminal_shows_how_far_a_phase_is(tty):
+    with phase("testing", tty.stream) as report:
+        report(0.42)
+        tty.read("testing, 42 % ... 0:00:0")
 
 
 @pytest.mark.usefixtures("verbosity")
@@ -80,15 +102,18 @@ def test_log_lines_are_the_same_whatever_the_environment(
 ):
     monkeypatch.setenv(variable, value)
     stream = tty.stream if on_terminal else io.StringIO()
+    monkeypatch.setattr(terminal, "_SHORT", 0.0)
     with phase("reading", stream), Progress(40, 0, stream=stream) as progress:
         progress.message("epoch 1 of 2: [91.8] %")
-    assert caplog.messages[:2] == ["reading ...", "epoch 1 of 2: [91.8] %"]
+    assert "epoch 1 of 2: [91.8] %" in caplog.messages
+    assert caplog.messages[-1] == "reading: 0.0 s"
     assert tty.read() == ""
     assert on_terminal or stream.getvalue() == ""
 
 
 @pytest.mark.usefixtures("verbosity")
 def test_no_color_leaves_the_colours_out(tty, monkeypatch):
+    monkeypatch.setattr(terminal, "_SHORT", 0.0)
     monkeypatch.setenv("NO_COLOR", "1")
     with phase("reading", tty.stream), Progress(40, 20, stream=tty.stream):
         tty.read("20/40")

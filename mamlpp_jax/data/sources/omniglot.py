@@ -1,6 +1,6 @@
 """Omniglot: 1623 handwritten characters of 50 alphabets, each drawn by 20 people.
 
-Read from the two official archives or from a copy prepared by TFDS. Both give identical arrays:
+Read from the two official archives, packed or unpacked, or from a copy prepared by TFDS. Both give identical arrays:
 classes are called ``<Alphabet>/character<NN>``, and the drawings of a class are ordered by their
 pixels, because a prepared copy does not have their file names.
 """
@@ -21,6 +21,7 @@ from PIL import Image
 from mamlpp_jax.data.cache import cache_folder
 from mamlpp_jax.data.dataset import Dataset
 from mamlpp_jax.data.readers.archives import open_zip, read_member
+from mamlpp_jax.data.readers.class_folders import scan_images
 from mamlpp_jax.data.readers.download import download
 from mamlpp_jax.data.readers.images import decode_grey, empty_images, square_ink
 from mamlpp_jax.data.readers.tfds_tools import (
@@ -80,27 +81,51 @@ def build(data_config: Any) -> Dataset:
 
 
 def read_archives(folder: Path, image_size: int) -> Dataset:
-    """Reads the two official archives, which have ``*/<Alphabet>/character<NN>/<file>.png`` inside."""
+    """Reads the two official archives, or their unpacked folders, which may lie deeper.
+
+    They have ``*/<Alphabet>/character<NN>/<file>.png`` inside.
+    """
     drawings: dict[str, list[_Loader]] = {}
     for known in ARCHIVES:
         path = folder / known.file
-        if not path.exists():
-            raise DataError(
-                f"{path} does not exist; the folder must hold the official Omniglot archives "
-                f"{' and '.join(archive.file for archive in ARCHIVES)}."
-            )
-        members: dict[str, list[str]] = {}
-        with open_zip(path) as archive:
-            for name in sorted(archive.namelist()):
-                parts = name.split("/")
-                if parts[0] != "__MACOSX" and _MEMBER.fullmatch(name):
-                    members.setdefault("/".join(parts[-3:-1]), []).append(name)
-            _check_counts(members, known.num_classes, f"archive {path}")
-            for class_name, names in members.items():
-                for name in names:
-                    loader = partial(_decode, read_member(archive, name), f"{path}:{name}")
-                    drawings.setdefault(class_name, []).append(loader)
+        if path.exists():
+            members = _packed(path)
+        else:
+            path = next((p for p in sorted(folder.rglob(path.stem)) if p.is_dir()), path)
+            members = _unpacked(path)
+        _check_counts(
+            members, known.num_classes, f"{'folder' if path.is_dir() else 'archive'} {path}"
+        )
+        for class_name, loaders in members.items():
+            drawings.setdefault(class_name, []).extend(loaders)
     return _assemble(drawings, image_size, f"folder {folder}")
+
+
+def _packed(path: Path) -> dict[str, list[_Loader]]:
+    members: dict[str, list[_Loader]] = {}
+    with open_zip(path) as archive:
+        for name in sorted(archive.namelist()):
+            parts = name.split("/")
+            if parts[0] != "__MACOSX" and _MEMBER.fullmatch(name):
+                loader = partial(_decode, read_member(archive, name), f"{path}:{name}")
+                members.setdefault("/".join(parts[-3:-1]), []).append(loader)
+    return members
+
+
+def _unpacked(folder: Path) -> dict[str, list[_Loader]]:
+    if not folder.is_dir():
+        raise DataError(
+            f"{folder} does not exist; the folder must hold the official Omniglot archives "
+            f"{' and '.join(archive.file for archive in ARCHIVES)}, or be where they were unpacked. For other images "
+            "use configs/image_folder.py."
+        )
+    members: dict[str, list[_Loader]] = {}
+    for inside, paths in scan_images(folder).items():
+        for path in paths:
+            if _MEMBER.fullmatch(path.as_posix()):
+                loader = partial(_decode, path.read_bytes(), str(path))
+                members.setdefault("/".join(inside.parts[-2:]), []).append(loader)
+    return members
 
 
 def read_prepared(tfds_dir: Path, image_size: int) -> Dataset:
@@ -149,7 +174,7 @@ def _check_counts(drawings: Mapping[str, Sequence[Any]], num_classes: int, origi
     if len(drawings) != num_classes:
         raise DataError(
             f"Omniglot {origin} holds {len(drawings)} characters; it must hold {num_classes} "
-            f"characters of {DRAWINGS_PER_CLASS} drawings."
+            f"characters of {DRAWINGS_PER_CLASS} drawings. For a part of it use configs/image_folder.py."
         )
     for name, members in sorted(drawings.items()):
         if len(members) != DRAWINGS_PER_CLASS:

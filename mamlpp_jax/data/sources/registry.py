@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
+import itertools
 import time
 from functools import partial
 from typing import Any, NamedTuple
 
+import numpy as np
 from absl import logging
 
 from mamlpp_jax.data.cache import CacheKey, cache_folder, load_or_make
 from mamlpp_jax.data.dataset import Dataset
-from mamlpp_jax.errors import ConfigError, DataError
+from mamlpp_jax.errors import ConfigError, DataError, listed
 from mamlpp_jax.utils.terminal import phase
 
 
@@ -35,7 +38,13 @@ _TFDS = "tfds:<name>"
 _SOURCES = {
     "glyphs": _Source("glyphs", channels=1, inverted=True),
     "image_folder": _Source("image_folder", ("manual_dir",), has_identity=True),
-    "mini_imagenet": _Source("mini_imagenet", ("manual_dir",), channels=3),
+    **dict.fromkeys(
+        ("cifar_fs", "fc100"), _Source("published", ("manual_dir", "tfds_dir"), channels=3)
+    ),
+    **dict.fromkeys(
+        ("cub", "mini_imagenet", "tiered_imagenet"),
+        _Source("published", ("manual_dir",), channels=3),
+    ),
     "omniglot": _Source("omniglot", ("manual_dir", "tfds_dir"), channels=1, inverted=True),
     _TFDS: _Source("tfds", ("tfds_dir",), has_identity=True),
 }
@@ -114,4 +123,23 @@ def load_dataset(data_config: Any) -> Dataset:
         f"Data set {dataset.name} ({folder / key.file_name}): {dataset.num_classes} classes, "
         f"{len(dataset.images)} images, {time.perf_counter() - start:.1f} s."
     )
-    return dataset
+    return _without_small(dataset, data_config.smallest_class)
+
+
+def _without_small(dataset: Dataset, smallest: int) -> Dataset:
+    """The data set without classes of fewer images."""
+    kept = dataset.class_sizes >= smallest
+    if kept.all():
+        return dataset
+    names = [name for name, keep in zip(dataset.class_names, kept, strict=True) if not keep]
+    about = f"{len(names)} classes have fewer than data.smallest_class={smallest} images"
+    if not kept.any():
+        raise ConfigError(f"All {about}; use at most {dataset.class_sizes.max()}.")
+    logging.warning("%s and are left out: %s.", about, listed(names))
+    return dataclasses.replace(
+        dataset,
+        images=dataset.images[np.repeat(kept, dataset.class_sizes)],
+        class_names=tuple(itertools.compress(dataset.class_names, kept)),
+        class_sizes=dataset.class_sizes[kept],
+        class_splits=tuple(itertools.compress(dataset.class_splits, kept)),
+    )

@@ -28,7 +28,7 @@ _NAME = re.compile(r"tfds:(?P<folder>\w+(/[\w+-][\w.+-]*)?)(:(?P<version>\d+\.\d
 
 def identity(data_config: Any) -> str:
     """Identifies a prepared data set by its metadata and class names, wherever it lies."""
-    folder = _version_folder(data_config)
+    folder = _version_folder(data_config.name, data_config.tfds_dir)
     digest = hashlib.sha256()
     described = (folder / tfds_tools.INFO_FILE, folder / "features.json")
     for path in (*described, *sorted(folder.glob("*.labels.txt"))):
@@ -36,12 +36,13 @@ def identity(data_config: Any) -> str:
     return f"{digest.hexdigest()[:12]}-c{int(data_config.channels)}"
 
 
-def build(data_config: Any) -> Dataset:
-    """Reads a prepared data set; `tfds_dir` is "" for TFDS's own default.
+def build(data_config: Any, name: str = "") -> Dataset:
+    """Reads a prepared data set, `data_config.name` or another one; `tfds_dir` is "" for TFDS's own default.
 
     The classes that have images are in name order, the images of a class in the order of TFDS's splits.
     """
-    folder, name = _version_folder(data_config), data_config.name
+    name = name or data_config.name
+    folder = _version_folder(name, data_config.tfds_dir)
     tfds = tfds_tools.import_tfds(name)
     logging.info("Reading %s as prepared in %s.", name, folder)
     with tfds_tools.wrap_tfds_errors(folder):
@@ -107,17 +108,15 @@ def _keys(tfds: Any, builder: Any, folder: Path) -> tuple[str, str]:
     return images[0], labels[0]
 
 
-def _version_folder(data_config: Any) -> Path:
+def _version_folder(name: str, tfds_dir: str) -> Path:
     """The folder of the requested version, or of the newest one."""
-    match = _NAME.fullmatch(data_config.name)
+    match = _NAME.fullmatch(name)
     if match is None:
         raise ConfigError(
-            f"data.name is {data_config.name!r}; a TFDS data set is named tfds:<name>, "
+            f"data.name is {name!r}; a TFDS data set is named tfds:<name>, "
             "tfds:<name>/<configuration> or either with :<version>, such as tfds:cifar100 or tfds:mnist:3.0.1."
         )
-    root = Path(
-        data_config.tfds_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
-    ).expanduser()
+    root = Path(tfds_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
     base = root / match["folder"]
     if match["version"]:
         wanted = base / match["version"]
@@ -125,7 +124,7 @@ def _version_folder(data_config: Any) -> Path:
             return wanted
     elif version := tfds_tools.latest_version(base):
         return version
-    return _only_configuration(data_config.name, root, base)
+    return _only_configuration(name, root, base)
 
 
 def _only_configuration(name: str, root: Path, base: Path) -> Path:

@@ -34,6 +34,33 @@ def _mini(form):
     return make
 
 
+def _cifar(tmp_path, monkeypatch):
+    small_sources.shrink_published(monkeypatch, "cifar_fs", {"train": 2, "val": 1, "test": 1}, 5)
+    folder = small_sources.class_folders(tmp_path / "manual", "apple", "bee", "beaver", "whale")
+    return data_config(tmp_path, "cifar_fs", manual_dir=folder)
+
+
+def _fc100(tmp_path, monkeypatch):
+    small_sources.shrink_published(monkeypatch, "fc100", dict.fromkeys(SPLITS, 2), 3)
+    folder = small_sources.labelled_pickles(tmp_path / "manual", "FC100_{}.pickle")
+    return data_config(tmp_path, "fc100", manual_dir=folder)
+
+
+def _cub(tmp_path, monkeypatch):
+    small_sources.shrink_published(monkeypatch, "cub", {"train": 4, "val": 2, "test": 2}, 5)
+    names = (f"{number:03d}.Bird" for number in range(8))
+    root = tmp_path / "manual" / "CUB_200_2011"
+    small_sources.class_folders(root / "images", *names)
+    (root / "attributes").mkdir()
+    return data_config(tmp_path, "cub", manual_dir=tmp_path / "manual")
+
+
+def _tiered(tmp_path, monkeypatch):
+    small_sources.shrink_published(monkeypatch, "tiered_imagenet", dict.fromkeys(SPLITS, 2), 3)
+    folder = small_sources.encoded_pickles(tmp_path / "manual")
+    return data_config(tmp_path, "tiered_imagenet", manual_dir=folder)
+
+
 def _own(**options):
     def make(tmp_path, _):
         folder = small_sources.own_images(tmp_path / "manual", **options)
@@ -57,6 +84,10 @@ SOURCES = {
     "glyphs": _glyphs,
     "omniglot": _omniglot,
     **{f"mini_imagenet, {form}": _mini(form) for form in small_sources.MINI_FORMS},
+    "cifar_fs": _cifar,
+    "fc100": _fc100,
+    "cub": _cub,
+    "tiered_imagenet": _tiered,
     "image_folder": _own(),
     "image_folder, splits": _own(splits=("train", "train", "val", "test")),
     "image_folder, grey": _own(mode="L"),
@@ -141,7 +172,7 @@ for name in ("tensorflow_datasets", "tensorflow", "array_record", "pooch", "matp
     sys.modules[name] = None  # importing it now fails
 from mamlpp_jax.data.sources.registry import load_dataset
 data = load_dataset(types.SimpleNamespace(
-    name="omniglot", image_size=4, tfds_dir="", manual_dir="", cache_dir={str(tmp_path / "cache")!r}
+    name="omniglot", image_size=4, tfds_dir="", manual_dir="", cache_dir={str(tmp_path / "cache")!r}, smallest_class=1
 ))
 print(data.num_classes)
 """
@@ -172,3 +203,21 @@ def test_paths_that_cannot_be_are_named(tmp_path, name, field):
     changes = {field: str(tmp_path / ("x" * 300))}
     with pytest.raises(MamlppError, match=r"xxx|manual_dir|tfds_dir"):
         registry.load_dataset(data_config(tmp_path, name, **changes))
+
+
+def test_small_classes_are_left_out_by_a_field(tmp_path, caplog):
+    folder = small_sources.own_images(tmp_path / "manual", splits=SPLITS)  # 4 to 11 images
+    config = data_config(tmp_path, "image_folder", manual_dir=folder, smallest_class=7)
+    data = registry.load_dataset(config)
+    assert data.class_names == tuple(f"class {i}" for i in range(3, 8))
+    assert data.class_splits == ("train", "val", "test", "train", "val")
+    config.smallest_class = 1
+    whole = registry.load_dataset(config)
+    np.testing.assert_array_equal(data.images, whole.images[4 + 5 + 6 :])
+    assert (
+        "3 classes have fewer than data.smallest_class=7 images and are left out: class 0, class 1"
+        in caplog.text
+    )
+    config.smallest_class = 12
+    with pytest.raises(ConfigError, match=r"All 8 classes have fewer.* use at most 11"):
+        registry.load_dataset(config)

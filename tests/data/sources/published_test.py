@@ -1,4 +1,4 @@
-"""mini-ImageNet: every form gives the same data set; and the real one where it is at hand."""
+"""Published sets of photographs: every form gives the same data set; and the real one where it is at hand."""
 
 import os
 import pathlib
@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 
-from mamlpp_jax.data.sources import registry
+from mamlpp_jax.data.sources import published, registry
 from mamlpp_jax.data.splits import split_dataset
 from mamlpp_jax.errors import DataError
 from tests.helpers import small_sources
@@ -77,8 +77,62 @@ def test_images_with_the_same_pixels_are_reported(tmp_path, caplog):
 
 
 def test_a_source_that_cannot_be_is_refused(tmp_path):
-    with pytest.raises(DataError, match=r"cannot be downloaded.*data\.manual_dir"):
+    with pytest.raises(DataError, match=r"is not downloaded.*data\.manual_dir"):
         read(tmp_path, "")
+
+
+def test_the_splits_of_sets_made_of_cifar100():
+    for name, counts in (("cifar_fs", [64, 16, 20]), ("fc100", [60, 20, 20])):
+        splits = published.PUBLISHED[name].split(_CIFAR100.split())
+        assert [splits.count(split) for split in ("train", "val", "test")] == counts
+
+
+def test_cub_as_it_is_unpacked_gets_its_published_split():
+    names = [f"{number:03d}.Bird" for number in range(1, 201)]
+    splits = published.PUBLISHED["cub"].split(names)
+    assert [splits.count(split) for split in ("train", "val", "test")] == [100, 50, 50]
+    assert splits[:5] == ["train", "val", "train", "test", "train"]
+
+
+def test_cifar100_as_prepared_by_tfds(tmp_path, monkeypatch):
+    small_sources.shrink_published(monkeypatch, "fc100", {"train": 1, "val": 1, "test": 1}, 2)
+    labels = ["apple", "baby", "bear"]
+
+    def features(tfds_features):
+        return {
+            "image": tfds_features.Image(shape=(32, 32, 3)),
+            "coarse_label": tfds_features.ClassLabel(num_classes=20),
+            "label": tfds_features.ClassLabel(names=labels),
+        }
+
+    pixels = small_sources.png(np.zeros((32, 32, 3), np.uint8))
+    examples = [{"image": pixels, "coarse_label": 0, "label": label} for label in labels * 2]
+    splits = {"train": examples[:3], "test": examples[3:]}
+    root = small_sources.prepare_tfds(
+        tmp_path / "root", "cifar100", features, splits, ("image", "label")
+    )
+    config = small_sources.data_config(tmp_path, "fc100", tfds_dir=root)
+    data = registry.load_dataset(config)
+    assert (data.name, data.class_splits) == ("fc100", ("train", "test", "val"))
+
+
+def test_a_part_of_a_published_set_is_refused_with_its_counts(tmp_path):
+    folder = small_sources.class_folders(tmp_path / "raw", "apple", "whale")
+    config = small_sources.data_config(tmp_path, "cifar_fs", manual_dir=folder)
+    with pytest.raises(
+        DataError, match=r"2 classes without splits; CIFAR-FS has 64/16/20 classes of 600"
+    ):
+        registry.load_dataset(config)
+
+
+_CIFAR100 = """apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly
+camel can castle caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup
+dinosaur dolphin elephant flatfish forest fox girl hamster house kangaroo keyboard lamp lawn_mower
+leopard lion lizard lobster man maple_tree motorcycle mountain mouse mushroom oak_tree orange orchid
+otter palm_tree pear pickup_truck pine_tree plain plate poppy porcupine possum rabbit raccoon ray
+road rocket rose sea seal shark shrew skunk skyscraper snail snake spider squirrel streetcar
+sunflower sweet_pepper table tank telephone television tiger tractor train trout tulip turtle
+wardrobe whale willow_tree wolf woman worm"""
 
 
 @pytest.mark.slow

@@ -1,19 +1,20 @@
 """The forms of mini-ImageNet on disk, whole and damaged."""
 
-import contextlib
 import os
 import pickle
 import shutil
 import zipfile
+from functools import partial
 
 import numpy as np
 import pytest
 
-from mamlpp_jax.data.sources.mini_imagenet import find_classes
+from mamlpp_jax.data.sources.published import published_layout
 from mamlpp_jax.errors import DataError
 from tests.helpers import small_sources
 
 FORMS = small_sources.MINI_FORMS
+find_layout = partial(published_layout, "mini_imagenet")
 
 
 @pytest.fixture(autouse=True)
@@ -23,13 +24,12 @@ def _small(monkeypatch):
 
 def load(folder):
     """Every image of a folder: pixels by split, class and name."""
-    with contextlib.ExitStack() as archives:
-        return {
-            (split, class_name, name): np.asarray(loader())
-            for split, classes in find_classes(folder, archives).items()
-            for class_name, loaders in classes.items()
-            for name, loader in loaders.items()
-        }
+    layout, found = find_layout(folder), {}
+    for split, classes in layout.listing.items():
+        for class_name, loaders in layout.read(split):
+            for name, loader in zip(classes[class_name], loaders, strict=True):
+                found[split, class_name, name] = np.asarray(loader())
+    return found
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -71,7 +71,7 @@ def test_unused_and_repeated_entries_are_reported(tmp_path, caplog):
     load(folder)
     text = caplog.text
     assert "1 entries are not used, such as stray.jpg" in text
-    assert "images_c.zip:images/n0000000000000000.png; the first" in text
+    assert "images_c.zip:images/n0000000000000000.png; without its class" in text
     assert "val.csv lists 1 images twice" in text
 
 
@@ -87,7 +87,7 @@ def remove_csv(folder):
 
 
 def other_header(folder):
-    csv_line(folder, "train", "filename,label", "file,class")
+    csv_line(folder, "train", "filename,label", "a,b")
 
 
 def relabelled(folder):
@@ -137,17 +137,20 @@ def no_archives(folder):
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
-        (remove_csv, r"val\.csv does not exist"),
-        (other_header, r"train\.csv must begin with the line 'filename,label'"),
+        (
+            remove_csv,
+            r"has test\.csv, train\.csv; lists and pickles must be there for all of train",
+        ),
+        (other_header, r"train\.csv.* begin with the line 'filename,label'"),
         (relabelled, r"train\.csv has 5 images of class n00000000; every class must have 6"),
         (not_in_archives, r"test\.csv lists n2000000000000093\.png of class n20000000"),
         (shared_class, r"class n00000000 is in .*train\.csv and in .*val\.csv"),
-        (climbing_csv, r"test\.csv, line 5: '\.\./n2.*without folders"),
+        (climbing_csv, r"test\.csv lists \.\./n2.*is in no folder"),
         (binary_csv, r"test\.csv cannot be read"),
         (climbing_zip, r"images_c\.zip has the member '\.\./evil\.jpg'"),
         (truncated_zip, r"images_b\.zip is truncated"),
         (corrupt_image, r"Cannot decode .*images_a\.zip:images/n0000000100000000\.png"),
-        (no_archives, r"neither a folder images nor a zip"),
+        (no_archives, r"neither images nor a zip"),
     ],
 )
 def test_damage_of_csv_files_and_archives_is_named(tmp_path, damage, said):
@@ -183,8 +186,8 @@ def empty_file(folder):
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
-        (empty_class, r"class folder .*train/n00000002 has no image"),
-        (missing_split, r"has no folder val"),
+        (empty_class, r"/train has 3 classes; the train split must have 4"),
+        (missing_split, r"has the folders test, train only"),
         (missing_class, r"/test has 2 classes; the test split must have 3"),
         (one_too_many, r"/test has 7 images of class n20000001"),
         (empty_file, r"Cannot decode .*n1000000100000002\.png: it is empty"),
@@ -211,7 +214,7 @@ class _Evil:
         ({"image_data": np.zeros((2, 4, 4, 3)), "class_dict": {}}, "uint8 array"),
         (
             {"image_data": np.zeros((2, 4, 4, 3), np.uint8), "class_dict": {"a": [0, 2]}},
-            "beyond the 2 images",
+            "beyond its 2 images",
         ),
         (
             {"image_data": np.zeros((2, 4, 4, 3), np.uint8), "class_dict": {"a": ["x"]}},
@@ -231,11 +234,8 @@ def test_damage_of_pickles_is_named(tmp_path, content, said):
     assert caught.match(said)
 
 
-def test_a_folder_of_another_kind_is_refused_with_the_forms(tmp_path):
+def test_a_folder_of_another_kind_is_refused(tmp_path):
     (tmp_path / "empty").mkdir()
-    for folder, said in (
-        (tmp_path / "empty", "does not hold"),
-        (tmp_path / "none", "is no folder"),
-    ):
-        with pytest.raises(DataError, match=rf"{said}.*train\.csv.*mini-imagenet-cache-train\.pkl"):
-            load(folder)
+    for name, said in (("empty", r"has no class folders.*train\.csv"), ("none", "is no folder")):
+        with pytest.raises(DataError, match=said):
+            find_layout(tmp_path / name)

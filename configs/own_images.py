@@ -1,0 +1,87 @@
+"""Your own photographs: ways, shots, tasks and steps chosen for the folder at hand, and said.
+
+    python -m mamlpp_jax.main --config=own_images:dir=DIR
+
+DIR has a folder per class, at any depth, or any other layout of mamlpp_jax/data/readers/layouts.py. The choice is
+printed; --config.FIELD=VALUE changes any of it, and so do the arguments: way and shot (0: chosen), minutes (of training
+on two cores; 10), method and seed. Classes with fewer images than shot + query are left out and named.
+
+Three groups of classes are made: one to train on, one to choose the best epoch by, one to test on. With fewer than six
+classes there is nothing to learn from: use mamlpp_jax.predict with a trained model.
+"""
+
+import sys
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from mamlpp_jax.config import FEW_CLASSES, apply_method, default_config, parse_argument
+from mamlpp_jax.data.readers.layouts import find_layout
+from mamlpp_jax.errors import ConfigError
+
+# Images of tasks that two cores train on in a second, about: 84 pixels, 48 filters, first order.
+IMAGES_PER_SECOND = 40
+
+
+def get_config(argument: str | None = None) -> ConfigDict:
+    """The configuration for one folder; see the module's docstring."""
+    defaults = {"dir": "", "way": 0, "shot": 0, "minutes": 10, "method": "maml++", "seed": 0}
+    chosen = parse_argument(argument, defaults)
+    if not chosen["dir"]:
+        raise ConfigError(
+            "own_images needs the folder of your images: --config=own_images:dir=DIR."
+        )
+    folder = Path(chosen["dir"]).expanduser()
+    splits = {
+        split: sorted(map(len, classes.values()))
+        for split, classes in find_layout(folder).listing.items()
+    }
+    sizes = sorted(size for of in splits.values() for size in of)
+    usual = sizes[len(sizes) // 4]  # three of four classes have as many images or more
+    shot = chosen["shot"] or max(1, min(5, usual // 3))
+    query = max(1, min(5, usual - shot))
+    enough = {split: sum(size >= shot + query for size in of) for split, of in splits.items()}
+    most = enough[""] // 3 if "" in enough else min(enough.values())
+    if most < 2:
+        raise ConfigError(
+            f"{folder} has {sum(enough.values())} classes of {shot + query} images or more; training takes six, two "
+            f"each to train on, to choose by and to test on.{FEW_CLASSES}"
+        )
+    way = chosen["way"] or min(5, most)
+
+    config = default_config()
+    config.experiment = f"own_images-{way}way-{shot}shot"
+    config.seed = chosen["seed"]
+    config.data.name = "image_folder"
+    config.data.manual_dir = chosen["dir"]
+    config.data.smallest_class = shot + query
+    config.data.image_size = 84
+    config.data.channels = 3
+    config.data.normalize = "imagenet"
+    config.data.rotations = False
+    config.data.train_classes = config.data.val_classes = config.data.test_classes = 0
+    config.task.way, config.task.shot, config.task.query = way, shot, query
+    config.model.filters = 48
+    config.inner.learning_rate = 0.01
+    config.train.tasks_per_step = 2
+    images = 60 * chosen["minutes"] * IMAGES_PER_SECOND  # of all tasks
+    tasks = images / (way * (shot + query))
+    config.train.epochs = 10
+    # Of the time a sixth is for validation and as much for the test, with about a third of a training step each.
+    config.train.steps_per_epoch = max(5, round(tasks * 2 / 3 / 2 / 10))
+    config.evaluation.tasks = min(600, max(20, round(tasks / 20)))
+    config.evaluation.most_inner_steps = 20
+    config.train.first_order_epochs = 10  # all of them: second order takes twice the time
+    config.train.multi_step_epochs = 3
+    config.norm.eval_statistics = "support,batch"
+    apply_method(config, chosen["method"])
+    left_out = len(sizes) - sum(enough.values())
+    print(
+        f"own images: {len(sizes)} classes of {sizes[0]} to {sizes[-1]} images"
+        + (f", {left_out} of them with fewer than {shot + query} left out" if left_out else "")
+        + f". Chosen for them: tasks of {way} classes with {shot} images to learn from and {query} to classify, "
+        f"{10 * config.train.steps_per_epoch} outer steps of 2 tasks, {config.evaluation.tasks} tasks in each "
+        "validation and in the test.",
+        file=sys.stderr,
+    )
+    return config
