@@ -17,12 +17,11 @@ from ml_collections import ConfigDict
 
 from mamlpp_jax import config as config_lib
 from mamlpp_jax.algorithms.metrics import Predictions
-from mamlpp_jax.artifacts.predictions import QueryPredictions
-from mamlpp_jax.artifacts.results import to_json
 from mamlpp_jax.artifacts.workdir import Workdir
 from mamlpp_jax.cli import figures
 from mamlpp_jax.cli.evaluation_flags import check_channels, with_overrides
-from mamlpp_jax.config.own_code import is_own, source_hashes
+from mamlpp_jax.cli.reporting import write_report
+from mamlpp_jax.config.own_code import Code, is_own, source_hashes
 from mamlpp_jax.config.parts import OUTER_DIRECTIONS
 from mamlpp_jax.data.dataset import SPLITS, Dataset, fingerprint
 from mamlpp_jax.data.sampled_episodes import EpisodeSource, own_data_hash, own_episodes
@@ -31,7 +30,6 @@ from mamlpp_jax.distributed import processes
 from mamlpp_jax.distributed.mesh import replicated
 from mamlpp_jax.errors import ConfigError, WorkdirError
 from mamlpp_jax.inference.start import copy_start, read_start
-from mamlpp_jax.reports.results_page import results_page, results_table
 from mamlpp_jax.training import final_evaluation
 from mamlpp_jax.training.callbacks import Callback
 from mamlpp_jax.training.checkpoint_access import read_checkpoints, report_state
@@ -44,21 +42,7 @@ from mamlpp_jax.training.memory_checkpoints import MemoryCheckpoints
 from mamlpp_jax.training.preemption import PreemptionHandler
 from mamlpp_jax.training.trainer import train as train_loop
 from mamlpp_jax.types import MetaState
-from mamlpp_jax.utils.files import write_atomically
 from mamlpp_jax.utils.terminal import phase
-
-
-class Code(NamedTuple):
-    """What the user allows of parts of a run's own.
-
-    Attributes:
-        allowed: whether code may be imported that a stored configuration names (--allow_code).
-        change_allowed: whether a run may go on with other source than it began with (--allow_code_change).
-    """
-
-    allowed: bool = False
-    change_allowed: bool = False
-
 
 _NO_CODE = Code()
 
@@ -219,7 +203,7 @@ def _test_and_report(
             with phase("drawing the figures"):
                 figures.draw_run(workdir, experiment, states[0], results["test"], predictions)
             # Last, since a run with results counts as finished.
-            _write_report(results, queries, workdir)
+            write_report(results, queries, workdir)
     correct = {key: of.correct_per_task for key, of in queries.items()}
     return Tested(results, states, correct, predictions, experiment)
 
@@ -266,7 +250,7 @@ def evaluate(
             config, known, states, tests, steps=latest, devices=tested.mesh.size
         )
         if processes.is_first():
-            _write_report(results, queries, workdir)
+            write_report(results, queries, workdir)
     correct = {key: of.correct_per_task for key, of in queries.items()}
     return Tested(results, states, correct, predictions, tested)
 
@@ -370,41 +354,6 @@ def _claim_together(workdir: Workdir, config: ConfigDict) -> None:
             f"workdir {workdir} is not the same folder to every process; with several hosts it must "
             "lie on a file system that all of them share."
         )
-
-
-def _write_report(
-    results: Mapping[str, Any], queries: Mapping[str, QueryPredictions], workdir: Workdir
-) -> None:
-    # The page shows the figures that are there by now.
-    page = results_page(to_json(results), workdir.path)
-    write_atomically(workdir.path / "results.md", page.encode())
-    workdir.write_results(results, queries)
-    workdir.write_by_class()
-
-
-def print_results(results: Mapping[str, Any], workdir: Workdir) -> None:
-    """Prints the tests of a run, and what can be done with it next."""
-    if not processes.is_first():
-        return
-    if not results["test"]:
-        print(
-            f"\npretrained: {workdir}; to meta-learn from it, give another configuration "
-            f"--config.train.start_from={workdir}",
-            flush=True,
-        )
-        return
-    drawn = ", ".join(sorted(path.name for path in workdir.path.glob("*.png"))) or "none"
-    print(
-        f"\n{results_table(to_json(results))}\n\n"
-        f"results: {workdir.path / 'results.md'}\n"
-        f"accuracy by class: {workdir.by_class_file}\n"
-        f"figures in {workdir}: {drawn}\n"
-        "next, under other conditions:\n"
-        f"  python -m mamlpp_jax.main --mode=evaluate --workdir={workdir} --inner_steps=10\n"
-        "or on your own images, a folder of them per class to learn from:\n"
-        f"  python -m mamlpp_jax.predict --model={workdir} --support=DIR --query=DIR --output=predictions.csv",
-        flush=True,
-    )
 
 
 def dry_run(config: ConfigDict, workdir: Workdir | None = None) -> None:

@@ -28,6 +28,7 @@ from mamlpp_jax.artifacts.results import Evaluation
 from mamlpp_jax.artifacts.workdir import Workdir
 from mamlpp_jax.cli import commands
 from mamlpp_jax.cli.evaluation_flags import EVALUATION_FLAGS, with_overrides
+from mamlpp_jax.config.own_code import Code
 from mamlpp_jax.distributed.mesh import replicate
 from mamlpp_jax.errors import ConfigError
 from mamlpp_jax.inference.adaptation import adapt_members, query_outputs
@@ -110,7 +111,7 @@ def train(
                 opened,
                 preemption,
                 callbacks=callbacks,
-                code=commands.Code(allow_code, allow_code_change),
+                code=Code(allow_code, allow_code_change),
             )
     except StoppedError as error:
         raise KeyboardInterrupt(str(error)) from error

@@ -31,7 +31,8 @@ from mamlpp_jax.cli import commands
 from mamlpp_jax.cli.evaluation_flags import EVALUATION_FLAGS, naming_flags
 from mamlpp_jax.cli.flags import CONFIG, USAGE_EXIT_CODE, define_config, parse_flags
 from mamlpp_jax.cli.log import set_up_compilation, set_up_log
-from mamlpp_jax.config.own_code import check_allowed, own_names
+from mamlpp_jax.cli.reporting import print_results
+from mamlpp_jax.config.own_code import Code, check_allowed, own_names
 from mamlpp_jax.distributed import processes
 from mamlpp_jax.distributed.mesh import available_devices, cpu_devices
 from mamlpp_jax.errors import ConfigError, MamlppError
@@ -145,7 +146,7 @@ def _run() -> None:
             f"--max_minutes is {_MAX_MINUTES.value:g}, but only a training can save and go on; leave it out."
         )
     processes.check_group(group)
-    code = commands.Code(_ALLOW_CODE.value, _ALLOW_CODE_CHANGE.value)
+    code = Code(_ALLOW_CODE.value, _ALLOW_CODE_CHANGE.value)
     config = commands.resolve_config(
         _MODE.value, CONFIG.value, workdir, overrides, other_data, code=code
     )
@@ -169,10 +170,10 @@ def _run() -> None:
         with preemption.listening():
             tested = commands.train(config, workdir, preemption, code=code)
     if tested is not None and workdir is not None:
-        commands.print_results(tested.results, workdir)
+        print_results(tested.results, workdir)
 
 
-def _check_source(flag: flags.FlagHolder, code: commands.Code) -> None:
+def _check_source(flag: flags.FlagHolder, code: Code) -> None:
     """Checks the code that a `config.json` names, unless this command line names it."""
     given = flags.FLAGS[flag.name]
     if flag.value is None or not str(config_flags.get_config_filename(given)).partition(":")[

@@ -14,7 +14,7 @@ import pathlib
 import re
 import traceback
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
@@ -23,6 +23,18 @@ from mamlpp_jax.errors import ConfigError, MamlppError
 # The fields whose value may name a part of a user's own.
 CODE_FIELDS = ("model.name", "inner.optimizer", "inner.loss", "train.outer_gradient", "data.name")
 FORM = "module:attribute, such as my_module:MyNetwork for `from my_module import MyNetwork`"
+
+
+class Code(NamedTuple):
+    """What the user allows of parts of a run's own.
+
+    Attributes:
+        allowed: whether code may be imported that a stored configuration names (--allow_code).
+        change_allowed: whether a run may go on with other source than it began with (--allow_code_change).
+    """
+
+    allowed: bool = False
+    change_allowed: bool = False
 
 
 def is_own(name: str) -> bool:

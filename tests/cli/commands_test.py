@@ -12,6 +12,7 @@ from mamlpp_jax import FewShotClassifier
 from mamlpp_jax.artifacts.metric_writer import read_metrics
 from mamlpp_jax.artifacts.workdir import Workdir
 from mamlpp_jax.cli import commands
+from mamlpp_jax.cli.reporting import print_results
 from mamlpp_jax.training import trainer
 from mamlpp_jax.training.checkpoints import Checkpoints
 from mamlpp_jax.training.experiment import Experiment
@@ -84,7 +85,7 @@ def test_figures_and_page_are_there(finished):
 def test_a_finished_run_only_reports(finished, finished_config, monkeypatch, capsys):
     before = finished.results_file.read_bytes()
     monkeypatch.setattr(commands, "load_dataset", lambda data: pytest.fail("data were loaded"))
-    commands.print_results(commands.train(finished_config, finished).results, finished)
+    print_results(commands.train(finished_config, finished).results, finished)
     printed = capsys.readouterr().out
     assert "batch/support" in printed
     assert f"python -m mamlpp_jax.predict --model={finished} --support=DIR" in printed
