@@ -43,7 +43,7 @@ setup(
         "numpy>=2.0",
         "optax>=0.2.8",
         "orbax-checkpoint>=0.12",
-        "pillow>=10.0",
+        "pillow>=11.3",  # reads AVIF
         "pooch>=1.8",
         "rich>=14.1",  # nested live displays
         "safetensors>=0.5",
@@ -54,9 +54,13 @@ setup(
     extras_require={
         # experiments/: tables of runs and of the benchmark
         "experiments": ["pandas>=2.2"],
+        # photographs of telephones, .heic
+        "heif": ["pillow-heif>=1.0"],
         "gpu": ["jax[cuda13]>=0.10"],
         # FewShotClassifier.export
         "export": ["flatbuffers>=24"],
+        # FewShotClassifier.export("file.onnx"); later versions want an Orbax older than ours
+        "onnx": ["jax2onnx==0.13.0"],
         "tfds": TFDS,
         "tpu": ["jax[tpu]>=0.10"],
         "test": [
@@ -70,6 +74,7 @@ setup(
             "pytest>=8.3,<9.2",  # xdist 3.8 does not see its groups in the node ids of 9.2
             "pytest-xdist>=3.6",
             "ruff>=0.12",
+            "scikit-learn>=1.6",  # FewShotClassifier is an estimator of it
             # tests/packaging builds the package offline.
             "setuptools>=77",
         ],

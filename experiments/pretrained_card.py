@@ -13,6 +13,8 @@ import jax
 import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
+from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax
 
 from mamlpp_jax.algorithms.metrics import half_interval
 from mamlpp_jax.artifacts.workdir import Workdir
@@ -41,14 +43,20 @@ class Notes(NamedTuple):
     not_for: str  # uses that the model is not for
 
 
-def test_episodes(config: ConfigDict, way: int, shot: int, tasks: int) -> Iterator[Episode]:
-    """Yields the test tasks that `--mode=evaluate` takes, as NumPy arrays with pixels in 0..1."""
+def test_episodes(
+    config: ConfigDict,
+    way: int,
+    shot: int,
+    tasks: int,
+    split: str = "test",  # noqa: PT028
+) -> Iterator[Episode]:
+    """Yields the tasks of a split that `--mode=evaluate` takes, as NumPy arrays with pixels in 0..1."""
     changed = copy.deepcopy(config)
     changed.task.way, changed.task.shot = way, shot
     changed.data.normalize = "none"  # the classifier normalises
     changed.compute.devices = 1
-    experiment = build_experiment(changed, load_dataset(changed.data), splits=("test",))
-    episodes = experiment.tasks["test"].episodes(tasks)
+    experiment = build_experiment(changed, load_dataset(changed.data), splits=(split,))
+    episodes = experiment.tasks[split].episodes(tasks)
     for task in range(tasks):
         yield jax.tree.map(lambda leaf, task=task: leaf[task], episodes)
 
@@ -62,6 +70,26 @@ def accuracies(clf: FewShotClassifier, episodes: Iterator[Episode]) -> np.ndarra
     return np.array(scores)
 
 
+def fit_temperature(clf: FewShotClassifier, episodes: Iterator[Episode]) -> float:
+    """The temperature of least cross-entropy on the queries of episodes, for `FewShotModel.temperature`.
+
+    Guo, Pleiss, Sun, Weinberger, "On Calibration of Modern Neural Networks", ICML 2017.
+    """
+    logs, targets = [], []
+    for e in episodes:
+        logs.append(clf.fit(e.support.inputs, e.support.targets).predict_log_proba(e.query.inputs))
+        targets.append(e.query.targets)
+    logits, labels = np.concatenate(logs), np.concatenate(targets)
+
+    def loss(log_temperature: float) -> float:
+        return -log_softmax(logits / np.exp(log_temperature), axis=1)[
+            range(len(labels)), labels
+        ].mean()
+
+    best = minimize_scalar(loss, bounds=(-3.0, 3.0), method="bounded").x
+    return float(np.exp(best) * clf.configured.temperature)
+
+
 def order_effect(clf: FewShotClassifier, episodes: Iterator[Episode]) -> dict[str, float]:
     """Measures how much the order in which classes are numbered changes.
 
@@ -73,11 +101,9 @@ def order_effect(clf: FewShotClassifier, episodes: Iterator[Episode]) -> dict[st
     for episode in episodes:
         predictions = []
         for _ in range(_ORDERS):
-            order = rng.permutation(len(episode.support.targets))
-            labels = episode.support.targets[order].tolist()
-            predictions.append(
-                clf.fit(episode.support.inputs[order], labels).predict(episode.query.inputs)
-            )
+            names = rng.permutation(episode.support.targets.max() + 1)
+            clf.fit(episode.support.inputs, names[episode.support.targets])
+            predictions.append(np.argsort(names)[clf.predict(episode.query.inputs)])
         predicted = np.array(predictions, int)
         changed.append((predicted[1:] != predicted[0]).mean())
         right.append((predicted == episode.query.targets).mean(axis=1))

@@ -52,12 +52,43 @@ def adapt_members(
     return lax.map(one, (meta, batch_stats))
 
 
+class Outputs(NamedTuple):
+    """What an adapted model makes of images.
+
+    Attributes:
+        log_probabilities: of the classes, float32 [M, K].
+        embeddings: features under the adapted weights, the members' side by side, float32 [M, E * D].
+    """
+
+    log_probabilities: Any
+    embeddings: Any
+
+
 @partial(jax.jit, static_argnums=(0, 1))
-def class_probabilities(
-    learner: Learner, image_format: ImageFormat, adapted: Adapted, images: Array
+def query(
+    learner: Learner, image_format: ImageFormat, temperature: float, adapted: Adapted, images: Array
+) -> Outputs:
+    """The outputs of uint8 images [M, H, W, C]; logits are divided by the temperature."""
+    pixels = _ready(image_format, images)
+    backbone = learner.body_and_head
+    assert backbone is not None
+
+    def one(member: Adapted) -> tuple[Array, Array]:
+        features = backbone.body(member.params, member.norm, pixels, member.bn_stats)[0]
+        return backbone.head(member.params, features), features
+
+    logits, features = lax.map(one, adapted)
+    mean = jnp.mean(logits, axis=0).astype(jnp.float32)
+    embeddings = jnp.concatenate(list(features), axis=-1).astype(jnp.float32)
+    return Outputs(jax.nn.log_softmax(mean / temperature), embeddings)
+
+
+def probabilities(
+    learner: Learner, image_format: ImageFormat, temperature: float, adapted: Adapted, images: Array
 ) -> Array:
-    """Probabilities of the classes, [M, K], of uint8 images [M, H, W, C]."""
-    return jax.nn.softmax(query_outputs(learner, image_format, adapted, images).astype(jnp.float32))
+    """Probabilities of the classes, [M, K], of uint8 images [M, H, W, C], by the backbone as a whole; for exports."""
+    logits = query_outputs(learner, image_format, adapted, images).astype(jnp.float32)
+    return jax.nn.softmax(logits / temperature)
 
 
 @partial(jax.jit, static_argnums=(0, 1))

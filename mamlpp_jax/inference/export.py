@@ -8,7 +8,7 @@ import pathlib
 from jax import numpy as jnp
 
 from mamlpp_jax import config as config_lib
-from mamlpp_jax.inference.adaptation import adapt_members, class_probabilities
+from mamlpp_jax.inference.adaptation import adapt_members, probabilities
 from mamlpp_jax.inference.classifier import FewShotClassifier
 from mamlpp_jax.inference.stablehlo import write_stablehlo
 from mamlpp_jax.types import Array
@@ -24,8 +24,7 @@ def export_adaptation(
 
     `jax.export.deserialize(content).call(support_images, query_images)` takes uint8 [way * shot, H, W, C], the
     images of the first class first, and uint8 [n, H, W, C] for any n, as `FewShotClassifier.preprocess` makes them; it
-    returns the queries' probabilities, float32 [n, way]. It is exported for `stablehlo.PLATFORMS`: CPU, CUDA and
-    TPU (neither of the latter two tested).
+    returns the queries' probabilities, float32 [n, way]. `inference.stablehlo` says how long and where it can be read.
 
     Args:
         model: a classifier, whether fitted or not, or a name as in `FewShotClassifier.from_pretrained`.
@@ -42,7 +41,7 @@ def export_adaptation(
     config_lib.check_value("task.shot", shot)
     if not isinstance(model, FewShotClassifier):
         model = FewShotClassifier.from_pretrained(model)
-    trained = model.model
+    trained = model.configured
     learner, image_format = trained.learner(way, "xla"), trained.image_format
 
     def adapt_and_predict(support: Array, query: Array) -> Array:
@@ -50,7 +49,7 @@ def export_adaptation(
         adapted = adapt_members(
             learner, image_format, way, trained.meta, trained.batch_stats, support, labels
         )
-        return class_probabilities(learner, image_format, adapted, query)
+        return probabilities(learner, image_format, trained.temperature, adapted, query)
 
     shape = image_format.shape
     write_stablehlo(pathlib.Path(file), adapt_and_predict, [(way * shot, shape), ("n", shape)])

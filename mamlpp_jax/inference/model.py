@@ -31,7 +31,7 @@ What is above, its accuracies too, describes the model before it was saved again
 {inner_steps} inner steps, members of outer steps {steps}, polarity {polarity}."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class FewShotModel:
     """A trained few-shot model of one or more members, whose logits are averaged."""
 
@@ -42,7 +42,15 @@ class FewShotModel:
     steps: tuple[int, ...]  # outer steps that each member was trained for
     statistics: str  # the name of those that are used, see `mamlpp_jax.statistics`
     inner_steps: int  # how many are used
+    temperature: float = 1.0  # what logits are divided by
     card: str = ""  # its model card, Markdown; "" for one made of the other attributes
+
+    def __repr__(self) -> str:
+        task = self.config.task
+        return f"<{self.config.experiment}: {self.config.method}, {task.way}-way {task.shot}-shot>"
+
+    def __deepcopy__(self, memo: Any) -> FewShotModel:
+        return self  # nothing in it changes; clones of a classifier share its weights
 
     @property
     def takes_images(self) -> bool:

@@ -24,8 +24,7 @@ def find_model(
     """Loads a model, shipped, saved or a run's; see `FewShotClassifier.from_pretrained` for arguments and errors."""
     if ensemble is not None and ensemble < 1:
         raise ModelError(f"ensemble is {ensemble}; it must be 1 or more.")
-    shipped = shipped_models()
-    folder = SHIPPED / name if name in shipped else pathlib.Path(name).expanduser()
+    folder = find_folder(name)
     if holds_model(folder):
         return load_model(folder, allow_code=allow_code).first_members(ensemble)
     if exists(folder / "results.json") and not exists(folder / "checkpoints"):
@@ -40,8 +39,14 @@ def find_model(
 
         return from_runs(load_best(folder, ensemble or 1, allow_code=allow_code))
     if not exists(folder / CONFIG):
+        shipped = ", ".join(shipped_models()) or "this installation has none"
         raise ModelError(
             f"There is no trained model {os.fspath(name)!r}: it is neither one of the models that come with mamlpp_jax "
-            f"({', '.join(shipped) or 'this installation has none'}) nor the folder of a saved model or of a run."
+            f"({shipped}) nor the folder of a saved model or of a run."
         )
     return load_model(folder, allow_code=allow_code).first_members(ensemble)
+
+
+def find_folder(name: str | os.PathLike[str]) -> pathlib.Path:
+    """The folder of a model's files; it need not exist."""
+    return SHIPPED / name if name in shipped_models() else pathlib.Path(name).expanduser()

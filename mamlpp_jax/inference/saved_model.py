@@ -3,6 +3,8 @@
     config.json         the whole configuration that it was trained with, as a run writes it, without folders
     model.json          its members, images, statistics and inner steps, and the checksum of its weights
     model.safetensors   weights [E, ...] by name, such as "params/conv0/kernel"; nothing is ever unpickled
+    fitted.safetensors  of a model that has learned classes: adapted weights and embeddings of its support set; its
+                        classes stand in model.json
     README.md           the model card
 
 `experiments.paper.keep` writes them beside a run's results. Two earlier layouts are read and no longer written:
@@ -16,33 +18,47 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import json
 import math
 import pathlib
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
-import safetensors
+import jax
+import numpy as np
+import safetensors.numpy
 from ml_collections import ConfigDict
 
 from mamlpp_jax import config as config_lib
 from mamlpp_jax._version import __version__
 from mamlpp_jax.config.own_code import check_allowed
-from mamlpp_jax.errors import ConfigError, ModelError
+from mamlpp_jax.errors import ConfigError, DataError, ModelError
+from mamlpp_jax.inference.adaptation import Adapted
+from mamlpp_jax.inference.fitted import Fitted, fitted_shapes
+from mamlpp_jax.inference.labels import decode_classes, encode_classes
 from mamlpp_jax.inference.model import FewShotModel, without_weights
 from mamlpp_jax.inference.model_card import model_card
 from mamlpp_jax.inference.preprocessing import POLARITIES, ImageFormat
-from mamlpp_jax.inference.weights import DTYPES, decode, encode, with_weights
+from mamlpp_jax.inference.weights import DTYPES, decode, encode, fill, with_weights
 from mamlpp_jax.statistics import check_usable
 from mamlpp_jax.utils.files import exists, json_bytes, read_json, wrap_os_errors, write_atomically
+from mamlpp_jax.utils.trees import named_leaves
 
 CONFIG, DESCRIPTION, WEIGHTS, CARD = "config.json", "model.json", "model.safetensors", "README.md"
-ARCHIVED_WEIGHTS = "weights.safetensors"
+FITTED, ARCHIVED_WEIGHTS = "fitted.safetensors", "weights.safetensors"
 _FORMAT = "mamlpp_jax few-shot model"
 _VERSION = 2
 
 
-def model_files(model: FewShotModel, *, half: bool = False) -> dict[str, bytes]:
-    """The files of a model by name, in the order in which they are to be written.
+def model_files(
+    model: FewShotModel,
+    *,
+    half: bool = False,
+    fitted: Fitted | None = None,
+    reject_below: float | None = None,
+) -> dict[str, bytes]:
+    """The files of a model, and of classes that it has learned, by name, in the order in which they are to be written.
 
     With `half` the weights are stored in half precision; they are single again when they are loaded. One that is too
     large for that is a `ModelError`.
@@ -54,12 +70,16 @@ def model_files(model: FewShotModel, *, half: bool = False) -> dict[str, bytes]:
         "mamlpp_jax": __version__,
         "sha256": hashlib.sha256(weights).hexdigest(),
         "dtype": DTYPES[half],
-        "steps": model.steps,
-        "statistics": model.statistics,
-        "inner_steps": model.inner_steps,
-        "image": model.image_format._asdict() if model.takes_images else None,
+        **_settings(model),
     }
+    files = {}
+    if fitted is not None and (classes := _stored_classes(fitted)):
+        arrays = {name: np.asarray(leaf) for name, leaf in named_leaves(_arrays(fitted)).items()}
+        files[FITTED] = safetensors.numpy.save(arrays)
+        digest = hashlib.sha256(files[FITTED]).hexdigest()
+        description["fitted"] = {"sha256": digest, "reject_below": reject_below, **classes}
     return {
+        **files,
         WEIGHTS: weights,
         CARD: (model.card or model_card(model)).encode(),
         CONFIG: json_bytes(model.config.to_dict()),
@@ -67,8 +87,44 @@ def model_files(model: FewShotModel, *, half: bool = False) -> dict[str, bytes]:
     }
 
 
-def save_model(folder: pathlib.Path, model: FewShotModel) -> None:
-    """Writes a model into a folder, made when missing; each file of a model that it holds is replaced as a whole.
+def _settings(model: FewShotModel) -> dict[str, Any]:
+    """The part of a description that what is learned depends on."""
+    return {
+        "steps": model.steps,
+        "statistics": model.statistics,
+        "inner_steps": model.inner_steps,
+        "temperature": model.temperature,
+        "image": model.image_format._asdict() if model.takes_images else None,
+    }
+
+
+def _arrays(fitted: Fitted) -> dict[str, Any]:
+    adapted = fitted.adapted._asdict()
+    return {"adapted": adapted, "targets": fitted.targets, "support": fitted.support}
+
+
+def _stored_classes(fitted: Fitted) -> dict[str, Any]:
+    """The entries of the classes; none, with a warning, where a label cannot be stored."""
+    try:
+        return encode_classes(fitted.classes)
+    except DataError as error:
+        warnings.warn(
+            f"The model is saved without its classes: {error}. Use strings, numbers, booleans, None or tuples of these "
+            "to save them.",
+            stacklevel=5,
+        )
+        return {}
+
+
+def save_model(
+    folder: pathlib.Path,
+    model: FewShotModel,
+    fitted: Fitted | None = None,
+    reject_below: float | None = None,
+) -> None:
+    """Writes a model, and classes that it has learned, into a folder, which is made when missing.
+
+    Each file of a model that it holds is replaced as a whole.
 
     Raises:
         ModelError: the folder is something else's, such as a run's working directory.
@@ -76,15 +132,19 @@ def save_model(folder: pathlib.Path, model: FewShotModel) -> None:
     """
     is_run = exists(folder / "results.json")
     if is_run or not (_describes(folder / DESCRIPTION) or _describes(folder / CONFIG)):
-        for name in (CONFIG, DESCRIPTION, WEIGHTS, CARD):
+        for name in (CONFIG, DESCRIPTION, WEIGHTS, FITTED, CARD):
             if exists(folder / name):
                 raise ModelError(
                     f"{folder / name} is not a saved model's; save the model to another folder."
                 )
+    files = model_files(model, fitted=fitted, reject_below=reject_below)
     with wrap_os_errors(folder, "make"):
         folder.mkdir(parents=True, exist_ok=True)
-    for name, content in model_files(model).items():
+    for name, content in files.items():
         write_atomically(folder / name, content)
+    if FITTED not in files:
+        with wrap_os_errors(folder / FITTED, "remove"):
+            (folder / FITTED).unlink(missing_ok=True)  # of the model that was replaced
 
 
 def load_model(folder: pathlib.Path, *, allow_code: bool = False) -> FewShotModel:
@@ -110,6 +170,43 @@ def load_model(folder: pathlib.Path, *, allow_code: bool = False) -> FewShotMode
         with wrap_os_errors(folder / CARD, "read"):
             card = (folder / CARD).read_bytes().decode(errors="replace")
     return dataclasses.replace(model, card=card)
+
+
+def load_fitted(folder: pathlib.Path, model: FewShotModel) -> tuple[Fitted | None, float | None]:
+    """Reads the classes that a saved model has learned, and their `reject_below`; None where there are none.
+
+    Args:
+        folder: the model's, or anything else, which holds none.
+        model: from `load_model`; classes that were learned with other settings are left out, with a warning.
+
+    Raises:
+        ModelError: a file is foreign or damaged; names it.
+        WorkdirError: a file cannot be read.
+    """
+    path, arrays_path = folder / DESCRIPTION, folder / FITTED
+    description = read_json(path) if exists(path) else {}
+    if (stored := description.get("fitted")) is None:
+        return None, None
+    with _naming_damage(path):
+        classes, reject_below = decode_classes(stored), stored["reject_below"]
+        if reject_below is not None and not 0 <= reject_below <= 1:
+            raise ValueError('"reject_below" must be null or a number in 0..1.')
+        digest, settings = stored["sha256"], json.loads(json_bytes(_settings(model)))
+        if any(description[name] != value for name, value in settings.items()):
+            warnings.warn(
+                f"{folder} has classes that were learned with other settings; call fit, or leave the settings out.",
+                stacklevel=3,
+            )
+            return None, None
+    arrays = decode(_read_bytes(arrays_path, digest, path), arrays_path)
+    count = arrays.get("targets", np.empty(0)).size
+    if count < len(classes):
+        raise ModelError(f"{arrays_path} is damaged: it has too few targets for the classes.")
+    tree = fill(_arrays(fitted_shapes(model, classes, count)), arrays, arrays_path)
+    if set(tree["targets"].tolist()) != set(range(len(classes))):
+        raise ModelError(f"{arrays_path} is damaged: its targets are not those of the classes.")
+    adapted = Adapted(**jax.device_put(tree["adapted"]))
+    return Fitted(model, classes, adapted, tree["targets"], tree["support"]), reject_below
 
 
 def holds_model(folder: pathlib.Path) -> bool:
@@ -144,18 +241,15 @@ def _load(
             dtype = None  # any float
             stored = {**content["trained"], "data.image_size": content["image"]["size"]}
     model = _described(content, _read_config(stored, config_path, allow_code), path)
-    weights = _read_bytes(weights_path)
-    if hashlib.sha256(weights).hexdigest() != content.get("sha256"):
-        raise ModelError(
-            f"{weights_path} is damaged, or another model's than {path.name} beside it: its SHA-256 differs."
-        )
+    weights = _read_bytes(weights_path, content.get("sha256"), path)
     return with_weights(model, decode(weights, weights_path), weights_path, dtype)
 
 
 def _load_archived(folder: pathlib.Path) -> FewShotModel:
     names = (CONFIG, "data.json", ARCHIVED_WEIGHTS)
     config_path, data_path, weights_path = (folder / name for name in names)
-    content = _read_bytes(weights_path)
+    with wrap_os_errors(weights_path, "read"):
+        content = weights_path.read_bytes()
     arrays = {name: array[None] for name, array in decode(content, weights_path).items()}
     with _naming_damage(weights_path), safetensors.safe_open(weights_path, "numpy") as file:
         steps = (int(file.metadata()["step"]),)
@@ -166,9 +260,15 @@ def _load_archived(folder: pathlib.Path) -> FewShotModel:
     return with_weights(model, arrays, weights_path)
 
 
-def _read_bytes(path: pathlib.Path) -> bytes:
+def _read_bytes(path: pathlib.Path, sha256: Any, described_in: pathlib.Path) -> bytes:
+    """The content of a file that must have the checksum of the file that describes it."""
     with wrap_os_errors(path, "read"):
-        return path.read_bytes()
+        content = path.read_bytes()
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise ModelError(
+            f"{path} is damaged, or another model's than {described_in.name} beside it: its SHA-256 differs."
+        )
+    return content
 
 
 def _read_config(stored: Any, path: pathlib.Path, allow_code: bool = False) -> ConfigDict:
@@ -188,6 +288,9 @@ def _described(content: dict[str, Any], config: ConfigDict, path: pathlib.Path) 
         steps = tuple(content["steps"])
         if not steps or not all(type(step) is int and step >= 0 for step in steps):
             raise ValueError('"steps" must be a list of whole numbers, one per member.')
+        temperature = content.get("temperature", 1.0)
+        if type(temperature) not in (int, float) or not 0 < temperature < math.inf:
+            raise ValueError('"temperature" must be a number above 0.')
         model = without_weights(config, 0, steps)
         image = _image_format(content["image"]) if model.takes_images else model.image_format
         return dataclasses.replace(
@@ -195,6 +298,7 @@ def _described(content: dict[str, Any], config: ConfigDict, path: pathlib.Path) 
             image_format=image,
             statistics=content["statistics"],
             inner_steps=content["inner_steps"],
+            temperature=float(temperature),
         )
 
 

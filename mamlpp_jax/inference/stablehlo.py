@@ -1,18 +1,26 @@
-"""Writing functions as portable StableHLO, which programs with JAX alone can load."""
+"""Writing functions as portable StableHLO, which programs with JAX alone can load.
+
+JAX promises to read an export for six months after the release that wrote it, so keep the saved model and export it
+again; `FILE.json` beside an export has its date and the version of JAX. Exports are for `PLATFORMS`: CPU, CUDA and TPU
+(neither of the latter two tested).
+"""
 
 from __future__ import annotations
 
+import datetime
 import importlib
 import pathlib
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.export
 import numpy as np
 
+from mamlpp_jax._version import __version__
 from mamlpp_jax.errors import ModelError
 from mamlpp_jax.types import Array
-from mamlpp_jax.utils.files import write_atomically
+from mamlpp_jax.utils.files import write_atomically, write_json
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
@@ -22,7 +30,7 @@ def write_stablehlo(
     function: Callable[..., Array],
     inputs: Sequence[tuple[int | str, tuple[int, ...]]],
 ) -> None:
-    """Writes a pure function of uint8 arrays, with everything it closes over; needs the package flatbuffers.
+    """Writes a pure function of uint8 arrays, with everything it closes over, and `FILE.json`; needs flatbuffers.
 
     `inputs` has for each argument its first axis, a number or a name for any number, and the other axes.
     """
@@ -38,4 +46,18 @@ def write_stablehlo(
         for first, rest in inputs
     ]
     exported = jax.export.export(jax.jit(function), platforms=PLATFORMS)(*shapes)
-    write_atomically(path, bytes(exported.serialize()))
+    about = "by JAX for six months after the release of this version; after that, export again"
+    write_export(path, bytes(exported.serialize()), inputs, platforms=PLATFORMS, readable=about)
+
+
+def write_export(path: pathlib.Path, content: bytes, inputs: Any, **about: Any) -> None:
+    """Writes an export, and beside it the date, the versions that made it, and its inputs."""
+    write_atomically(path, content)
+    made = {
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "jax": jax.__version__,
+        "mamlpp_jax": __version__,
+        "inputs": [[first, *rest] for first, rest in inputs],
+        **about,
+    }
+    write_json(path.with_name(f"{path.name}.json"), made)

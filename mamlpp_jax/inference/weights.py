@@ -66,25 +66,44 @@ def with_weights(
         raise ModelError(
             f"{path.with_name('config.json')} describes no network: {error}"
         ) from error
-    wanted = named_arrays(shapes.meta, shapes.batch_stats)
+    wanted = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct((len(model.steps), *leaf.shape), leaf.dtype),
+        _tree(shapes.meta, shapes.batch_stats),
+    )
+    tree = fill(wanted, arrays, path, dtype)
+    batch_stats = tree.pop("batch_stats")
+    return dataclasses.replace(model, meta=MetaParams(**tree), batch_stats=batch_stats)
+
+
+def fill(
+    template: Any, arrays: dict[str, np.ndarray], path: pathlib.Path, dtype: str | None = None
+) -> Any:
+    """The arrays of a file as a tree, once names, shapes and dtypes are those of a template's leaves.
+
+    `dtype` is that of the numbers in the file `path`; None for any of the template's sort. A `ModelError` says where
+    the arrays are another model's.
+    """
+    wanted = named_leaves(template)
     for name in sorted(wanted.keys() | arrays.keys()):
         if name not in arrays or name not in wanted:
             where = "does not have" if name in wanted else "has, unlike its config.json,"
             raise ModelError(f"{path} {where} the array {name!r}; it is another model's.")
-        shape, array = (len(model.steps), *wanted[name].shape), arrays[name]
-        expected = dtype or (array.dtype if array.dtype.kind == "f" else wanted[name].dtype)
+        shape, array = wanted[name].shape, arrays[name]
+        same_sort = array.dtype.kind == wanted[name].dtype.kind
+        expected = dtype or (array.dtype if same_sort else wanted[name].dtype)
         if array.shape != shape or array.dtype != expected:
             raise ModelError(
                 f"{path} has the array {name!r} as {array.dtype} {array.shape}; by the files beside it, it is "
                 f"{expected} {shape}."
             )
-    template = {**shapes.meta._asdict(), "batch_stats": shapes.batch_stats}
     leaves = [arrays[name].astype(leaf.dtype) for name, leaf in wanted.items()]
-    tree = jax.tree.unflatten(jax.tree.structure(template), leaves)
-    batch_stats = tree.pop("batch_stats")
-    return dataclasses.replace(model, meta=MetaParams(**tree), batch_stats=batch_stats)
+    return jax.tree.unflatten(jax.tree.structure(template), leaves)
+
+
+def _tree(meta: MetaParams, batch_stats: Any) -> dict[str, Any]:
+    return {**meta._asdict(), "batch_stats": batch_stats}
 
 
 def named_arrays(meta: MetaParams, batch_stats: Any) -> dict[str, Any]:
     """Leaves by name, such as "params/conv0/kernel"."""
-    return named_leaves({**meta._asdict(), "batch_stats": batch_stats})
+    return named_leaves(_tree(meta, batch_stats))

@@ -45,7 +45,7 @@ class Conv4(nn.Module):
             conv = Conv(self.filters, stride, self.conv, self.compute_dtype, name=f"conv{block}")
             norm = PerStepBatchNorm(max_pool=self.max_pool, name=f"norm{block}")
             x = norm.convolved(conv, x)
-            x = nn.leaky_relu(x, NEGATIVE_SLOPE)
+            x = nn.leaky_relu(x, negative_slope=NEGATIVE_SLOPE)
         x = x.reshape(x.shape[0], -1) if self.max_pool else x.mean((1, 2))
         # Dense promotes float32 parameters; the network computes in the dtype of its input.
         return nn.Dense(

@@ -69,9 +69,9 @@ class _Block(nn.Module):
         for layer in range(3):
             x = self._normalised(str(layer), x)
             if layer < 2:
-                x = nn.leaky_relu(x, NEGATIVE_SLOPE)
+                x = nn.leaky_relu(x, negative_slope=NEGATIVE_SLOPE)
         # Pooling chooses the same elements before an increasing function, which then has a quarter to do.
-        return nn.leaky_relu(max_pool_2x2(x + shortcut), NEGATIVE_SLOPE)
+        return nn.leaky_relu(max_pool_2x2(x + shortcut), negative_slope=NEGATIVE_SLOPE)
 
     def _normalised(self, name: str, x: Array, window: int = 3) -> Array:
         convolution = Conv(

@@ -7,14 +7,17 @@ import functools
 import os
 import sys
 import time
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, TextIO
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 from absl import logging
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress, ProgressColumn
+
+T = TypeVar("T")
+_PATIENCE_SECONDS = 2.0
 
 
 @contextlib.contextmanager
@@ -90,3 +93,27 @@ def _console(stream: TextIO) -> Console:
         highlight=False,
         soft_wrap=True,
     )
+
+
+def tracked(items: Iterable[T], total: int, text: str) -> Iterator[T]:
+    """Yields the items, on a terminal above a bar from the moment when they have taken `_PATIENCE_SECONDS`.
+
+    Args:
+        items: of a loop.
+        total: their number.
+        text: what the loop does, such as "predicting".
+    """
+    started = time.monotonic()
+    with contextlib.ExitStack() as stack:
+        display: Progress | None = None
+        for done, item in enumerate(items):
+            late = time.monotonic() - started > _PATIENCE_SECONDS
+            if display is None and late and can_redraw(sys.stderr):
+                from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+
+                columns = TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn()
+                display = stack.enter_context(live_display(sys.stderr, *columns, transient=True))
+                display.add_task(text, total=total)
+            if display is not None:
+                display.update(display.task_ids[0], completed=done)
+            yield item

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from mamlpp_jax import FewShotClassifier
-from mamlpp_jax.cli.predict import find_images, predict, write_csv
+from mamlpp_jax.cli.predict import NONE, Judged, find_images, predict, write_csv
 from mamlpp_jax.errors import DataError
 from mamlpp_jax.inference.saved_model import save_model
 from tests.helpers.refusals import refused
@@ -54,15 +54,17 @@ def read_csv(path):
 def check_output(folder, table):
     """The CSV, the table and the figure show what the classifier predicts."""
     header, *rows = read_csv(folder / "predictions.csv")
-    assert header == ["file", "label", "probability", "class 0", "class 1", "class 2"]
+    assert header == [
+        *("file", "label", "probability", "class 0", "class 1", "class 2", "familiarity")
+    ]
     names = [f"query/nested/字 {number}.png" for number in range(4)] + ["more, one.png"]
     assert [row[0] for row in rows] == names
     clf = FewShotClassifier.from_pretrained(folder / "model")
-    support = find_images([str(folder / "support")])
+    support = list(find_images([str(folder / "support")])[0])
     clf.fit(support, [path.parent.name for path in support])
     expected = clf.predict_proba([folder / name for name in names])
-    np.testing.assert_allclose(np.array(rows)[:, 3:].astype(float), expected, atol=1e-4)
-    for name, label, probability, *classes in rows:
+    np.testing.assert_allclose(np.array(rows)[:, 3:-1].astype(float), expected, atol=1e-4)
+    for name, label, probability, *classes, _ in rows:
         assert probability == max(classes)
         assert header[3:][classes.index(probability)] == label
         assert any(name in line and label in line for line in table.splitlines())
@@ -121,13 +123,16 @@ def test_help_tells_the_flags(tmp_path):
 
 
 def test_images_are_found_in_folders_by_name(tmp_path):
-    for name in ("b.PNG", "a/2.jpg", "a/10.jpg", ".hidden.png", "notes.txt"):
+    for name in ("b.PNG", "a/2.jpg", "a/10.jpg", ".hidden.png", "notes.txt", "a/none"):
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
         path.touch()
-    found = [path.relative_to(tmp_path).as_posix() for path in find_images([str(tmp_path)])]
-    assert found == ["a/10.jpg", "a/2.jpg", "b.PNG"]
-    assert find_images(["absent.png", "x.txt"]) == [
+    images, others = find_images([str(tmp_path)])
+    found = {path.relative_to(tmp_path).as_posix(): folders for path, folders in images.items()}
+    assert found == {"a/10.jpg": ("a",), "a/2.jpg": ("a",), "b.PNG": ()}
+    assert list(found) == ["a/10.jpg", "a/2.jpg", "b.PNG"]
+    assert [path.name for path in others] == ["none", "notes.txt"]
+    assert list(find_images(["absent.png", "x.txt"])[0]) == [
         pathlib.Path("absent.png"),
         pathlib.Path("x.txt"),
     ]
@@ -136,6 +141,74 @@ def test_images_are_found_in_folders_by_name(tmp_path):
         find_images([str(tmp_path), str(tmp_path / "empty")])
 
 
+@pytest.fixture
+def labelled(tmp_path, monkeypatch):
+    """Class folders, the same images as queries, and among these some that cannot be read."""
+    monkeypatch.chdir(tmp_path)
+    write_class_folders(tmp_path / "support")
+    write_class_folders(tmp_path / "query")
+    (tmp_path / "query" / "class 1" / "cut.png").write_bytes(b"\x89PNG\r\n")
+    (tmp_path / "query" / "class 1" / "no suffix").touch()
+    (tmp_path / "query" / "class 2" / "photo.hevc").touch()
+    return tmp_path
+
+
+def test_queries_in_class_folders_are_judged_and_the_broken_listed(labelled):
+    clf = FewShotClassifier(small_model(), inner_steps=30)
+    files = [labelled / name for name in ("out.csv", "figure.png", "confusion.pdf")]
+    with pytest.warns(UserWarning, match="It is left out") as caught:
+        text = predict(clf, labelled / "support", ["query"], *files)
+    messages = " ".join(str(warning.message) for warning in caught)
+    assert all(name in messages for name in ("cut.png", "no suffix", "photo.hevc"))
+    assert "accuracy 100.0 % (6 of 6 images; 95 % interval 61.0 to 100.0 %)" in text
+    header, *rows = read_csv(files[0])
+    assert header[-2:] == ["familiarity", "true class"]
+    assert [row[-1] for row in rows] == [row[1] for row in rows]
+    assert all(path.stat().st_size for path in files)
+
+
+def test_confusions_are_counted():
+    judged = Judged(np.array([0, 0, 1, 2]), np.array([0, 1, 1, 0]), ["a", "b", NONE])
+    assert judged.counts.tolist() == [[1, 1, 0], [0, 1, 0], [1, 0, 0]]
+    lines = judged.report().splitlines()
+    assert lines[0] == "accuracy 50.0 % (2 of 4 images; 95 % interval 15.0 to 85.0 %)"
+    assert lines[-3].split() == ["a", "2", "1", "50.0", "b", "(1)"]
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_saved_classes_need_no_support_and_strangers_are_rejected(labelled, capsys):
+    (labelled / "query" / "unknown").mkdir()
+    noise = np.random.default_rng(0).integers(0, 256, (24, 24), np.uint8)
+    Image.fromarray(noise).save(labelled / "query" / "unknown" / "noise.png")
+    clf = FewShotClassifier(small_model(), inner_steps=30)
+    before = predict(clf, labelled / "support", ["query"])
+    assert "unknown" in before
+    assert "(6 of 6 images" in before
+    clf.save_pretrained("saved")
+    again = FewShotClassifier.from_pretrained("saved")
+    assert predict(again, None, ["query"]) == before
+    again.reject_below = 0.999
+    after = predict(again, None, ["query"])
+    assert NONE in next(line for line in after.splitlines() if "noise.png" in line)
+    assert "(7 of 7 images" in after
+
+
+def test_the_command_saves_and_takes_up_classes(labelled):
+    save_model(labelled / "model", small_model())
+    done = command(labelled, "--model=model", "--support=support", "--save=saved")
+    assert (done.returncode, done.stdout) == (0, "")
+    done = command(labelled, "--model=saved", "--query=query", "--reject_below=0.1")
+    assert done.returncode == 0, done.stderr
+    assert "accuracy " in done.stdout
+    assert done.stderr.count("warning: ") == 3
+    done = command(labelled, "--model=saved", "--query=query/class 1/cut.png")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: None of the 1 query images can be read.")
+    done = command(labelled, "--model=model", "--query=query")
+    assert done.returncode == 2
+    assert "--support is missing" in done.stderr
+
+
 def test_a_table_that_cannot_be_written_is_named(tmp_path):
     with refused(tmp_path, r"absent/file\.csv"):
-        write_csv(tmp_path / "absent" / "file.csv", ["a"], ["x", "y"], np.array([[0.5, 0.5]]))
+        write_csv(tmp_path / "absent" / "file.csv", [["file", "label"]])

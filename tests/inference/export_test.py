@@ -1,5 +1,7 @@
 """Exported functions run where mamlpp_jax cannot be imported, and agree with the classifier."""
 
+import datetime
+import json
 import os
 import pathlib
 import subprocess
@@ -85,6 +87,29 @@ def test_a_saved_model_is_exported_by_its_name(tmp_path):
     assert [str(aval.shape) for aval in exported.in_avals] == ["(2, 16, 16, 3)", "(n, 16, 16, 3)"]
 
 
+@pytest.mark.filterwarnings("ignore")  # of jax2onnx
+def test_onnx_runtimes_agree(tmp_path):
+    pytest.importorskip("jax2onnx")
+    runtime = pytest.importorskip("onnxruntime")
+    clf = FewShotClassifier(small_model(members=2)).fit(SUPPORT, LABELS)
+    clf.export(tmp_path / "model.onnx")
+    session = runtime.InferenceSession(tmp_path / "model.onnx")
+    for count in (1, 5):
+        inputs = {session.get_inputs()[0].name: clf.preprocess(QUERIES[:count])}
+        (found,) = session.run(None, inputs)
+        np.testing.assert_allclose(found, clf.predict_proba(QUERIES[:count]), atol=1e-4)
+
+
+def test_an_export_says_when_and_by_what_it_was_made(tmp_path):
+    clf = FewShotClassifier(small_model()).fit(SUPPORT, LABELS)
+    clf.export(tmp_path / "model.bin")
+    about = json.loads((tmp_path / "model.bin.json").read_text())
+    assert about["jax"] == jax.__version__
+    assert datetime.date.fromisoformat(about["date"]) <= datetime.date.today()
+    assert "six months" in about["readable"]
+    assert about["inputs"] == [["n", 16, 16, 1]]
+
+
 @pytest.mark.parametrize(("way", "shot"), [(1, 1), (2, 0), (2.0, 1)])
 def test_tasks_that_there_are_not_are_refused(tmp_path, way, shot):
     clf = FewShotClassifier(small_model())
@@ -97,3 +122,7 @@ def test_the_package_that_is_missing_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "flatbuffers", None)
     with refused(tmp_path, r"mamlpp_jax\[export\]"):
         export_adaptation(clf, tmp_path / "file", way=3, shot=2)
+    clf.fit(SUPPORT, LABELS)
+    monkeypatch.setitem(sys.modules, "jax2onnx", None)
+    with refused(tmp_path, r"mamlpp_jax\[onnx\]"):
+        clf.export(tmp_path / "file.onnx")

@@ -1,5 +1,7 @@
 """Images of every kind become the pixels a model was trained on, or are refused by name."""
 
+import io
+
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
@@ -84,10 +86,99 @@ def test_a_palette_with_a_transparent_colour_lies_on_white(tmp_path):
 
 
 def test_one_image_or_several():
-    for several in (drawings(3), drawings(3)[..., None], list(drawings(3)), iter(drawings(3))):
+    for several in (drawings(3)[..., None], list(drawings(3)), iter(drawings(3))):
         assert load_images(several, WRITING).shape == (3, 12, 12, 1)
+    assert load_images(drawings(2), WRITING).shape == (2, 12, 12, 1)
+    assert load_images(drawings(3), WRITING, stack=True).shape == (3, 12, 12, 1)
     assert load_images([PHOTO, DRAWING, PHOTO[:, :, 0]], PHOTOS).shape == (3, 12, 12, 3)
     assert load_images(PHOTO, ImageFormat(12, 1)).shape == (1, 12, 12, 1)
+
+
+COLOURS = np.random.default_rng(1).random((2, 20, 30, 3)).astype(np.float32)
+
+
+def in_torch(make):
+    return lambda: make(pytest.importorskip("torch").tensor(COLOURS).permute(0, 3, 1, 2))
+
+
+@pytest.mark.parametrize(
+    ("make", "count"),
+    [
+        (in_torch(lambda images: images), 2),
+        (in_torch(lambda images: images[0]), 1),
+        (in_torch(list), 2),
+        (in_torch(lambda images: images.permute(0, 2, 3, 1)), 2),
+        (in_torch(lambda images: images[0].permute(1, 2, 0)), 1),
+        (in_torch(lambda images: images.requires_grad_()), 2),
+        (in_torch(lambda images: {"image": list(images), "label": [0, 1]}), 2),
+        (in_torch(lambda images: [{"pixel_values": image} for image in images]), 2),
+        (lambda: [{"image": image, "label": 0} for image in COLOURS], 2),
+        (lambda: {"image": COLOURS[0], "label": 0}, 1),
+    ],
+)
+def test_tensors_and_rows_of_data_sets(make, count):
+    np.testing.assert_array_equal(load_images(make(), PHOTOS), load_images(COLOURS[:count], PHOTOS))
+
+
+def test_grey_tensors():
+    torch = pytest.importorskip("torch")
+    images = torch.tensor(drawings(5))
+    for several in (images, images[:, None], list(images), list(images[:, None])):
+        np.testing.assert_array_equal(
+            load_images(several, WRITING), load_images(drawings(5), WRITING)
+        )
+    assert load_images(images[:1], WRITING).shape == (1, 12, 12, 1)
+    assert load_images(images[:3], PHOTOS).shape == (1, 12, 12, 3)
+    with pytest.raises(DataError, match="four channels or four grey ones"):
+        load_images(images[:4], WRITING)
+
+
+def test_bytes_and_open_files(tmp_path):
+    path = save(tmp_path / "a.png", DRAWING)
+    encoded = path.read_bytes()
+    file, buffer = path.open("rb"), io.BytesIO(encoded)
+    with file:
+        for image in (file, buffer, encoded, bytearray(encoded), {"bytes": encoded, "path": None}):
+            for _ in range(2):  # an open file is read again from its beginning
+                for images in (image, [image], {"image": image}):
+                    np.testing.assert_array_equal(load_images(images, WRITING)[0], expected_ink())
+    with pytest.raises(DataError, match="cannot be read"):
+        load_images(file, WRITING)
+    with path.open(encoding="latin-1") as text, pytest.raises(DataError, match="binary mode"):
+        load_images([text], WRITING)
+
+
+@pytest.mark.parametrize(
+    ("images", "said"),
+    [
+        (COLOURS[0].transpose(2, 0, 1), "channels last"),
+        (COLOURS.transpose(0, 3, 1, 2), "channels last"),
+        (list(COLOURS.transpose(0, 3, 1, 2)), "channels last"),
+        (np.zeros((5, 1, 20, 20)), "channels last"),
+        (np.zeros((1797, 64)), "1797 rows of 64 numbers"),
+        (np.zeros((100, 784)), "100 rows of 784"),
+        (np.zeros((500, 3072)), "500 rows of 3072"),
+        (np.zeros((569, 30)), "569 rows of 30"),
+        ({"text": "a", "label": 0}, "'text', 'label'"),
+        ({DRAWING.tobytes()}, "of type set"),
+    ],
+)
+def test_what_is_taken_for_no_image(images, said):
+    with pytest.raises(DataError, match=said):
+        load_images(images, PHOTOS)
+
+
+@pytest.mark.parametrize("shape", [(24, 24), (64, 64), (768, 1024), (20, 30), (100, 70)])
+def test_one_grey_image_of_two_axes(shape):
+    assert load_images(np.zeros(shape), WRITING).shape == (1, 12, 12, 1)
+
+
+def test_images_that_cannot_be_read_are_left_out_where_asked(tmp_path):
+    errors = {}
+    images = [DRAWING, tmp_path / "absent.png", PHOTO]
+    assert load_images(images, WRITING, errors).shape == (2, 12, 12, 1)
+    assert errors.keys() == {1}
+    assert "absent.png" in str(errors[1])
 
 
 def test_several_paths_in_a_numpy_array(tmp_path):
@@ -155,7 +246,7 @@ def truncated_pillow(folder):
         (lambda folder: folder / "absent.png", r"absent\.png"),
         (lambda folder: folder, "cannot be read"),
         (lambda _: np.zeros((4, 4, 2), np.uint8), r"images\[1\] .* shape \(4, 4, 2\)"),
-        (lambda _: np.zeros((4, 4, 5), np.uint8), r"images\[1\] .* 1, 3 or 4 channels"),
+        (lambda _: np.zeros((5, 4, 5), np.uint8), r"images\[1\] .* 1, 3 or 4 channels"),
         (lambda _: np.zeros((0, 4), np.uint8), r"images\[1\] .* shape \(0, 4\)"),
         (lambda _: np.full((4, 4), 256), r"images\[1\] .*0\.\.255"),
         (lambda _: np.full((4, 4), -1), r"images\[1\] .*0\.\.255"),
@@ -164,7 +255,7 @@ def truncated_pillow(folder):
         (lambda _: np.full((4, 4), 1j), r"images\[1\] .*complex"),
         (lambda _: [[1, 2], [3]], r"images\[1\]"),
         (lambda _: None, r"images\[1\] is a NoneType"),
-        (lambda _: b"bytes", r"images\[1\] is a bytes"),
+        (lambda _: b"bytes", r"images\[1\]: it is no image of a known format"),
         (lambda _: Image.new("F", (4, 4)), r"images\[1\].*floating-point"),
     ],
 )
@@ -180,7 +271,7 @@ def test_an_image_that_cannot_be_read_is_named(tmp_path, make, said):
         (np.zeros((0, 5, 5), np.uint8), "no images"),
         (np.zeros(4, np.uint8), r"shape \(4,\)"),
         (3, "of type int"),
-        (b"bytes", "of type bytes"),
+        (b"bytes", "no image of a known format"),
     ],
 )
 def test_what_is_no_image_is_refused(images, said):

@@ -1,5 +1,6 @@
 """Saved models: read as they were written, and refused by name when they are anything else."""
 
+import dataclasses
 import hashlib
 import json
 import pickle
@@ -81,6 +82,118 @@ def test_predictions_and_settings_survive_saving(tmp_path):
     again = FewShotClassifier.from_pretrained(tmp_path / "new" / "folder")
     assert (again.model.inner_steps, again.model.image_format.polarity) == (3, "dark_on_light")
     np.testing.assert_array_equal(again.fit(images, labels).predict_proba(images), expected)
+
+
+SUPPORT, LABELS, QUERIES = drawings(5), list("abcab"), drawings(4, seed=1)
+
+
+def fitted(labels=tuple(LABELS), **settings):
+    return FewShotClassifier(small_model(members=2), **settings).fit(SUPPORT, list(labels))
+
+
+@pytest.mark.parametrize(
+    ("labels", "settings"),
+    [
+        (LABELS, {"reject_below": 0.4, "inner_steps": 3}),
+        ([1, 1, None, 1, ("a", 2.5)], {"statistics": "running"}),
+    ],
+)
+def test_what_was_learned_is_read_bit_for_bit(tmp_path, labels, settings):
+    clf = fitted(labels, **settings)
+    clf.save_pretrained(tmp_path)
+    again = FewShotClassifier.from_pretrained(tmp_path)
+    assert again.classes_.tolist() == clf.classes_.tolist()
+    assert again.classes_.dtype == clf.classes_.dtype
+    assert again.reject_below == clf.reject_below
+    for use in ("predict_log_proba", "embed", "familiarity"):
+        np.testing.assert_array_equal(getattr(again, use)(QUERIES), getattr(clf, use)(QUERIES))
+    assert again.predict(QUERIES).tolist() == clf.predict(QUERIES).tolist()
+    again.save_pretrained(tmp_path / "again")
+    first, second = (f / "fitted.safetensors" for f in (tmp_path, tmp_path / "again"))
+    assert first.read_bytes() == second.read_bytes()
+
+
+@pytest.mark.filterwarnings("ignore:With `batch`")
+def test_classes_learned_with_batch_statistics_are_saved(tmp_path):
+    clf = fitted(statistics="batch")
+    clf.save_pretrained(tmp_path)
+    again = FewShotClassifier.from_pretrained(tmp_path)
+    np.testing.assert_array_equal(again.predict_proba(QUERIES), clf.predict_proba(QUERIES))
+
+
+def test_classes_of_other_settings_are_left_out_with_a_warning(tmp_path):
+    fitted().save_pretrained(tmp_path)
+    for settings in ({"inner_steps": 7}, {"statistics": "running"}, {"ensemble": 1}):
+        with pytest.warns(UserWarning, match="learned with other settings"):
+            clf = FewShotClassifier.from_pretrained(tmp_path, **settings)
+        assert not hasattr(clf, "classes_")
+    assert FewShotClassifier.from_pretrained(tmp_path, reject_below=0.5).reject_below == 0.5
+
+
+def test_a_label_that_cannot_be_saved_is_named(tmp_path):
+    with pytest.warns(UserWarning, match=r"without its classes: the label .*b'a'") as caught:
+        fitted([b"a", b"b", b"a", b"b", b"a"]).save_pretrained(tmp_path)
+    assert len(caught) == 1
+    assert caught[0].filename == __file__
+    assert not hasattr(FewShotClassifier.from_pretrained(tmp_path), "classes_")
+
+
+def test_an_unfitted_model_replaces_a_fitted_one(tmp_path):
+    fitted().save_pretrained(tmp_path)
+    assert (tmp_path / "fitted.safetensors").exists()
+    FewShotClassifier(small_model()).save_pretrained(tmp_path)
+    assert not (tmp_path / "fitted.safetensors").exists()
+    assert not hasattr(FewShotClassifier.from_pretrained(tmp_path), "classes_")
+
+
+def test_a_temperature_makes_a_model_less_sure(tmp_path):
+    cold = fitted()
+    warm = FewShotClassifier(dataclasses.replace(cold.model, temperature=4.0)).fit(SUPPORT, LABELS)
+    warm.save_pretrained(tmp_path)
+    probabilities = FewShotClassifier.from_pretrained(tmp_path).predict_proba(QUERIES)
+    expected = cold.predict_proba(QUERIES) ** 0.25
+    expected /= expected.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(probabilities, expected, atol=1e-5)
+
+
+def damaged_classes(**entries):
+    return lambda folder: edit(folder, lambda content: content["fitted"].update(entries))
+
+
+def with_fitted_arrays(change):
+    def apply(folder):
+        arrays = safetensors.numpy.load_file(folder / "fitted.safetensors")
+        content = safetensors.numpy.save(change(arrays))
+        (folder / "fitted.safetensors").write_bytes(content)
+        damaged_classes(sha256=hashlib.sha256(content).hexdigest())(folder)
+
+    return apply
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda f: (f / "fitted.safetensors").unlink(), r"fitted\.safetensors"),
+        (lambda f: (f / "fitted.safetensors").write_bytes(b""), r"fitted\.safetensors is damaged"),
+        (damaged_classes(classes=["a", "b"]), r"fitted\.safetensors"),
+        (damaged_classes(classes=["a", "b", "b"]), r"model\.json is damaged"),
+        (damaged_classes(classes=["a", "b", ["c"]]), r"model\.json is damaged"),
+        (damaged_classes(dtype="<i8"), r"model\.json is damaged"),
+        (damaged_classes(reject_below="high"), r"model\.json is damaged"),
+        (damaged_classes(reject_below=7), r"model\.json is damaged.*reject_below"),
+        (lambda f: edit(f, lambda c: c.update(fitted=3)), r"model\.json is damaged"),
+        (with_fitted_arrays(lambda a: {**a, "more": a["support"]}), "'more'"),
+        (with_fitted_arrays(lambda a: {k: a[k] for k in a if k != "support"}), "'support'"),
+        (with_fitted_arrays(lambda a: {**a, "targets": a["targets"] * 0}), "targets"),
+        (with_fitted_arrays(lambda a: {**a, "targets": a["targets"][:1]}), "targets"),
+        (with_fitted_arrays(lambda a: {**a, "support": a["support"][:, 1:]}), "'support'"),
+    ],
+)
+def test_damaged_classes_are_refused_by_name(tmp_path, damage, said):
+    fitted().save_pretrained(tmp_path)
+    damage(tmp_path)
+    with refused(tmp_path, said):
+        FewShotClassifier.from_pretrained(tmp_path)
 
 
 def test_the_whole_configuration_is_there_without_folders(tmp_path):
@@ -308,14 +421,14 @@ VALUES = st.recursive(
 
 def reads(sandbox, folder):
     with sandbox.reads():
-        model = load_model(folder)
-        assert model.way >= 2
+        clf = FewShotClassifier.from_pretrained(folder)
+        assert clf.model.way >= 2
 
 
 @cases()
 def test_whatever_the_json_files_hold(count, sandbox):
     folder = sandbox.inside
-    save_model(folder, small_model())
+    fitted().save_pretrained(folder)
     whole = {name: (folder / name).read_text() for name in ("config.json", "model.json")}
     paths = [
         (name, key, *inner)
@@ -356,6 +469,22 @@ def test_whatever_the_weights_hold(count, sandbox):
     def check(weights):
         (folder / "model.safetensors").write_bytes(weights)
         description["sha256"] = hashlib.sha256(weights).hexdigest()
+        (folder / "model.json").write_text(json.dumps(description))
+        reads(sandbox, folder)
+
+    fuzz(sandbox, count, damaged([whole], most=2), check)
+
+
+@cases()
+def test_whatever_the_learned_arrays_hold(count, sandbox):
+    folder = sandbox.inside
+    fitted().save_pretrained(folder)
+    whole = (folder / "fitted.safetensors").read_bytes()
+    description = json.loads((folder / "model.json").read_text())
+
+    def check(arrays):
+        (folder / "fitted.safetensors").write_bytes(arrays)
+        description["fitted"]["sha256"] = hashlib.sha256(arrays).hexdigest()
         (folder / "model.json").write_text(json.dumps(description))
         reads(sandbox, folder)
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import io
 import os
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -13,14 +15,17 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from mamlpp_jax.errors import ConfigError, DataError
 from mamlpp_jax.utils.memory import host_memory, memory_text
+from mamlpp_jax.utils.terminal import tracked
 
-# Formats of photographs that Pillow reads.
-SUFFIXES = frozenset(
-    [".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"]
-)
+# Formats of photographs that Pillow reads; with pillow-heif also those of telephones.
+_HEIF_SUFFIXES = (".heic", ".heif")
+_HAS_HEIF = importlib.util.find_spec("pillow_heif") is not None
+_SUFFIXES = [".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"]
+_SUFFIXES += [".avif", ".jfif", *(_HEIF_SUFFIXES if _HAS_HEIF else ())]
+SUFFIXES = frozenset(_SUFFIXES)
 # No other format is tried, whatever the suffix: Pillow hands PostScript to another program.
-_FORMATS = ("PNG", "JPEG", "GIF", "BMP", "PPM", "TIFF", "WEBP")
-_MAX_UINT16 = 65535
+_FORMATS = ("PNG", "JPEG", "GIF", "BMP", "PPM", "TIFF", "WEBP", "AVIF")
+_MAX_UINT12, _MAX_UINT16 = 4095, 65535
 
 ImageLoader = Callable[[], Image.Image]  # reads and decodes one image to mode "RGB"
 
@@ -39,19 +44,25 @@ def decode_rgb(encoded: bytes, origin: str) -> Image.Image:
     """
     if not encoded:
         raise DataError(f"Cannot decode {origin}: it is empty (0 bytes). Replace or remove it.")
-    return _decode(encoded, origin, _upright_rgb)
+    return _decode(encoded, origin, lambda image: _upright_rgb(image, origin))
 
 
 def convert_rgb(image: Image.Image, origin: str) -> Image.Image:
     """Converts an opened image as `decode_rgb` does."""
     with _explain(origin):
-        return _upright_rgb(image)
+        return _upright_rgb(image, origin)
 
 
 def _decode(
     encoded: bytes, origin: str, convert: Callable[[Image.Image], Image.Image]
 ) -> Image.Image:
-    with _explain(origin), Image.open(io.BytesIO(encoded), formats=_FORMATS) as image:
+    formats: tuple[str, ...] = _FORMATS
+    if _HAS_HEIF and encoded[4:8] == b"ftyp":
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()
+        formats = (*_FORMATS, "HEIF")
+    with _explain(origin), Image.open(io.BytesIO(encoded), formats=formats) as image:
         return convert(image)
 
 
@@ -61,7 +72,7 @@ def _explain(origin: str) -> Iterator[None]:
         yield
     except UnidentifiedImageError as error:  # whose text names an object in memory
         raise DataError(
-            f"Cannot decode {origin}: it is no image of a known format ({', '.join(_FORMATS)})."
+            f"Cannot decode {origin}: it is no image of a known format ({', '.join(_FORMATS)}). {heif_hint(origin)}"
         ) from error
     except Exception as error:  # a damaged file can make a decoder raise anything
         raise DataError(
@@ -69,10 +80,17 @@ def _explain(origin: str) -> Iterator[None]:
         ) from error
 
 
-def _upright_rgb(image: Image.Image) -> Image.Image:
+def heif_hint(name: str) -> str:
+    """A sentence for files that need pillow-heif, where it is missing; else empty."""
+    if _HAS_HEIF or not name.lower().endswith(_HEIF_SUFFIXES):
+        return ""
+    return "Photographs of this kind are read after `pip install 'mamlpp_jax[heif]'`."
+
+
+def _upright_rgb(image: Image.Image, origin: str) -> Image.Image:
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):
-        image = _from_deep_grey(image)
+        image = _from_deep_grey(image, origin)
     if image.mode == "F":
         raise ValueError("its pixels are floating-point numbers, whose range is unknown")
     if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
@@ -81,11 +99,17 @@ def _upright_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _from_deep_grey(image: Image.Image) -> Image.Image:
+def _from_deep_grey(image: Image.Image, origin: str) -> Image.Image:
     """Scales 16-bit grey to 8 bits; Pillow's own conversion would clip at 255."""
     values = np.asarray(image).astype(np.int64)
     if values.min() < 0 or values.max() > _MAX_UINT16:
         raise ValueError("its grey values exceed 16 bits")
+    if 0 < (most := int(values.max())) <= _MAX_UINT12:
+        warnings.warn(
+            f"{origin} has grey values of at most {most:,} in 16 bits, as cameras of 12 bits or less give them, and "
+            f"looks almost black; multiply them by {_MAX_UINT16 // most}.",
+            stacklevel=2,
+        )
     return Image.fromarray(np.round(values / (_MAX_UINT16 / 255)).astype(np.uint8))
 
 
@@ -129,7 +153,8 @@ def fill_rows(images: np.ndarray, load: Callable[[int], np.ndarray]) -> None:
 
     # Pillow decodes without holding the interpreter's lock.
     with ThreadPoolExecutor(min(len(images), os.cpu_count() or 1)) as pool:
-        list(pool.map(fill, range(len(images))))
+        for _ in tracked(pool.map(fill, range(len(images))), len(images), "reading images"):
+            pass
 
 
 def with_channels(images: np.ndarray, channels: int) -> np.ndarray:
