@@ -135,7 +135,7 @@ def test_a_foreign_model_that_names_code_imports_nothing(trained, tmp_path):
     assert "my_parts" not in sys.modules
     model = find_model(tmp_path / "model", allow_code=True)
     with pytest.raises(MamlppError, match="adapt_and_predict"):
-        maml.FewShotClassifier(model)
+        maml.FewShotClassifier(model).configured
 
 
 def test_tokens_are_learned_and_predicted(trained):
