@@ -107,7 +107,7 @@ def test_a_stored_configuration_is_still_checked(value):
         ("train.steps", "train.steps_per_epoch"),
         ("train.lr", "train.learning_rate"),
         ("inner.lr", "inner.learning_rate"),
-        ("train.batch_size", "train.tasks_per_step"),
+        ("train.meta_batch", "train.tasks_per_step"),
         ("shots", "task.shot"),
         ("data.folder", "data.manual_dir"),
         ("train.epoks", "train.epochs"),
