@@ -32,7 +32,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
     config.task.way, config.task.shot, config.task.query = 5, 1, 15
     config.model.name, config.model.filters = "resnet12", chosen["filters"]
     config.train.epochs, config.train.steps_per_epoch = chosen["epochs"], 600
-    config.train.tasks_per_step, config.train.images_per_batch = 2, 32
+    config.train.tasks_per_step, config.train.images_per_task = 2, 32
     config.train.label_smoothing = 0.1
     apply_method(config, "supervised")
     config.train.inner_steps = 1

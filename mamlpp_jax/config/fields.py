@@ -143,7 +143,7 @@ FIELDS: dict[str, Field] = {
     "train.outer_gradient": Field(
         "maml", "outer gradient: of the query loss, or theta_0 - theta_S", part_of(OUTER_DIRECTIONS)
     ),
-    "train.images_per_batch": Field(32, "supervised stage: images of each batch of a step", whole(1), added=True),
+    "train.images_per_task": Field(32, "supervised stage: images that are normalised together", whole(1), added=True),
     "train.start_from": Field(
         "",
         "a run, an archived run, a saved or a shipped model to take weights from; empty = start anew",

@@ -156,7 +156,7 @@ OUTER_DIRECTIONS = PartTable(
         ),
         "supervised": OuterDirection(
             "mamlpp_jax.algorithms.supervised:supervised_gradient",
-            {"train.images_per_batch": "batch_size", "data.augment": "augment"},
+            {"train.images_per_task": "batch_size", "data.augment": "augment"},
             all_classes=True,
             predict="mamlpp_jax.algorithms.supervised:centroid_logits",
         ),

@@ -202,7 +202,7 @@ def _batch_stream(
     key, spec = _stream_keys(config)["train"], task_spec(config)
     starts, sizes = class_rows(dataset, classes)
     return SampledStream(
-        make_sample_batches(spec, config.train.images_per_batch, config.data.augment),
+        make_sample_batches(spec, config.train.images_per_task, config.data.augment),
         TaskSource(images, *replicate((starts, sizes, key), mesh)),
         mesh,
         dataset.name,

@@ -133,9 +133,8 @@ def test_a_foreign_model_that_names_code_imports_nothing(trained, tmp_path):
     with pytest.raises(MamlppError, match="names code of its own"):
         maml.train(config)
     assert "my_parts" not in sys.modules
-    model = find_model(tmp_path / "model", allow_code=True)
     with pytest.raises(MamlppError, match="adapt_and_predict"):
-        maml.FewShotClassifier(model).configured
+        maml.FewShotClassifier.from_pretrained(tmp_path / "model", allow_code=True)
 
 
 def test_tokens_are_learned_and_predicted(trained):

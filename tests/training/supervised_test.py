@@ -19,7 +19,7 @@ from tests.helpers.small_runs import patterns, small_config
 
 def config(**fields):
     fields = {
-        "train.images_per_batch": 6,
+        "train.images_per_task": 6,
         "data.augment": True,
         "train.steps_per_epoch": 4,
         "checkpoint.every_minutes": 1e-9,
