@@ -1,16 +1,16 @@
-"""The methods of Table 1 beside MAML, paired over the same test tasks."""
+"""Methods beside MAML and options beside MAML++, paired over the same test tasks."""
 
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from experiments.paper.archived_runs import ArchivedRun, load_runs
 from experiments.paper.cells import ACCURACIES, NO_RUN, Cell, Group, Legend, make_table
-from experiments.paper.runs import SEEDS, components, table_1
+from experiments.paper.runs import SEEDS, Run, components, table_1
 from mamlpp_jax.algorithms.metrics import half_interval
 from mamlpp_jax.artifacts.results import Evaluation
 from mamlpp_jax.artifacts.workdir import Workdir
@@ -22,19 +22,44 @@ _NOTE = (
     "The intervals say nothing about differences between seeds."
 )
 
+# Variants of MAML++ with one option each, in Omniglot 1-shot runs by the short protocol.
+OPTIONS = ("average", "smoothing", "long_multi_step", "rate_decay")
+
 # By the table's column: a test, and the accuracy on each of its tasks, None where that was not archived.
 _Tests = Mapping[str, tuple[Evaluation, np.ndarray | None]]
 
 
 def methods_table(results: pathlib.Path) -> str:
     """Makes a table of the methods on Omniglot 1-shot by the short protocol; tests on the most tasks alone."""
-    cells = [
-        Cell({"way": str(run.way), "method": run.method}, load_runs(results, [run]))
+    planned = [
+        run
         for run in (*components("short"), *table_1("short"))
         if run.shot == 1 and run.seed == SEEDS[0]
     ]
-    plain = [run for cell in cells for run in cell.runs if run.config["method"] == "maml"]
-    by_way = {run.config["task.way"]: run for run in plain}
+    return _paired_table(results, planned, "method")
+
+
+def options_table(results: pathlib.Path) -> str:
+    """Makes the same table of options beyond the paper, each beside plain MAML++."""
+    planned = [
+        Run("omniglot", way, 1, "maml++", "short", variant=variant)
+        for way in (5, 20)
+        for variant in ("", *OPTIONS)
+    ]
+    return _paired_table(results, planned, "variant")
+
+
+def _paired_table(results: pathlib.Path, planned: Sequence[Run], label: str) -> str:
+    """A row per run, named by an attribute of `Run`; others are compared with the first run of as many ways."""
+    cells = [
+        Cell({"way": str(run.way), label: getattr(run, label) or "none"}, load_runs(results, [run]))
+        for run in planned
+    ]
+    first: dict[int, str] = {}
+    for run in planned:
+        first.setdefault(run.way, run.name)
+    made = {run.name: run for cell in cells for run in cell.runs}
+    by_way = {way: made.get(name) for way, name in first.items()}
 
     def columns(group: Group, legend: Legend) -> list[dict[str, str]]:
         (run,) = group.runs
@@ -52,7 +77,7 @@ def methods_table(results: pathlib.Path) -> str:
 def _reference(
     results: pathlib.Path, plain: ArchivedRun | None, run: ArchivedRun, inner_steps: int
 ) -> _Tests:
-    """MAML's tests with as many inner steps as in training, where a run's tests are others on the same tasks."""
+    """The tests of `plain` with as many inner steps as in training, where a run's are others on the same tasks."""
     if plain is None or not plain.results or _test_tasks(plain) != _test_tasks(run):
         return {}
     own_steps = plain.config["train.inner_steps"]

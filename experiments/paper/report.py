@@ -29,12 +29,15 @@ from mamlpp_jax.utils.files import wrap_os_errors, write_atomically
 
 # Titles of the tables, in the order of the page.
 _TITLES = {
+    "summary": "Published and measured",
     "table1": "Table 1: Omniglot 20-way",
     "table2": "Table 2: mini-ImageNet 5-way, by inner steps",
     "table4": "Table 4: Omniglot 5-way",
     "components": "The methods of Table 1 on Omniglot 5-way 1-shot",
     "methods": "The methods of Table 1 beside MAML on Omniglot 1-shot, by the short protocol",
+    "options": "Options beyond the paper beside MAML++ on Omniglot 1-shot, by the short protocol",
     "figure1": "Figure 1: strided MAML against strided MAML++",
+    "statistics": "Statistics in training and test",
     "other": "Other runs",
 }
 _MARKED = re.compile(r"<!-- report:(\w+) -->\n((?:(?!<!-- report:).)*?)<!-- /report -->", re.DOTALL)

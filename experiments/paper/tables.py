@@ -6,7 +6,7 @@ import pathlib
 import statistics
 from collections.abc import Callable, Sequence
 
-from experiments.paper.archived_runs import load_folder, load_runs
+from experiments.paper.archived_runs import ArchivedRun, load_folder, load_runs
 from experiments.paper.cells import (
     ACCURACIES,
     NO_RUN,
@@ -16,11 +16,13 @@ from experiments.paper.cells import (
     make_table,
     mean_and_spread,
 )
-from experiments.paper.paired import methods_table
-from experiments.paper.published import published_text
+from experiments.paper.paired import OPTIONS, methods_table, options_table
+from experiments.paper.published import ACCURACY, published_text
 from experiments.paper.runs import LISTS, SEEDS, Run
 from mamlpp_jax.artifacts.results import Evaluation
 from mamlpp_jax.errors import WorkdirError
+from mamlpp_jax.reports.tables import markdown_table
+from mamlpp_jax.statistics import STATISTICS
 
 # A protocol's runs are listed in this order.
 PROTOCOLS = ("paper", "released", "compact", "short")
@@ -28,6 +30,20 @@ _ACCURACY_NOTE = (
     "Test accuracy in percent: mean ± sample standard deviation over seeds (none for one seed) [± half the 95 % "
     "interval over test tasks, mean over seeds]. `batch` and `support`: what normalises in the test, training uses "
     "`batch`; ensemble: of the best epochs, best: the single best one."
+)
+# Rows of the table that README shows: names, data set and ways of the 1-shot tasks.
+_SUMMARY = (
+    ("Omniglot 5-way", "omniglot", 5),
+    ("Omniglot 20-way", "omniglot", 20),
+    ("mini-ImageNet 5-way", "mini_imagenet", 5),
+)
+_SUMMARY_NOTE = (
+    "1-shot test accuracy in percent of the ensemble of the best epochs, transductive as in the paper: mean ± standard "
+    "deviation over seeds [± half the 95 % interval over test tasks]."
+)
+_STATISTICS_NOTE = (
+    "Test accuracy of the best epoch in percent ± half the 95 % interval over test tasks, one seed; a column per "
+    "statistics that normalise in the test."
 )
 _OTHER_NOTE = (
     "Test accuracy in percent ± half the 95 % interval over test tasks; trained and tested with: the statistics that "
@@ -43,14 +59,46 @@ def all_tables(results: pathlib.Path) -> dict[str, str]:
     if not results.is_dir():  # its report would say that nothing has been run
         raise WorkdirError(f"--results is {results}, which is no folder; it must hold one per run.")
     return {
+        "summary": summary_table(results),
         "table1": accuracy_table(results, _listed("table1"), "shot", "method"),
         "table2": accuracy_table(results, _listed("table2"), "shot", "method", "steps"),
         "table4": accuracy_table(results, _listed("table4"), "shot", "method"),
         "components": accuracy_table(results, _listed("components"), "method"),
         "methods": methods_table(results),
+        "options": options_table(results),
         "figure1": accuracy_table(results, _listed("figure1"), "method"),
+        "statistics": statistics_table(results),
         "other": other_table(results),
     }
+
+
+def summary_table(results: pathlib.Path) -> str:
+    """Makes a table of MAML and MAML++ beside the published numbers: each by its longest runs and most test tasks."""
+    rows = []
+    for name, data, way in _SUMMARY:
+        for method in ("maml", "maml++"):
+            planned = [
+                Run(data, way, 1, method, protocol, seed)
+                for protocol in PROTOCOLS
+                for seed in SEEDS
+            ]
+            cell = Cell({}, load_runs(results, planned), len(SEEDS))
+            groups = [group for group in cell.groups if group.with_results]
+            longest = max(groups, key=lambda group: group.runs[0].steps, default=None)
+            last = _accuracies(longest, Legend())[-1] if longest else {}
+            known = ACCURACY.get((data, way, 1, method, 5))
+            rows.append(
+                {
+                    "task": name,
+                    "method": method,
+                    "published": f"{known[0].percent} ({known[0].source})" if known else "unknown",
+                    "ours": last.get("batch, ensemble", NO_RUN),
+                    "protocol": last.get("protocol", ""),
+                    "outer steps": last.get("outer steps", ""),
+                    "seeds": last.get("seeds", ""),
+                }
+            )
+    return f"{markdown_table(rows)}\n\n{_SUMMARY_NOTE}"
 
 
 def _listed(name: str) -> list[Run]:
@@ -123,12 +171,47 @@ def _accuracy(tests: Sequence[Evaluation], runs: int) -> str:
     return text if len(tests) == runs else f"{text} ({len(tests)} of {runs} tested)"
 
 
-def other_table(results: pathlib.Path) -> str:
-    """Makes a table of the runs that are in no list."""
+def statistics_table(results: pathlib.Path) -> str:
+    """Makes a table of the runs in no list and of no option: the best epoch's accuracy, a column per statistics."""
+    runs = [
+        run for run in _unlisted(results) if not any(f"-{name}-" in run.name for name in OPTIONS)
+    ]
+    tested = {test.eval_statistics for run in runs for test in run.tests}
+    columns = [f"`{name}`" for name in STATISTICS if name in tested]
+
+    def rows(group: Group, legend: Legend) -> list[dict[str, str]]:
+        (run,) = group.runs
+        cells: dict[tuple[str, int], dict[str, str]] = {}
+        for test in run.tests:
+            if test.model == "best":
+                text = f"{100 * test.accuracy:.2f} ± {100 * test.ci95:.2f}"
+                row = cells.setdefault((f"{test.way}, {test.shot}", test.tasks), {})
+                row[f"`{test.eval_statistics}`"] = text
+        return [
+            {
+                "outer steps": group.length,
+                "trained with": f"`{run.config['norm.train_statistics']}`",
+                "ways, shots": task,
+                "test tasks": f"{tasks:,}",
+                **{column: accuracies.get(column, "") for column in columns},
+                "made": legend.signs([run]),
+            }
+            for (task, tasks), accuracies in cells.items()
+        ] or [{"outer steps": group.length}]
+
+    cells = [Cell({"run": run.name}, [run]) for run in runs]
+    return make_table(cells, rows, {}, _STATISTICS_NOTE) if cells else "No such runs."
+
+
+def _unlisted(results: pathlib.Path) -> list[ArchivedRun]:
     listed = {run.name for name in LISTS for run in _listed(name)}
     folders = sorted(path for path in results.glob("*") if path.is_dir())
-    runs = [run for path in folders if path.name not in listed and (run := load_folder(path))]
-    cells = [Cell({"run": run.name}, [run]) for run in runs]
+    return [run for path in folders if path.name not in listed and (run := load_folder(path))]
+
+
+def other_table(results: pathlib.Path) -> str:
+    """Makes a table of the runs that are in no list."""
+    cells = [Cell({"run": run.name}, [run]) for run in _unlisted(results)]
     return make_table(cells, _tests, {}, _OTHER_NOTE) if cells else "No other runs."
 
 

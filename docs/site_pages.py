@@ -1,0 +1,277 @@
+"""The pages that are made from the package and the archived runs when the site is built, as Markdown."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import json
+import pathlib
+import re
+from collections.abc import Callable, Iterator
+
+import mamlpp_jax
+from experiments import methods as family
+from experiments.paper.tables import all_tables
+from mamlpp_jax.config import fields as fields_lib
+from mamlpp_jax.config.fields import FIELDS
+from mamlpp_jax.config.methods import COMPONENTS, METHODS
+from mamlpp_jax.config.protocols import PROTOCOLS
+from mamlpp_jax.reports.tables import markdown_table
+from mamlpp_jax.statistics import STATISTICS, Statistics
+
+ROOT = pathlib.Path(__file__).parents[1]
+RESULTS = ROOT / "experiments" / "results"
+# The benchmark's folders, with the machine.
+MACHINES = {
+    "benchmark_cpu": "AMD EPYC (Zen 5), 2 cores",
+    "benchmark_xeon": "Intel Xeon with AVX-512, 2 cores",
+    "benchmark_epyc": "AMD EPYC of the fourth generation, 2 cores",
+}
+_CASES = {
+    "omniglot_5w1s": "Omniglot 5-way 1-shot",
+    "omniglot_20w1s": "Omniglot 20-way 1-shot",
+    "mini_imagenet_5w1s": "mini-ImageNet 5-way 1-shot, 15 queries",
+}
+_FIGURES = {
+    "learning_curves.png": "Loss and accuracy over the outer steps",
+    "accuracy_per_inner_step.png": "Test accuracy after each number of inner steps",
+    "inner_rates.png": "Learned inner rates, per tensor and step",
+    "episode.png": "One test task: support set, queries, predictions",
+}
+
+
+def methods() -> str:
+    """Every method that has a name of its own."""
+    rows = []
+    for name, parts in METHODS.items():
+        components = [part for part in COMPONENTS if part in parts]
+        rows.append({"method": f"`{name}`", "components": ", ".join(components) or "none"})
+    return markdown_table(rows)
+
+
+def components() -> str:
+    """A section per component: description, field, exclusions, source."""
+    return "\n\n".join(_component(name) for name in COMPONENTS)
+
+
+def _component(name: str) -> str:
+    part = COMPONENTS[name]
+    on = "a number of epochs" if part.on is None else f"`{part.on}`"
+    sets = [f"`{part.field}` to {on} (`{part.off}` without it)"]
+    sets += [f"`{field}` to `{value}`" for field, value in part.also.items()]
+    lines = [f"### `{name}`", f"{_sentence(part.text)}\n", f"- Sets {', and '.join(sets)}."]
+    excluded = _exclusions(name)
+    lines += [f"- Excludes {'; '.join(excluded)}."] if excluded else []
+    lines += [f"- {part.cite}."]
+    return "\n".join([lines[0], "", *lines[1:]])
+
+
+def _exclusions(name: str) -> list[str]:
+    """What a component cannot stand beside, in either's words, names of one reason together."""
+    reasons: dict[str, list[str]] = {}
+    for other, part in COMPONENTS.items():
+        if other == name:
+            continue
+        own = COMPONENTS[name].excludes.get(other) or part.excludes.get(name)
+        if part.field == COMPONENTS[name].field:
+            own = own or "they set the same field"
+        if own:
+            reasons.setdefault(own, []).append(f"`{other}`")
+    return [f"{', '.join(names)} ({reason})" for reason, names in reasons.items()]
+
+
+def protocols() -> str:
+    """The protocols, with the values in which they differ from the defaults."""
+    rows = []
+    for name, protocol in PROTOCOLS.items():
+        by_data = [
+            f"{data}: {_values(values)}" for data, values in protocol.by_data.items() if values
+        ]
+        changed = filter(None, [_values(protocol.fields), *by_data])
+        rows.append({"protocol": f"`{name}`", "differs from the defaults in": "; ".join(changed)})
+    return markdown_table(rows)
+
+
+def _values(values: object) -> str:
+    return ", ".join(f"`{key}={value}`" for key, value in dict(values).items())  # type: ignore[call-overload]
+
+
+def configuration() -> str:
+    """A table per section of fields: name, default, meaning, allowed values."""
+    sections: dict[str, list[dict[str, str]]] = {}
+    meanings = field_meanings()
+    for name, field in FIELDS.items():
+        section = name.partition(".")[0] if "." in name else "general"
+        allowed = re.sub(r"^it must be ", "", field.rule.text)
+        row = {
+            "field": f"`{name}`" + (" ¹" if field.resumable else ""),
+            "default": f"`{field.default}`" if field.default != "" else "empty",
+            "meaning": _cell(meanings[name]),
+            "allowed": _cell(allowed) or type(field.default).__name__,
+        }
+        sections.setdefault(section, []).append(row)
+    parts = [f"## {section}\n\n{markdown_table(rows)}" for section, rows in sections.items()]
+    return "\n\n".join(parts)
+
+
+def field_meanings() -> dict[str, str]:
+    """The meaning of every field: its text, or the comments beside and above its row."""
+    found: dict[str, str] = {}
+    above: list[str] = []
+    current = ""
+    for line in inspect.getsource(fields_lib).splitlines():
+        code, _, comment = line.partition("  # ") if '"' in line else (line, "", "")
+        if match := re.match(r'    "([\w.]+)": Field\(', code):
+            current = match[1]
+            found[current] = " ".join(filter(None, [*above, comment]))
+            above = []
+        elif stripped := re.match(r"    # (.*)", line):
+            above.append(stripped[1])
+        elif not line.strip():
+            above = []
+    return {
+        name: getattr(field, "text", "") or found.get(name) or name.split(".")[-1].replace("_", " ")
+        for name, field in FIELDS.items()
+    }
+
+
+def statistics() -> str:
+    """A section per mode of batch-norm statistics, from its record."""
+    return "\n\n".join(_mode(mode) for mode in STATISTICS.values())
+
+
+def _mode(mode: Statistics) -> str:
+    facts = [
+        "each query is predicted alone" if mode.alone else "a prediction depends on other queries",
+        "reads running statistics" if mode.reads_running else "needs no running statistics",
+        "only for models trained with it" if mode.needs_training else "for any trained model",
+    ]
+    return f"### `{mode.name}`\n\n{_sentence(mode.text)}\n\n- " + "\n- ".join(facts)
+
+
+@functools.cache
+def _tables() -> dict[str, str]:
+    return all_tables(RESULTS)
+
+
+def report(name: str) -> str:
+    """A table of the report from the archived runs."""
+    return f":::{{container}} wide\n{_tables()[name]}\n:::"
+
+
+def family_table() -> str:
+    """The table of `experiments.methods`."""
+    return family.table(family.RESULTS)
+
+
+def speed() -> str:
+    """Ours beside PyTorch on every machine of the benchmark, from its rows."""
+    return "\n\n".join(_machine(folder, machine) for folder, machine in MACHINES.items())
+
+
+def _machine(folder: str, machine: str) -> str:
+    page = (RESULTS / folder / "benchmark.md").read_text(encoding="utf-8")
+    commit = re.search(r"commit (\w+)", page)
+    jax = re.search(r"jax ([\w.]+)", page)
+    rows = json.loads((RESULTS / folder / "benchmark.json").read_text(encoding="utf-8"))
+    times = {
+        (row["case"], row["implementation"], row["order"]): row["ms_median"]
+        for row in rows
+        if row["section"] == "implementations" and row["method"] == "maml++"
+    }
+    lines = []
+    for case, title in _CASES.items():
+        row = {"task": title}
+        for order, label in ((2, "second order"), (1, "first order")):
+            ours, other = (times.get((case, name, order)) for name in ("ours", "pytorch"))
+            if ours and other:
+                row[label] = f"{ours:,.0f} ms"
+                row[f"PyTorch, {label}"] = f"{other:,.0f} ms ({other / ours:.1f} times)"
+        lines += [row] if len(row) > 1 else []
+    made = f", JAX {jax[1]}" * bool(jax) + f", commit {commit[1][:12]}" * bool(commit)
+    return f"### {machine}\n\n{markdown_table(lines)}\n\nMade with {folder}{made}."
+
+
+def gallery() -> str:
+    """Figures of the archived runs that have learned rates, the longest run first."""
+    names = [
+        "omniglot-5way-1shot-maml++-released-seed0",
+        "omniglot-20way-1shot-smoothing-maml++-short-seed0",
+        "mini_imagenet-5way-1shot-rate_0.01-maml++-short-seed0",
+    ]
+    return "\n\n".join(f"## {name}\n\n{_figures(name)}" for name in names)
+
+
+def _figures(name: str) -> str:
+    there = [(file, text) for file, text in _FIGURES.items() if (RESULTS / name / file).exists()]
+    return "\n\n".join(
+        f"```{{figure}} ../../experiments/results/{name}/{file}\n{text}.\n```"
+        for file, text in there
+    )
+
+
+def recipes() -> str:
+    """Every program in `experiments/examples`: its first sentence and its text."""
+    paths = sorted((ROOT / "experiments" / "examples").glob("[a-z]*.py"))
+    return "\n\n".join(_recipe(path) for path in paths)
+
+
+def _recipe(path: pathlib.Path) -> str:
+    title = path.stem.replace("_", " ").capitalize()
+    text = path.read_text(encoding="utf-8").rstrip()
+    return f"## {title}\n\n`experiments/examples/{path.name}`\n\n````python\n{text}\n````"
+
+
+def api() -> str:
+    """The public names by the groups of the package's docstring."""
+    return "\n\n".join(
+        "\n".join([f"## {group}", "", "```{eval-rst}", *map(_directive, names), "```"])
+        for group, names in public_names().items()
+    )
+
+
+def public_names() -> dict[str, list[str]]:
+    """The public names of every group in the package's docstring."""
+    groups: dict[str, list[str]] = {}
+    for group, text in _groups():
+        known = [name for name in re.findall(r"`(\w+)", text) if name in mamlpp_jax.__all__]
+        groups.setdefault(group, []).extend(known)
+    return {group: names for group, names in groups.items() if names}
+
+
+def _groups() -> Iterator[tuple[str, str]]:
+    listed = (mamlpp_jax.__doc__ or "").split("\n\n")[-1]
+    for paragraph in re.split(r"\n(?=[A-Z][\w ]+: )", listed):
+        group, _, text = paragraph.partition(": ")
+        yield group.strip(), text
+
+
+def _directive(name: str) -> str:
+    value = getattr(mamlpp_jax, name)
+    if inspect.isclass(value):
+        return f".. autoclass:: mamlpp_jax.{name}\n   :members:\n"
+    kind = "autofunction" if callable(value) else "autodata"
+    return f".. {kind}:: mamlpp_jax.{name}\n"
+
+
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}."
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").strip()
+
+
+PAGES: dict[str, Callable[..., str]] = {
+    "methods": methods,
+    "components": components,
+    "protocols": protocols,
+    "configuration": configuration,
+    "statistics": statistics,
+    "report": report,
+    "family": family_table,
+    "speed": speed,
+    "gallery": gallery,
+    "recipes": recipes,
+    "api": api,
+}
