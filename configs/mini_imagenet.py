@@ -25,7 +25,7 @@ Published test accuracy of MAML++, 5-way: 52.15 % 1-shot, 68.32 % 5-shot.
 
 Measured on this code: no whole run yet. Shortened to 500 first-order outer steps of 8 tasks (one seed, batch
 statistics), 5-way 1-shot MAML++ reaches 30.46 ± 0.94 % validation accuracy, in 50 to 80 minutes on 2 CPU cores; to
-1,000 second-order outer steps of 2 tasks, 32.93 ± 1.16 % in the test (200 tasks). The README has the commands.
+1,000 second-order outer steps of 2 tasks, 32.93 ± 1.16 % in the test (200 tasks). docs/guide/data.md has the commands.
 
 The paper prints a split of 64/12/24 classes; these are Ravi & Larochelle's files, 64/16/20.
 """

@@ -24,7 +24,7 @@ with `batch`, 98.34 ± 0.14 % with `support` statistics, on 2 CPU cores (AMD EPY
 trained with `batch` statistics: test accuracy of the ensemble on 6,000 tasks 98.94 ± 0.12 % with `batch`,
 96.51 ± 0.21 % with `support` statistics, on 2 CPU cores (AMD EPYC, JAX 0.10.2), at commit d5d355d. The same with
 way=20: 95.08 ± 0.12 % and 94.29 ± 0.13 %, on one NVIDIA H200 (JAX 0.11.2), at commit 02e27bc. Published for whole runs,
-1-shot: 99.47 % 5-way, 97.65 % 20-way. README has the other methods.
+1-shot: 99.47 % 5-way, 97.65 % 20-way. docs/guide/methods.md has the other methods.
 """
 
 from ml_collections import ConfigDict

@@ -40,6 +40,21 @@ _FIGURES = {
 }
 
 
+def readme() -> str:
+    """README without its title, with its links to files as links to pages of the site."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8").partition("\n")[2]
+    text = re.sub(r"\]\(docs/", "](", text)
+    text = re.sub(r"\]\((CONTRIBUTING|CHANGELOG)\.md", lambda m: f"](reference/{m[1].lower()}.md", text)
+    text = re.sub(r"\]\(experiments/", "](../experiments/", text)
+    return re.sub(r"\[(`CITATION.cff`)\]\(CITATION.cff\)", r"\1", text)
+
+
+def root_page(name: str) -> str:
+    """A page of the repository's root without its title, with its links as links to pages of the site."""
+    text = (ROOT / name).read_text(encoding="utf-8").partition("\n")[2]
+    return re.sub(r"\]\(docs/", "](../", text)
+
+
 def methods() -> str:
     """Every method that has a name of its own."""
     rows = []
@@ -263,6 +278,8 @@ def _cell(text: str) -> str:
 
 
 PAGES: dict[str, Callable[..., str]] = {
+    "readme": readme,
+    "root": root_page,
     "methods": methods,
     "components": components,
     "protocols": protocols,

@@ -1,4 +1,4 @@
-"""Every method of the family on the quickstart's data: makes what is missing, and draws README's table of it.
+"""Every method of the family on the quickstart's data: makes what is missing, and draws the table of them that the documentation shows.
 
     nice -n 10 python -m experiments.methods             # runs or resumes, one method after another; times the steps
     python -m experiments.methods --methods=anil,boil    # these alone
@@ -82,7 +82,7 @@ def measure_times(names: Sequence[str]) -> dict[str, float]:
 
 
 def table(results: pathlib.Path) -> str:
-    """Returns README's table of archived runs."""
+    """Returns a Markdown table of archived runs."""
     costs = read_json(results / COSTS_FILE) if exists(results / COSTS_FILE) else {}
     rows = [_row(name, Workdir(results / name).results(), costs) for name in METHODS]
     return markdown_table(rows)

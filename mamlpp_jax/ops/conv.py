@@ -2,7 +2,7 @@
 
 ``vmap`` over `lax.conv_general_dilated` with one kernel per task becomes a grouped convolution, which the
 CPU back end runs very slowly, as it does its higher derivatives; a GPU that was measured does not, and takes twice the
-memory of `grouped` (experiments/PERFORMANCE.md). Here a convolution is seen as the trilinear form
+memory of `grouped` (docs/results/performance.md). Here a convolution is seen as the trilinear form
 ``<conv(x, w), dy>``, whose three partial gradients
 
     conv(x, w) -> y        input_gradient(dy, w) -> dx        kernel_gradient(x, dy) -> dw

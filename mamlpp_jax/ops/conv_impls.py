@@ -38,7 +38,7 @@ from mamlpp_jax.ops.conv_spec import (
 from mamlpp_jax.types import Array
 from mamlpp_jax.utils.arithmetic import largest_divisor
 
-# Measured on a CPU with 1 MiB of second-level cache per core (experiments/PERFORMANCE.md) ...
+# Measured on a CPU with 1 MiB of second-level cache per core (docs/results/performance.md) ...
 _FEW_POSITIONS = 4096
 _FEW_CHANNELS = 16
 # ... and on one with 2 MiB: numbers of images and cotangents together.

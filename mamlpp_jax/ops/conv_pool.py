@@ -24,7 +24,7 @@ from mamlpp_jax.ops.pool import choose, put, take
 from mamlpp_jax.types import Array
 from mamlpp_jax.utils.arithmetic import largest_divisor
 
-# Measured on a CPU with 2 MiB of second-level cache per core (experiments/PERFORMANCE.md): numbers of a block.
+# Measured on a CPU with 2 MiB of second-level cache per core (docs/results/performance.md): numbers of a block.
 _BLOCK_ELEMENTS = 100_000
 # With fewer channels than this, a convolution is much larger than its images, and moments of patches are cheap.
 _FEW_CHANNELS = 16
