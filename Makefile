@@ -8,13 +8,14 @@ WANTED = $(shell $(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11); p
 JOBS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-all lint format env python clean
+.PHONY: help quickstart test test-all lint format docs env python clean
 
 help:
 	@echo "make quickstart   train MAML++ on the built-in glyphs, a few minutes on two CPU cores"
 	@echo "make test         lint and the tests that take minutes"
 	@echo "make test-all     every test, the slow ones too"
 	@echo "make lint         ruff and mypy"
+	@echo "make docs         the documentation, with all its code run, in docs/_build/html"
 	@echo "PYTHON=python3.12 picks the interpreter of the virtual environment $(VENV)"
 
 env: $(VENV)/installed
@@ -50,5 +51,13 @@ test: lint
 test-all: lint
 	MAMLPP_TEST_OPTIMIZED=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadgroup
 
+# What only the documentation needs is installed once, by the first `make docs`.
+$(VENV)/docs-installed: $(VENV)/installed
+	$(BIN)/python -m pip install --disable-pip-version-check --editable '.[docs]'
+	@touch $@
+
+docs: $(VENV)/docs-installed
+	JAX_PLATFORMS=cpu $(BIN)/python -m sphinx -n -W --keep-going -b html docs docs/_build/html
+
 clean:
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) docs/_build build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -1,5 +1,7 @@
 """Packaging of mamlpp_jax; tools are configured in pyproject.toml."""
 
+import os
+import re
 import runpy
 from pathlib import Path
 
@@ -12,12 +14,61 @@ TFDS = [
     "tensorflow-datasets>=4.9.10",
 ]
 
+# URL of the repository, given by the release workflow; without it links stay as they are.
+REPOSITORY = os.environ.get("MAMLPP_REPOSITORY", "").rstrip("/")
+
+
+def long_description() -> str:
+    """README, with links that also hold outside the repository."""
+    text = Path("README.md").read_text(encoding="utf-8")
+    if not REPOSITORY:
+        return text
+    text = re.sub(r"!\[([^]]*)\]\((?!\w+:)", rf"![\1]({REPOSITORY}/raw/HEAD/", text)
+    return re.sub(r"(?<!!)(\[[^]]*\])\((?!\w+:|#)", rf"\1({REPOSITORY}/blob/HEAD/", text)
+
+
+def project_urls() -> dict[str, str]:
+    """Links of the project."""
+    pages = {
+        "Source": "",
+        "Documentation": "/blob/HEAD/docs/index.md",
+        "Changelog": "/blob/HEAD/CHANGELOG.md",
+        "Issues": "/issues",
+    }
+    return {name: REPOSITORY + path for name, path in pages.items()} if REPOSITORY else {}
+
+
 setup(
     name="mamlpp_jax",
     version=runpy.run_path("mamlpp_jax/_version.py")["__version__"],
     description="MAML++ and every ablation of it, as pure JAX/Flax functions",
-    long_description=Path("README.md").read_text(encoding="utf-8"),
+    long_description=long_description(),
     long_description_content_type="text/markdown",
+    project_urls=project_urls(),
+    author="The mamlpp_jax developers",
+    keywords=[
+        "few-shot learning",
+        "meta-learning",
+        "MAML",
+        "MAML++",
+        "JAX",
+        "Flax",
+        "image classification",
+    ],
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Developers",
+        "Intended Audience :: Science/Research",
+        "Operating System :: MacOS",
+        "Operating System :: Microsoft :: Windows",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3 :: Only",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
+    ],
     license="MIT",
     python_requires=">=3.11",
     packages=[*find_packages(include=["mamlpp_jax", "mamlpp_jax.*"]), "mamlpp_jax.configs"],
@@ -61,6 +112,16 @@ setup(
         "export": ["flatbuffers>=24"],
         # FewShotClassifier.export("file.onnx"); later versions want an Orbax older than ours
         "onnx": ["jax2onnx==0.13.0"],
+        "docs": [
+            "furo>=2025.7",
+            "ipykernel>=6.29",
+            "latex2mathml>=3.78",  # formulas without a script
+            "myst-nb>=1.3",
+            "pandas>=2.2",
+            "sphinx>=8.2",
+            "sphinx-copybutton>=0.5.2",
+            "treescope>=0.1.9",
+        ],
         "tfds": TFDS,
         "tpu": ["jax[tpu]>=0.10"],
         "test": [
