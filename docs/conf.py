@@ -7,8 +7,9 @@ import sys
 
 sys.path[:0] = [str(pathlib.Path(__file__).parent), str(pathlib.Path(__file__).parents[1])]
 
-import site_extension
-from mamlpp_jax import __version__
+import site_extension  # noqa: E402
+
+from mamlpp_jax import __version__  # noqa: E402
 
 project = "mamlpp_jax"
 author = "The mamlpp_jax developers"
@@ -51,6 +52,9 @@ napoleon_use_ivar = True
 
 # Types of other libraries, and names of ours that are no public API.
 nitpick_ignore_regex = [
-    ("py:.*", r"(jax|jaxlib|flax|optax|numpy|np|ml_collections|collections|typing|pathlib|PIL)\..*"),
+    (
+        "py:.*",
+        r"(jax|jaxlib|flax|optax|numpy|np|ml_collections|collections|typing|pathlib|PIL)\..*",
+    ),
     ("py:.*", site_extension.PRIVATE),
 ]

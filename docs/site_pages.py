@@ -44,7 +44,9 @@ def readme() -> str:
     """README without its title, with its links to files as links to pages of the site."""
     text = (ROOT / "README.md").read_text(encoding="utf-8").partition("\n")[2]
     text = re.sub(r"\]\(docs/", "](", text)
-    text = re.sub(r"\]\((CONTRIBUTING|CHANGELOG)\.md", lambda m: f"](reference/{m[1].lower()}.md", text)
+    text = re.sub(
+        r"\]\((CONTRIBUTING|CHANGELOG)\.md", lambda m: f"](reference/{m[1].lower()}.md", text
+    )
     text = re.sub(r"\]\(experiments/", "](../experiments/", text)
     return re.sub(r"\[(`CITATION.cff`)\]\(CITATION.cff\)", r"\1", text)
 

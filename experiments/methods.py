@@ -1,4 +1,4 @@
-"""Every method of the family on the quickstart's data: makes what is missing, and draws the table of them that the documentation shows.
+"""Every method of the family on the quickstart's data: makes missing runs, and prints the documentation's table.
 
     nice -n 10 python -m experiments.methods             # runs or resumes, one method after another; times the steps
     python -m experiments.methods --methods=anil,boil    # these alone

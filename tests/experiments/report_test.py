@@ -243,6 +243,26 @@ def test_the_readmes_tables_are_what_the_report_prints():
     assert same, "run: python -m experiments.paper.report --fill=README.md"
 
 
+def test_the_summary_takes_the_longest_runs(tmp_path):
+    write_run(tmp_path, MAML, 0.9)
+    write_run(tmp_path, MAML._replace(protocol="released"), 0.99)
+    table = all_tables(tmp_path)
+    assert len(rows(table["summary"])) == 6
+    (row,) = found(table, "summary", task="Omniglot 5-way", method="maml")
+    assert (row["ours"], row["protocol"]) == ("99.00 [± 0.50]", "released")
+    (row,) = found(table, "summary", task="mini-ImageNet 5-way", method="maml++")
+    assert row["ours"] == "no run"
+    assert row["published"].startswith("52.15")
+
+
+def test_statistics_have_a_column_each(tmp_path):
+    write_run(tmp_path, MAML._replace(variant="brief"), 0.9)
+    write_run(tmp_path, MAML._replace(variant="average"), 0.9)
+    write_run(tmp_path, MAML, 0.9)
+    (row,) = rows(all_tables(tmp_path)["statistics"])
+    assert (row["`batch`"], row["`support`"]) == ("89.00 ± 0.50", "87.00 ± 0.50")
+
+
 def write_tested(results, run, correct):
     """A run with as many right query images of the five in each test task, by inner steps in the test."""
     folder = write_run(results, run, tasks=40)
@@ -313,6 +333,18 @@ def test_only_tests_on_the_same_tasks_are_paired(tmp_path):
     assert found_cells == dict.fromkeys(methods[:3], alone) | {
         "maml+lslr": gained(correct[1], correct[0])
     }
+
+
+def test_an_option_is_compared_with_plain_mamlpp(tmp_path):
+    correct = np.random.default_rng(3).integers(2, 6, size=(2, 40))
+    plain = MAML._replace(method="maml++")
+    write_tested(tmp_path, plain, {5: correct[0]})
+    write_tested(tmp_path, plain._replace(variant="average"), {5: correct[1]})
+    table = all_tables(tmp_path)
+    (row,) = found(table, "options", way=5, variant="average")
+    assert row["batch, best"] == gained(correct[1], correct[0])
+    (row,) = found(table, "options", way=5, variant="smoothing")
+    assert row["batch, best"] == "no run"
 
 
 def test_a_method_is_compared_with_maml_of_as_many_ways(tmp_path):

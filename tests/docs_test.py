@@ -1,0 +1,112 @@
+"""The documentation's generated pages leave nothing out, and its hand-written ones hold together."""
+
+import pathlib
+import re
+import sys
+
+import pytest
+
+import mamlpp_jax
+from mamlpp_jax.config.fields import FIELDS
+from mamlpp_jax.config.methods import COMPONENTS, METHODS
+from mamlpp_jax.config.protocols import PROTOCOLS
+from mamlpp_jax.statistics import STATISTICS
+
+ROOT = pathlib.Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = [path for path in sorted(DOCS.rglob("*.md")) if "_build" not in path.parts]
+sys.path.append(str(DOCS))
+import site_pages  # noqa: E402
+
+
+def test_every_public_name_is_in_the_reference():
+    names = [name for group in site_pages.public_names().values() for name in group]
+    assert sorted(names) == sorted(set(mamlpp_jax.__all__) - {"__version__"})
+
+
+def test_every_field_is_described():
+    page = site_pages.configuration()
+    for name in FIELDS:
+        (row,) = re.findall(rf"^\| `{re.escape(name)}`.*$", page, re.MULTILINE)
+        assert len(row.split("|")[3].strip()) > 3, name
+
+
+def test_methods_components_protocols_and_statistics_are_all_there():
+    for name in METHODS:
+        assert f"`{name}`" in site_pages.methods()
+    for name, part in COMPONENTS.items():
+        assert f"### `{name}`" in site_pages.components()
+        assert part.cite in site_pages.components()
+    for name in PROTOCOLS:
+        assert f"`{name}`" in site_pages.protocols()
+    for name in STATISTICS:
+        assert f"### `{name}`" in site_pages.statistics()
+
+
+def test_an_exclusion_is_named_on_both_sides():
+    sections = site_pages.components().split("### ")
+    boil, shared = (
+        next(text for text in sections if text.startswith(f"`{name}`"))
+        for name in ("boil", "sharedhead")
+    )
+    assert "`sharedhead` (BOIL never changes the head" in boil
+    assert "`boil` (BOIL never changes the head" in shared
+
+
+def test_pages_that_are_asked_for_exist():
+    asked = set()
+    for page in PAGES:
+        for name, argument in re.findall(
+            r"```\{generated\} (\w+) ?(\S*)", page.read_text(encoding="utf-8")
+        ):
+            assert name in site_pages.PAGES
+            asked.add(name)
+            if name != "report":
+                continue
+            assert argument in site_pages.all_tables(site_pages.RESULTS)
+    assert asked == set(site_pages.PAGES)
+
+
+def test_speed_has_every_machine():
+    page = site_pages.speed()
+    for machine in site_pages.MACHINES.values():
+        assert f"### {machine}" in page
+    assert "times)" in page
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(DOCS).as_posix())
+def test_links_and_figures_of_a_page_hold(page):
+    text = page.read_text(encoding="utf-8")
+    links = re.findall(r"\]\((?!\w+:|#)([^)#\s]+)", text)
+    links += re.findall(r"```\{(?:figure|literalinclude)\} (\S+)", text)
+    for link in links:
+        assert (page.parent / link).exists(), link
+
+
+def test_every_page_is_in_a_table_of_contents():
+    listed = {DOCS / "index.md"}
+    for page in PAGES:
+        for body in re.findall(
+            r"```\{toctree\}\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL
+        ):
+            for line in body.splitlines():
+                if line and not line.startswith(":"):
+                    listed |= set(page.parent.glob(f"{line}.md"))
+    assert listed == set(PAGES)
+
+
+def test_the_file_map_names_every_package_and_nothing_else():
+    section = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").split("## Layout")[1]
+    table = section.split("|---|---|")[1].split("\n\n")[0]
+    table = table.split("\n`configs/`")[0]
+    named = re.findall(
+        r"`([\w.]+)/?`", "\n".join(row.split("|")[1] for row in table.splitlines() if row)
+    )
+    found = {
+        path.name
+        for path in (ROOT / "mamlpp_jax").iterdir()
+        if path.name not in ("__init__.py", "_version.py", "py.typed")
+        and (path.suffix == ".py" or (path / "__init__.py").exists())
+    }
+    assert len(named) == len(set(named))
+    assert set(named) == found
