@@ -123,6 +123,7 @@ setup(
         "tfds": TFDS,
         "tpu": ["jax[tpu]>=0.10"],
         "test": [
+            "check-jsonschema>=0.30",  # of .github
             "equinox>=0.11",  # a backbone of experiments/examples
             *TFDS,
             "flatbuffers>=24",

@@ -54,7 +54,7 @@ napoleon_use_ivar = True
 nitpick_ignore_regex = [
     (
         "py:.*",
-        r"(jax|jaxlib|flax|optax|numpy|np|ml_collections|collections|typing|pathlib|PIL)\..*",
+        r"(jax|jaxlib|flax|optax|numpy|np|ml_collections|collections|os|typing|pathlib|PIL)\..*",
     ),
     ("py:.*", site_extension.PRIVATE),
 ]

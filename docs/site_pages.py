@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import inspect
 import json
 import pathlib
@@ -12,6 +13,7 @@ from collections.abc import Callable, Iterator
 import mamlpp_jax
 from experiments import methods as family
 from experiments.paper.tables import all_tables
+from mamlpp_jax import errors
 from mamlpp_jax.config import fields as fields_lib
 from mamlpp_jax.config.fields import FIELDS
 from mamlpp_jax.config.methods import COMPONENTS, METHODS
@@ -163,7 +165,7 @@ def _mode(mode: Statistics) -> str:
         "reads running statistics" if mode.reads_running else "needs no running statistics",
         "only for models trained with it" if mode.needs_training else "for any trained model",
     ]
-    return f"### `{mode.name}`\n\n{_sentence(mode.text)}\n\n- " + "\n- ".join(facts)
+    return f"## `{mode.name}`\n\n{_sentence(mode.text)}\n\n- " + "\n- ".join(facts)
 
 
 @functools.cache
@@ -241,9 +243,15 @@ def _recipe(path: pathlib.Path) -> str:
 
 def api() -> str:
     """The public names by the groups of the package's docstring."""
-    return "\n\n".join(
-        "\n".join([f"## {group}", "", "```{eval-rst}", *map(_directive, names), "```"])
+    sections = {
+        group: [_directive("mamlpp_jax", name) for name in names]
         for group, names in public_names().items()
+    }
+    raised = [name for name, value in vars(errors).items() if inspect.isclass(value)]
+    sections["Errors"] = [_directive("mamlpp_jax.errors", name) for name in raised]
+    return "\n\n".join(
+        "\n".join([f"## {title}", "", "```{eval-rst}", *directives, "```"])
+        for title, directives in sections.items()
     )
 
 
@@ -263,12 +271,14 @@ def _groups() -> Iterator[tuple[str, str]]:
         yield group.strip(), text
 
 
-def _directive(name: str) -> str:
-    value = getattr(mamlpp_jax, name)
+def _directive(module: str, name: str) -> str:
+    value = getattr(importlib.import_module(module), name)
     if inspect.isclass(value):
-        return f".. autoclass:: mamlpp_jax.{name}\n   :members:\n"
-    kind = "autofunction" if callable(value) else "autodata"
-    return f".. {kind}:: mamlpp_jax.{name}\n"
+        return f".. autoclass:: {module}.{name}\n   :members:\n"
+    if callable(value):
+        return f".. autofunction:: {module}.{name}\n"
+    listed = ", ".join(f"``{key}``" for key in value)
+    return f".. py:data:: {module}.{name}\n\n   A dictionary by name: {listed}.\n"
 
 
 def _sentence(text: str) -> str:

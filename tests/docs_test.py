@@ -40,7 +40,7 @@ def test_methods_components_protocols_and_statistics_are_all_there():
     for name in PROTOCOLS:
         assert f"`{name}`" in site_pages.protocols()
     for name in STATISTICS:
-        assert f"### `{name}`" in site_pages.statistics()
+        assert f"## `{name}`" in site_pages.statistics()
 
 
 def test_an_exclusion_is_named_on_both_sides():

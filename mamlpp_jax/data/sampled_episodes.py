@@ -32,7 +32,7 @@ class EpisodeSource(NamedTuple):
         train: samples training tasks; its key differs from outer step to outer step.
         validation: samples tasks of classes that `train` never has; the same ones in every epoch.
         test: samples tasks of classes that neither of the others has.
-        example_inputs: inputs of a task, leaves [N, ...] for any N: arrays or `jax.ShapeDtypeStruct`s.
+        example_inputs: inputs of a task, leaves [N, ...] for any N: arrays or `jax.ShapeDtypeStruct` instances.
     """
 
     train: Sampler

@@ -33,7 +33,7 @@ def init_model(module: nn.Module, key: Array, example_inputs: Any) -> ModelVaria
             depth and in any number.
         key: a JAX random key.
         example_inputs: inputs as an episode has them, leaves [N, ...] for any N: arrays, or
-            `jax.ShapeDtypeStruct`s. Dtypes are kept.
+            `jax.ShapeDtypeStruct` instances. Dtypes are kept.
 
     Raises:
         ValueError: a leaf has no shape, or the module has variables that the loops cannot carry, such as those of
