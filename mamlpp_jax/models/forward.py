@@ -100,7 +100,7 @@ def make_forward(module: nn.Module) -> Forward:
         # Flax makes every stream that is not given of the stream `params`.
         rngs = None if key is None else {"params": key, "dropout": jax.random.fold_in(key, 0)}
 
-        def apply(kwargs: dict[str, bool]) -> Any:
+        def apply(kwargs: dict[str, Any]) -> Any:
             return module.apply(variables, inputs, mutable=["moments"], rngs=rngs, **kwargs)
 
         outputs, left = _call(module, apply, draws=key is not None)
@@ -109,7 +109,7 @@ def make_forward(module: nn.Module) -> Forward:
     return forward
 
 
-def _call(module: nn.Module, call: Callable[[dict[str, bool]], Any], draws: bool = False) -> Any:
+def _call(module: nn.Module, call: Callable[[dict[str, Any]], Any], draws: bool = False) -> Any:
     """Calls a module so that it draws random numbers, or none."""
     switches = {"deterministic": not draws, "train": draws, "training": draws}
     taken = inspect.signature(type(module).__call__).parameters
@@ -162,6 +162,7 @@ def make_body_and_head(module: nn.Module) -> BodyAndHead:
 
     def head(params: Params, features: Array) -> Array:
         outputs = params[HEAD]["kernel"].shape[-1]
-        return nn.Dense(outputs, dtype=features.dtype).apply({"params": params[HEAD]}, features)
+        layer = nn.Dense(outputs, dtype=features.dtype)
+        return jnp.asarray(layer.apply({"params": params[HEAD]}, features))
 
     return BodyAndHead(body, head, lambda path: path.startswith(f"{HEAD}/"))

@@ -138,7 +138,7 @@ class PerStepBatchNorm(nn.Module):
         shape = offset.shape
         scale = self.variable("norm", "scale", jnp.ones, shape, offset.dtype).value
         bias = self.variable("norm", "bias", jnp.zeros, shape, offset.dtype).value
-        blend = self.get_variable("norm", "blend")
+        blend: Array | None = self.get_variable("norm", "blend")
         mean, var = own
         count = jnp.asarray(x.size // x.shape[-1], mean.dtype)
         self._leave("mean", mean + offset)
@@ -160,7 +160,7 @@ class PerStepBatchNorm(nn.Module):
             mean, var = blended_moments(blend, x, mean, var, support_images)
         y = pool(sign)
         if self.has_variable("batch_stats", "anneal"):
-            anneal = self.get_variable("batch_stats", "anneal")
+            anneal: Array = self.get_variable("batch_stats", "anneal")
             factor, shift = renormalise((own_mean, own_var), (mean, var), anneal, self.epsilon)
             return y * (scale * factor) + (bias + scale * shift)
         factor = scale * lax.rsqrt(var + self.epsilon)
