@@ -44,6 +44,10 @@ class Statistics(NamedTuple):
         annealed: whether running statistics come with `anneal`, the share of the way from the batch's moments to them.
         reads_running: whether running statistics are read.
         alone: whether each query is predicted independently of the others (inductive).
+
+    Example:
+        >>> maml.STATISTICS["support"].alone
+        True
     """
 
     name: str

@@ -32,6 +32,10 @@ class Batch(NamedTuple):
     Attributes:
         inputs: leaves with a leading N (support) or M (query); images are float [N, H, W, C].
         targets: leaves with the same leading axis; labels are int32 [N], 0..K-1.
+
+    Example:
+        >>> maml.Batch(jnp.zeros((5, 28, 28, 1)), jnp.arange(5)).inputs.shape
+        (5, 28, 28, 1)
     """
 
     inputs: Any
@@ -45,6 +49,10 @@ class Episode(NamedTuple):
         support: N examples.
         query: M examples (the paper's "target set").
         key: random key of the task, for a backbone that draws random numbers in training; None to draw none.
+
+    Example:
+        >>> episode.support.inputs.shape, episode.query.targets.tolist()
+        ((3, 4), [0, 1, 2])
     """
 
     support: Batch
@@ -62,6 +70,10 @@ class MetaParams(NamedTuple):
         inner: what the inner optimizer learns, leaves [S, ...], or [1, ...] where all steps share an entry; empty for
             plain SGD.
         inner_loss: what an `InnerLoss` learns, leaves as of `inner`; empty for a fixed loss.
+
+    Example:
+        >>> jax.tree.map(jnp.shape, state.meta.inner)
+        {'bias': (2,), 'kernel': (2,)}
     """
 
     params: Params
@@ -78,6 +90,10 @@ class MetaState(NamedTuple):
         meta: what the outer optimizer updates.
         batch_stats: running mean and variance, [S, F] per step or [F] shared.
         opt_state: state of the outer optax optimizer over `meta`.
+
+    Example:
+        >>> int(state.step), state.meta.params["kernel"].shape
+        (0, (4, 3))
     """
 
     step: Array
@@ -101,6 +117,10 @@ class StepPlan:
 
     Raises:
         ValueError: the order is neither 1 nor 2, or `multi_step` comes without weights.
+
+    Example:
+        >>> maml.StepPlan(weights=jnp.array([0.5, 0.5]), order=1, multi_step=True).order
+        1
     """
 
     weights: Array | None = None
@@ -125,6 +145,10 @@ class ModelVariables(NamedTuple):
         params: weights.
         norm: batch-norm scale (1) and bias (0), leaves [F]; empty without batch norm.
         batch_stats: running mean (0) and variance (1), leaves [F]; empty without batch norm.
+
+    Example:
+        >>> maml.ModelVariables({"w": jnp.zeros((4, 2))}).norm  # a network without batch norm
+        {}
     """
 
     params: Params
@@ -161,6 +185,10 @@ class BodyAndHead(NamedTuple):
         body: a `Forward` whose outputs are features, [N, D].
         head: (params, features [N, D]) -> outputs, [N, K].
         in_head: path of a tensor, such as "linear/kernel" -> whether it belongs to the head.
+
+    Example:
+        >>> maml.make_body_and_head(maml.Conv4(ways=5)).in_head("linear/kernel")
+        True
     """
 
     body: Forward

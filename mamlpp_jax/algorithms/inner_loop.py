@@ -40,6 +40,13 @@ class Trace(NamedTuple):
         loss: [S], at theta_0 .. theta_{S-1}.
         aux: by-products of the loss, leaves [S, ...], without derivatives.
         after: results of `after_step`, leaves [S, ...]; None without it.
+
+    Example:
+        >>> theta, trace = maml.adapt_to(
+        ...     learner, maml.make_task(learner, state.meta, {}, episode), order=1
+        ... )
+        >>> trace.loss.shape
+        (2,)
     """
 
     loss: Array
@@ -72,6 +79,14 @@ def adapt(
 
     Returns:
         theta_S and the trace.
+
+    Example:
+        >>> per_step = maml.PerStep(jnp.arange(3), norm={}, inner={}, inner_loss={}, bn_stats={})
+        >>> theta, trace = maml.adapt(
+        ...     lambda theta, step: (theta**2, None), maml.sgd(0.25), jnp.array(1.0), per_step
+        ... )
+        >>> float(theta), trace.loss.tolist()
+        (0.125, [1.0, 0.25, 0.0625])
     """
 
     def step(carry: tuple[Params, Any], values: Values) -> tuple[tuple[Params, Any], Trace]:

@@ -52,6 +52,13 @@ class InnerOptimizer(NamedTuple):
             transformation's state is started with the first entry and carried over the steps.
         rates: learned pytree -> the part of it that holds learning rates, which figures show.
         adapts: path of a tensor, such as "conv0/kernel" -> whether an inner step may change it.
+
+    Example:
+        >>> momentum = maml.InnerOptimizer(
+        ...     lambda params, num_steps: {}, lambda learned: optax.sgd(0.1, momentum=0.9)
+        ... )
+        >>> momentum.adapts("conv0/kernel")
+        True
     """
 
     init: Callable[[Params, int], Any]
@@ -61,7 +68,12 @@ class InnerOptimizer(NamedTuple):
 
 
 def sgd(learning_rate: float) -> InnerOptimizer:
-    """Gradient descent with one fixed rate (MAML: Finn, Abbeel, Levine, ICML 2017)."""
+    """Gradient descent with one fixed rate (MAML: Finn, Abbeel, Levine, ICML 2017).
+
+    Example:
+        >>> maml.sgd(0.1).init({"w": jnp.zeros(3)}, 5)
+        {}
+    """
     return InnerOptimizer(lambda params, num_steps: {}, lambda learned: optax.sgd(learning_rate))
 
 
@@ -78,6 +90,10 @@ def lslr(learning_rate: float) -> InnerOptimizer:
     """One learned rate per parameter tensor and inner step (LSLR, section 4 of the paper).
 
     Rates start at `learning_rate`, are free to become negative and add one number per tensor and step.
+
+    Example:
+        >>> maml.lslr(0.1).init({"w": jnp.zeros((3, 2))}, 2)
+        {'w': Array([0.1, 0.1], dtype=float32)}
     """
 
     def init(params: Params, num_steps: int) -> Any:
@@ -96,6 +112,10 @@ def metasgd(learning_rate: float, *, per_step: bool = False) -> InnerOptimizer:
     References:
         Li, Zhou, Chen, Li, "Meta-SGD: Learning to Learn Quickly for Few-Shot Learning", 2017; its single
         inner step has become any number.
+
+    Example:
+        >>> maml.metasgd(0.1, per_step=True).init({"w": jnp.zeros((3, 2))}, 5)["w"].shape
+        (5, 3, 2)
     """
 
     def init(params: Params, num_steps: int) -> Any:
@@ -115,6 +135,10 @@ def alfa(learning_rate: float) -> InnerOptimizer:
 
     References:
         Baik, Choi, Choi, Kim, Lee, "Meta-Learning with Adaptive Hyperparameters", NeurIPS 2020.
+
+    Example:
+        >>> sorted(maml.alfa(0.1).init({"w": jnp.zeros(3)}, 5))
+        ['decay', 'generator', 'rate']
     """
 
     def init(params: Params, num_steps: int) -> Any:
@@ -164,6 +188,11 @@ def masked(base: InnerOptimizer, adapts: Callable[[str], bool]) -> InnerOptimize
 
     Raises:
         ValueError: when `init` or the inner loop starts, where `adapts` chooses no tensor at all.
+
+    Example:
+        >>> head_alone = maml.masked(maml.sgd(0.1), lambda path: path.startswith("linear/"))
+        >>> head_alone.adapts("conv0/kernel")
+        False
     """
 
     def chosen(params: Params) -> Any:
@@ -198,6 +227,11 @@ def away_from_zero(smallest: float = 1e-12) -> optax.GradientTransformation:
 
     Args:
         smallest: positive; its square must be a number of the gradient's dtype.
+
+    Example:
+        >>> guard = maml.away_from_zero(1e-3)
+        >>> guard.update(jnp.array([0.0, 1.0]), guard.init(None))[0].round(3).tolist()
+        [0.0010000000474974513, 1.0]
     """
 
     def replace(updates: Any, _: Params | None) -> Any:

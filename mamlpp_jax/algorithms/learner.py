@@ -46,6 +46,10 @@ class Learner:
     Raises:
         ConfigError: there are no statistics of that name.
         ValueError: there is less than one inner step.
+
+    Example:
+        >>> maml.Learner(maml.make_forward(maml.Conv4(ways=5)), maml.lslr(0.1), inner_steps=5).mode.name
+        'batch'
     """
 
     forward: Forward

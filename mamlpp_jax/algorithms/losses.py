@@ -28,6 +28,11 @@ class CrossEntropy:
 
     References:
         Szegedy et al., Rethinking the Inception architecture, 2016, section 7: label smoothing.
+
+    Example:
+        >>> loss = maml.CrossEntropy(smoothing=0.1)
+        >>> round(float(loss(jnp.zeros((1, 2)), jnp.array([1]))), 3)
+        0.693
     """
 
     smoothing: float = 0.0
@@ -62,7 +67,12 @@ cross_entropy = CrossEntropy()
 
 
 def accuracy(logits: Array, labels: Array) -> Array:
-    """Fraction of logits [N, K] whose largest element is that of the label, [N]."""
+    """Fraction of logits [N, K] whose largest element is that of the label, [N].
+
+    Example:
+        >>> float(maml.accuracy(jnp.array([[2.0, 1.0], [3.0, 1.0]]), jnp.array([0, 1])))
+        0.5
+    """
     return jnp.mean(jnp.argmax(logits, -1) == labels)
 
 
@@ -72,6 +82,14 @@ class InnerLoss(NamedTuple):
     Attributes:
         init: (params, num_steps) -> learned pytree, leaves [S, ...], or [1, ...] where all steps share an entry.
         apply: (one step's entry of it, outputs, support batch, weights theta_i) -> scalar.
+
+    Example:
+        >>> weighted = maml.InnerLoss(
+        ...     lambda params, num_steps: jnp.ones(num_steps),
+        ...     lambda weight, outputs, batch, params: weight * maml.cross_entropy(outputs, batch.targets),
+        ... )
+        >>> weighted.init({}, 3).tolist()
+        [1.0, 1.0, 1.0]
     """
 
     init: Callable[[Params, int], Any]

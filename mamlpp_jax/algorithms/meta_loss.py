@@ -79,6 +79,11 @@ def meta_loss(
     Raises:
         ValueError: leading axes differ, the weights are not one per inner step, or labels that are known when this is
             called are no classes of the backbone.
+
+    Example:
+        >>> loss, aux = maml.meta_loss(learner, state.meta, {}, episodes, maml.StepPlan(order=1))
+        >>> loss.shape, aux.outputs.shape
+        ((), (8, 3, 3))
     """
     shape, steps = np.shape(plan.weights), learner.inner_steps  # type: ignore[arg-type]
     if plan.multi_step and shape != (steps,):

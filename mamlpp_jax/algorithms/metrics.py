@@ -12,7 +12,13 @@ from mamlpp_jax.utils.arithmetic import student_t95
 
 
 class Predictions(NamedTuple):
-    """Predictions of a model on T tasks."""
+    """Predictions of a model on T tasks.
+
+    Example:
+        >>> predictions = maml.Predictions(np.zeros((4, 6, 10, 5)), np.zeros((4, 10), int))
+        >>> predictions.logits.shape[1]  # of five inner steps
+        6
+    """
 
     # float32 [T, S + 1, M, K], of the query set after 0..S inner steps; [T, 1, M, K] for the last step alone.
     logits: np.ndarray
@@ -29,13 +35,25 @@ class Scores(NamedTuple):
 
 
 def ensemble(predictions: Sequence[Predictions]) -> Predictions:
-    """Averages the logits of several models on the same tasks (section 5 of the paper)."""
+    """Averages the logits of several models on the same tasks (section 5 of the paper).
+
+    Example:
+        >>> one = maml.Predictions(np.zeros((4, 1, 10, 5)), np.zeros((4, 10), int))
+        >>> maml.ensemble([one, one]).logits.shape
+        (4, 1, 10, 5)
+    """
     logits = np.stack([p.logits for p in predictions]).mean(axis=0, dtype=np.float64)
     return Predictions(logits, predictions[0].labels)
 
 
 def score(predictions: Predictions) -> Scores:
-    """Accuracy, its interval over tasks, and loss."""
+    """Accuracy, its interval over tasks, and loss.
+
+    Example:
+        >>> logits = np.eye(5)[np.tile(np.arange(5), (4, 1))][:, None]
+        >>> maml.score(maml.Predictions(logits, np.tile(np.arange(5), (4, 1)))).accuracy
+        1.0
+    """
     from scipy.special import log_softmax
 
     logits, labels = predictions.logits.astype(np.float64), predictions.labels

@@ -66,6 +66,10 @@ def init_state(
 
     Raises:
         ValueError: a leaf that an inner optimizer or loss learns has no axis of inner steps.
+
+    Example:
+        >>> maml.init_state(learner, variables, optax.sgd(0.1)).meta.inner["bias"].tolist()
+        [0.10000000149011612, 0.10000000149011612]
     """
 
     def repeat(tree: Any, per_step: bool) -> Any:
@@ -177,6 +181,12 @@ def make_train_step(
     Raises:
         ValueError: B does not divide over the devices, or a device's tasks over chunks. The train step raises it
             where the source does not have B tasks or the optimizer needs more than gradient and loss.
+
+    Example:
+        >>> step = maml.make_train_step(learner, optimizer, maml.fixed_tasks, tasks_per_step=8)
+        >>> new, metrics = jax.jit(step)(state, episodes, maml.StepPlan())
+        >>> int(new.step), bool(metrics.finite)
+        (1, True)
     """
     check_source = getattr(sample_tasks, "check", lambda source, tasks: None)
     if key is not None:
@@ -278,7 +288,14 @@ def _over_devices(
 
 
 def scan_steps(train_step: TrainStep, num_steps: int) -> TrainStep:
-    """Several outer steps in one dispatch; metrics get a leading axis of `num_steps`."""
+    """Several outer steps in one dispatch; metrics get a leading axis of `num_steps`.
+
+    Example:
+        >>> step = maml.make_train_step(learner, optimizer, maml.fixed_tasks, tasks_per_step=8)
+        >>> new, metrics = maml.scan_steps(step, 10)(state, episodes, maml.StepPlan(order=1))
+        >>> metrics.loss.shape
+        (10,)
+    """
 
     def steps(state: MetaState, source: Any, plan: StepPlan) -> tuple[MetaState, StepMetrics]:
         return lax.scan(
@@ -289,7 +306,12 @@ def scan_steps(train_step: TrainStep, num_steps: int) -> TrainStep:
 
 
 class FixedTasks:
-    """A `SampleTasks` whose source is a ready meta-batch: the same tasks in every step."""
+    """A `SampleTasks` whose source is a ready meta-batch: the same tasks in every step.
+
+    Example:
+        >>> maml.fixed_tasks(episodes, step=jnp.array(0), task_indices=jnp.array([2, 3])).support.inputs.shape
+        (2, 3, 4)
+    """
 
     def __call__(self, episodes: Episode, step: Array, task_indices: Array) -> Episode:
         """Returns the tasks with these indices; `step` is not read."""

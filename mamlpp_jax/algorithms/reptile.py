@@ -50,6 +50,17 @@ def reptile_gradient(
     References:
         Nichol, Achiam, Schulman, "On First-Order Meta-Learning Algorithms", 2018, batched version; the direction goes
         through the outer optimizer, as the paper proposes for Adam.
+
+    Example:
+        >>> step = maml.make_train_step(
+        ...     learner,
+        ...     optimizer,
+        ...     maml.fixed_tasks,
+        ...     tasks_per_step=8,
+        ...     gradient_function=maml.reptile_gradient,
+        ... )
+        >>> bool(step(state, episodes, maml.StepPlan(order=1))[1].finite)
+        True
     """
 
     def mean_loss(norm: NormParams) -> tuple[Array, OuterGradient]:

@@ -49,6 +49,10 @@ class PerStep(NamedTuple):
         bn_stats: running mean and variance, with `anneal` in annealed modes.
         key: random key of the step of one task; None where nothing is drawn.
         support: a batch of the step's own; None for the support set in every step.
+
+    Example:
+        >>> maml.per_step_values(learner, state.meta, {}).number.tolist()
+        [0, 1]
     """
 
     number: Array
@@ -76,6 +80,10 @@ def per_step_values(
 
     Raises:
         ValueError: the statistics mode learns entries that this model, trained in another mode, lacks.
+
+    Example:
+        >>> jax.tree.map(jnp.shape, maml.per_step_values(learner, state.meta, {}).inner)
+        {'bias': (2,), 'kernel': (2,)}
     """
     steps = learner.inner_steps
 
@@ -101,7 +109,12 @@ def per_step_values(
 
 
 def at_step(per_step: PerStep, index: int) -> PerStep:
-    """The entry of one inner step; `index` is static and may be negative."""
+    """The entry of one inner step; `index` is static and may be negative.
+
+    Example:
+        >>> int(maml.at_step(maml.per_step_values(learner, state.meta, {}), -1).number)
+        1
+    """
     step: PerStep = entry(per_step, index)
     return step
 
@@ -141,6 +154,12 @@ class Task(NamedTuple):
         support_loss: (theta_i, values of step i) -> the inner loss, a scalar, and the batch moments of the pass.
         query: (theta_{i+1}, values of step i) -> outputs and batch moments of the query set.
         query_moments: (theta_{i+1}, values of step i) -> what normalises the query set; None for its own moments.
+
+    Example:
+        >>> task = maml.make_task(learner, state.meta, {}, episode)
+        >>> outputs, moments = task.query(task.theta, maml.at_step(task.per_step, 0))
+        >>> outputs.shape
+        (3, 3)
     """
 
     theta: Params
@@ -167,6 +186,11 @@ def make_task(
         episode: leaves without a leading B.
         anneal: as in `StepPlan`.
         batches: a support batch for each step, leaves [S, n, ...]; None for the support set in every step.
+
+    Example:
+        >>> task = maml.make_task(learner, state.meta, {}, episode)
+        >>> jax.tree.map(jnp.shape, task.theta)
+        {'bias': (3,), 'kernel': (4, 3)}
     """
     per_step = per_step_values(learner, meta, batch_stats, anneal)._replace(support=batches)
     if episode.key is not None:
@@ -206,6 +230,12 @@ def adapt_to(
         order: of derivatives, 1 or 2.
         after_step: as in `adapt`.
         unroll: None for the learner's; 1 where nothing is differentiated through the steps.
+
+    Example:
+        >>> task = maml.make_task(learner, state.meta, {}, episode)
+        >>> theta, trace = maml.adapt_to(learner, task, order=1)
+        >>> bool(trace.loss[1] < trace.loss[0])
+        True
     """
     return adapt(
         task.support_loss,
@@ -229,6 +259,11 @@ def query_pass(
         params: theta_{i+1}.
         step: values of inner step i (`per_step_values`, `at_step`).
         episode: leaves without a leading B.
+
+    Example:
+        >>> step = maml.at_step(maml.per_step_values(learner, state.meta, {}), 0)
+        >>> maml.query_pass(learner, state.meta.params, step, episode)[0].shape
+        (3, 3)
     """
     return _passes(learner.forward, learner, episode).query(params, step)
 

@@ -190,7 +190,12 @@ FIELDS: dict[str, Field] = {
 
 
 def default_config() -> ConfigDict:
-    """A new configuration with the default of every field: MAML++ on Omniglot 5-way 1-shot."""
+    """A new configuration with the default of every field: MAML++ on Omniglot 5-way 1-shot.
+
+    Example:
+        >>> maml.default_config().train.epochs
+        150
+    """
     return nested({name: field.default for name, field in FIELDS.items()})
 
 

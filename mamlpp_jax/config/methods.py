@@ -225,6 +225,12 @@ def apply_method(config: ConfigDict, method: str) -> None:
 
     Raises:
         ConfigError: the method is unknown, or adds a component that the configuration has turned off.
+
+    Example:
+        >>> config = maml.default_config()
+        >>> maml.apply_method(config, "anil")
+        >>> config.inner.adapts
+        'head'
     """
     named = parse_method(method) | PROTOCOLS[config.protocol].always
     _check_added(config, method)

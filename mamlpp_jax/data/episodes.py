@@ -105,7 +105,12 @@ def rotate(images: Array, rotations: Array) -> Array:
 
 
 def normalize(images: Array, mean: Sequence[float], std: Sequence[float]) -> Array:
-    """Converts uint8 images [..., C] to float32 with the mean and deviation of each channel, of pixels in 0..1."""
+    """Converts uint8 images [..., C] to float32 with the mean and deviation of each channel, of pixels in 0..1.
+
+    Example:
+        >>> maml.normalize(jnp.full((1, 1, 1), 255, jnp.uint8), mean=(0.5,), std=(0.5,)).item()
+        1.0
+    """
     pixels = images.astype(jnp.float32) / 255.0
     return (pixels - jnp.asarray(mean, jnp.float32)) / jnp.asarray(std, jnp.float32)
 

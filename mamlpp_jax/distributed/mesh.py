@@ -58,6 +58,10 @@ def make_mesh(tasks_per_step: int, devices: int = 0) -> Mesh:
     """A one-axis mesh, with equally many devices of every process, those of one process together.
 
     They share the meta-batch; `devices` is 0 for as many of the available ones as divide it.
+
+    Example:
+        >>> maml.make_mesh(tasks_per_step=8, devices=1).size
+        1
     """
     available = available_devices()
     if devices > len(available):

@@ -23,6 +23,12 @@ class Conv4(nn.Module):
         conv: implementation of the convolution (`mamlpp_jax.ops.conv.IMPL_NAMES`).
         compute_dtype: "bfloat16" rounds the factors of the convolutions' products; everything else
             (parameters, sums, activations, statistics) keeps the dtype of the images.
+
+    Example:
+        >>> images = jnp.zeros((5, 28, 28, 1))
+        >>> shapes = jax.eval_shape(maml.Conv4(ways=5).init, jax.random.key(0), images)
+        >>> shapes["params"]["linear"]["kernel"].shape
+        (64, 5)
     """
 
     ways: int

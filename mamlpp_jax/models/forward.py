@@ -38,6 +38,11 @@ def init_model(module: nn.Module, key: Array, example_inputs: Any) -> ModelVaria
     Raises:
         ValueError: a leaf has no shape, or the module has variables that the loops cannot carry, such as those of
             `nn.BatchNorm`.
+
+    Example:
+        >>> example = jax.ShapeDtypeStruct((1, 4), jnp.float32)
+        >>> maml.init_model(nn.Dense(3), jax.random.key(0), example).params["kernel"].shape
+        (4, 3)
     """
     inputs = jax.tree.map(_example, example_inputs, is_leaf=lambda leaf: leaf is None)
     variables = _call(module, lambda kwargs: module.init({"params": key}, inputs, **kwargs))
@@ -85,6 +90,12 @@ def make_forward(module: nn.Module) -> Forward:
 
     Args:
         module: as in `init_model`.
+
+    Example:
+        >>> forward = maml.make_forward(nn.Dense(3))
+        >>> outputs, moments = forward(variables.params, {}, jnp.zeros((2, 4)))
+        >>> outputs.shape
+        (2, 3)
     """
 
     def forward(
@@ -141,6 +152,10 @@ def make_body_and_head(module: nn.Module) -> BodyAndHead:
 
     Args:
         module: a backbone whose last layer is an `nn.Dense` with the name `linear`.
+
+    Example:
+        >>> maml.make_body_and_head(maml.Conv4(ways=5)).in_head("conv0/kernel")
+        False
     """
     forward = make_forward(module)
 

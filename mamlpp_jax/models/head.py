@@ -33,6 +33,11 @@ def with_ways(meta: MetaParams, ways: int) -> MetaParams:
     Args:
         meta: with a head `linear` of kernel [D, K] and bias [K].
         ways: wanted K.
+
+    Example:
+        >>> wider = maml.with_ways(state.meta._replace(params={"linear": variables.params}, inner={}), 20)
+        >>> wider.params["linear"]["kernel"].shape
+        (4, 20)
     """
     if HEAD not in meta.params:
         return meta

@@ -39,6 +39,11 @@ class Conv(nn.Module):
         window: height and width of the kernel, odd.
         use_bias: False for a bias of zeros that is no parameter.
         kernel_init: initializer of the kernel.
+
+    Example:
+        >>> shapes = jax.eval_shape(maml.Conv(filters=8).init, jax.random.key(0), jnp.zeros((1, 28, 28, 3)))
+        >>> shapes["params"]["kernel"].shape
+        (3, 3, 3, 8)
     """
 
     filters: int
@@ -90,6 +95,11 @@ class PerStepBatchNorm(nn.Module):
         max_pool: 2x2 max pooling of the result. Per channel the normalisation is an increasing function
             (a decreasing one where the scale is negative), so pooling comes first: the rest is then
             computed for a quarter of the elements.
+
+    Example:
+        >>> shapes = jax.eval_shape(maml.PerStepBatchNorm().init, jax.random.key(0), jnp.zeros((4, 6)))
+        >>> shapes["norm"]["scale"].shape
+        (6,)
     """
 
     epsilon: float = 1e-5

@@ -33,6 +33,12 @@ class ResNet12(nn.Module):
     References:
         Oreshkin, Rodriguez, Lacoste, "TADAM", NeurIPS 2018: the blocks; Lee, Maji, Ravichandran, Soatto,
         "Meta-Learning with Differentiable Convex Optimization", CVPR 2019, section 4.1: the widths.
+
+    Example:
+        >>> images = jnp.zeros((5, 84, 84, 3))
+        >>> shapes = jax.eval_shape(maml.ResNet12(ways=5, filters=16).init, jax.random.key(0), images)
+        >>> shapes["params"]["linear"]["kernel"].shape
+        (128, 5)
     """
 
     ways: int
