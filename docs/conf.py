@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pathlib
 import sys
 
@@ -34,7 +35,8 @@ myst_enable_extensions = ["dollarmath", "colon_fence", "deflist"]
 myst_heading_anchors = 4
 copybutton_exclude = ".linenos, .gp, .go"
 
-# Notebooks run once per change of their code.
+# Notebooks run once per change of their code. Compiling is most of their time.
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 nb_execution_mode = "cache"
 nb_execution_cache_path = "_build/notebooks"
 nb_execution_timeout = 600
