@@ -27,6 +27,7 @@ exclude_patterns = ["_build"]
 html_theme = "furo"
 html_title = f"mamlpp_jax {release}"
 html_static_path = ["_static"]
+html_favicon = "_static/icon.svg"
 html_css_files = ["site.css"]
 html_show_sourcelink = False
 html_math_renderer = "mathml"  # the browser's own, without a script

@@ -8,6 +8,7 @@ puts the Markdown of `site_pages.PAGES["configuration"]` in its place.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import site_pages
@@ -33,9 +34,12 @@ class Generated(SphinxDirective):
     def run(self) -> list[nodes.Node]:
         """Returns the nodes of the Markdown."""
         page, *arguments = self.arguments
-        return self.parse_text_to_nodes(
-            site_pages.PAGES[page](*arguments), allow_section_headings=True
-        )
+        text = site_pages.PAGES[page](*arguments)
+        # Where headings are allowed, the parser loses text above the first one.
+        first = re.search(r"^#+ ", text, re.MULTILINE)
+        start = first.start() if first else len(text)
+        above = self.parse_text_to_nodes(text[:start])
+        return above + self.parse_text_to_nodes(text[start:], allow_section_headings=True)
 
 
 def _visit_math(self: Any, node: nodes.math) -> None:

@@ -121,7 +121,7 @@ def configuration() -> str:
     meanings = field_meanings()
     for name, field in FIELDS.items():
         section = name.partition(".")[0] if "." in name else "general"
-        allowed = re.sub(r"^it must be ", "", field.rule.text)
+        allowed = re.sub(r"^(it must be|choose) ", "", field.rule.text)
         row = {
             "field": f"`{name}`" + (" ¹" if field.resumable else ""),
             "default": f"`{field.default}`" if field.default != "" else "empty",
