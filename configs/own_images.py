@@ -66,13 +66,14 @@ def get_config(argument: str | None = None) -> ConfigDict:
     config.train.tasks_per_step = 2
     images = 60 * chosen["minutes"] * IMAGES_PER_SECOND  # of all tasks
     tasks = images / (way * (shot + query))
-    config.train.epochs = 10
-    # Of the time a sixth is for validation and as much for the test, with about a third of a training step each.
-    config.train.steps_per_epoch = max(5, round(tasks * 2 / 3 / 2 / 10))
-    config.evaluation.tasks = min(600, max(20, round(tasks / 20)))
+    config.train.epochs = 5
+    # Testing a task takes about as long as training on one: validations, the test of three epochs and the trial of more
+    # inner steps together take less than the training does.
+    config.train.steps_per_epoch = max(5, round(tasks * 2 / 3 / 2 / config.train.epochs))
+    config.evaluation.tasks = min(600, max(20, round(tasks / 25)))
     config.evaluation.most_inner_steps = 20
-    config.train.first_order_epochs = 10  # all of them: second order takes twice the time
-    config.train.multi_step_epochs = 3
+    config.train.first_order_epochs = config.train.epochs  # second order takes twice the time
+    config.train.multi_step_epochs = 2
     config.norm.eval_statistics = "support,batch"
     apply_method(config, chosen["method"])
     left_out = len(sizes) - sum(enough.values())
@@ -80,8 +81,8 @@ def get_config(argument: str | None = None) -> ConfigDict:
         f"own images: {len(sizes)} classes of {sizes[0]} to {sizes[-1]} images"
         + (f", {left_out} of them with fewer than {shot + query} left out" if left_out else "")
         + f". Chosen for them: tasks of {way} classes with {shot} images to learn from and {query} to classify, "
-        f"{10 * config.train.steps_per_epoch} outer steps of 2 tasks, {config.evaluation.tasks} tasks in each "
-        "validation and in the test.",
+        f"{config.train.epochs * config.train.steps_per_epoch} outer steps of 2 tasks, {config.evaluation.tasks} tasks "
+        "in each validation and in the test.",
         file=sys.stderr,
     )
     return config

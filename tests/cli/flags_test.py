@@ -85,10 +85,10 @@ def test_an_unknown_configuration_is_refused_with_the_ready_ones(tmp_path, monke
         (
             "mamlpp_jax.main",
             ["--mode=evaluate", "--workdir=run", "--data_config=nowhere.py:way=5"],
-            "configs/omniglot.py, configs/quickstart.py",
+            "configs/omniglot.py, configs/own_images.py",
         ),
         ("mamlpp_jax.data", ["--config=image_folder.py"], "data.manual_dir is empty"),
-        ("mamlpp_jax.data", ["--config=nowhere"], "configs/omniglot.py, configs/quickstart.py"),
+        ("mamlpp_jax.data", ["--config=nowhere"], "configs/omniglot.py, configs/own_images.py"),
     ],
 )
 def test_commands_find_ready_configurations_from_an_empty_folder(tmp_path, module, arguments, text):
