@@ -14,7 +14,6 @@ import mamlpp_jax
 from experiments import methods as family
 from experiments.paper.tables import all_tables
 from mamlpp_jax import errors
-from mamlpp_jax.config import fields as fields_lib
 from mamlpp_jax.config.fields import FIELDS
 from mamlpp_jax.config.methods import COMPONENTS, METHODS
 from mamlpp_jax.config.protocols import PROTOCOLS
@@ -118,40 +117,18 @@ def _values(values: object) -> str:
 def configuration() -> str:
     """A table per section of fields: name, default, meaning, allowed values."""
     sections: dict[str, list[dict[str, str]]] = {}
-    meanings = field_meanings()
     for name, field in FIELDS.items():
         section = name.partition(".")[0] if "." in name else "general"
         allowed = re.sub(r"^(it must be|choose) ", "", field.rule.text)
         row = {
             "field": f"`{name}`" + (" ¹" if field.resumable else ""),
             "default": f"`{field.default}`" if field.default != "" else "empty",
-            "meaning": _cell(meanings[name]),
+            "meaning": _cell(field.text),
             "allowed": _cell(allowed) or type(field.default).__name__,
         }
         sections.setdefault(section, []).append(row)
     parts = [f"## {section}\n\n{markdown_table(rows)}" for section, rows in sections.items()]
     return "\n\n".join(parts)
-
-
-def field_meanings() -> dict[str, str]:
-    """The meaning of every field: its text, or the comments beside and above its row."""
-    found: dict[str, str] = {}
-    above: list[str] = []
-    current = ""
-    for line in inspect.getsource(fields_lib).splitlines():
-        code, _, comment = line.partition("  # ") if '"' in line else (line, "", "")
-        if match := re.match(r'    "([\w.]+)": Field\(', code):
-            current = match[1]
-            found[current] = " ".join(filter(None, [*above, comment]))
-            above = []
-        elif stripped := re.match(r"    # (.*)", line):
-            above.append(stripped[1])
-        elif not line.strip():
-            above = []
-    return {
-        name: getattr(field, "text", "") or found.get(name) or name.split(".")[-1].replace("_", " ")
-        for name, field in FIELDS.items()
-    }
 
 
 def statistics() -> str:
