@@ -184,3 +184,17 @@ def test_options_are_compared_as_objects_and_round_trip(trained):
     with pytest.raises(MamlppError, match=r"model.options"):
         Workdir(trained.workdir).check_owner(own_config(**{"model.options": '{"width": 6}'}))
     assert commands.train(other, Workdir(trained.workdir)).results["finished"]
+
+
+def test_the_current_folder_is_searched_as_by_python_m(folder, tmp_path, monkeypatch):
+    shutil.copy(PARTS, tmp_path / "parts_here.py")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path not in ("", str(folder))])
+    arguments = ["--config=quickstart", "--config.data.name=parts_here:episodes"]
+    arguments += ['--config.data.options={"way": 5}', "--config.model.name=parts_here:Tokens"]
+    arguments += ["--config.model.filters=64", f"--workdir={tmp_path / 'run'}"]
+    done = run("main", *arguments)
+    assert (done.code, done.paragraph) == (None, "")  # it would compile now
+    assert sys.path[0] == str(tmp_path)
+    missing = run("main", *arguments, "--config.model.name=parts_there:Tokens")
+    assert "no module 'parts_there' in the current folder" in missing.paragraph
