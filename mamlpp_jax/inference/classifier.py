@@ -184,7 +184,7 @@ class FewShotClassifier:
 
     @property
     def classes_(self) -> np.ndarray:
-        """The labels of the classes, [K] of the labels' dtype: sorted, else by first appearance.
+        """The labels of the classes, [K] of the labels' dtype, sorted or else by first appearance.
 
         Raises:
             NotFittedError: before `fit`.
