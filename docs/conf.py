@@ -39,7 +39,7 @@ copybutton_exclude = ".linenos, .gp, .go"
 # Notebooks run once per change of their code. Compiling is most of their time.
 os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 nb_execution_mode = "cache"
-nb_execution_cache_path = "_build/notebooks"
+nb_execution_cache_path = str(pathlib.Path(__file__).parent / "_build" / "notebooks")
 nb_execution_timeout = 600
 nb_execution_raise_on_error = True
 nb_execution_show_tb = True

@@ -33,6 +33,7 @@ class Generated(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         """Returns the nodes of the Markdown."""
+        self.env.note_reread()  # Sphinx does not see what the page is made of
         page, *arguments = self.arguments
         text = site_pages.PAGES[page](*arguments)
         # Where headings are allowed, the parser loses text above the first one.
