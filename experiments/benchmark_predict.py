@@ -16,7 +16,7 @@ from experiments.benchmark_rows import Row, case_row, make_config
 from mamlpp_jax.inference.model import from_runs
 from mamlpp_jax.inference.saved_model import save_model
 from mamlpp_jax.inference.trained_run import TrainedRun
-from mamlpp_jax.training.learner import init_run_state, make_learner
+from mamlpp_jax.training.learner import example_images, init_run_state, make_learner
 
 QUERIES = 5
 _PROCESSES = 3
@@ -65,7 +65,7 @@ def predictions(cases: list[Case]) -> Iterator[Row | None]:
 def _random_model(case: Case) -> Any:
     """A model that was never trained; times do not depend on its weights."""
     config, shape = make_config(case), (case.size, case.size, case.channels)
-    state = init_run_state(config, shape)
+    state = init_run_state(config, example_images(shape))
     run = TrainedRun(config, make_learner(config), state.meta, state.batch_stats, 0, shape)
     return from_runs([run])
 

@@ -31,7 +31,7 @@ from mamlpp_jax.artifacts.workdir import Workdir
 from mamlpp_jax.errors import ConfigError
 from mamlpp_jax.reports.tables import markdown_table
 from mamlpp_jax.training.dry_run import count_parameters
-from mamlpp_jax.training.learner import epoch_plan, state_shapes
+from mamlpp_jax.training.learner import epoch_plan, example_images, state_shapes
 from mamlpp_jax.utils.files import exists, read_json, write_json
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "methods"
@@ -64,8 +64,9 @@ def method_run(name: str) -> Run:
 def extra_parameters(names: Sequence[str]) -> dict[str, int]:
     """Returns how many numbers the outer loop learns with each method beyond those with MAML."""
     device, learned = SingleDeviceSharding(jax.local_devices()[0]), {}
+    images = example_images((_CASE.size, _CASE.size, 1))
     for name in dict.fromkeys(["maml", *names]):
-        shapes = state_shapes(make_config(_CASE, name), (_CASE.size, _CASE.size, 1), device)
+        shapes = state_shapes(make_config(_CASE, name), images, device)
         learned[name] = count_parameters(shapes.meta)
     return {name: learned[name] - learned["maml"] for name in names}
 

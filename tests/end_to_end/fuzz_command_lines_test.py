@@ -53,7 +53,7 @@ def sound_value(name):
     """A value of the field's type, often one that it may have."""
     field = FIELDS[name]
     if field.rule.choices:
-        return st.sampled_from(field.rule.choices)
+        return st.sampled_from(list(field.rule.choices))
     values = {bool: st.booleans(), int: NUMBERS, float: NUMBERS, str: texts}[type(field.default)]
     return st.one_of(st.just(field.default), values).map(str)
 

@@ -92,13 +92,14 @@ def test_tfds_is_an_extra_that_the_tests_include(wheel):
 
 
 def test_every_import_is_required(wheel):
-    required = requirements(wheel)
+    required = requirements(wheel) | requirements(wheel, "heif") | requirements(wheel, "onnx")
     owners = importlib.metadata.packages_distributions()
     for name in (name for name in files(wheel) if name.endswith(".py")):
         with zipfile.ZipFile(wheel) as archive:
             tree = ast.parse(archive.read(name))
         for top in imported(tree) - {*sys.stdlib_module_names, "mamlpp_jax"}:
-            distributions = {owner.lower().replace("_", "-") for owner in owners[top]}
+            owned = owners.get(top, [top])  # an extra may be absent
+            distributions = {owner.lower().replace("_", "-") for owner in owned}
             assert distributions & required, f"{name} imports {top}"
 
 
@@ -136,8 +137,9 @@ def test_the_example_programs_run_on_the_installed_library_alone(installed, tmp_
     program = f"""
 import pathlib, runpy
 for path in sorted(pathlib.Path({str(ROOT / "experiments" / "examples")!r}).glob("[a-z]*.py")):
-    runpy.run_path(str(path))["train"](2)
-    print(path.stem)
+    if "def train(" in path.read_text():  # the others are callbacks
+        runpy.run_path(str(path))["train"](2)
+        print(path.stem)
 """
     names = run_installed(installed, tmp_path, "-c", program).split()
     assert {"tokens", "series", "context", "learned_loss", "seeds"} <= set(names)

@@ -70,9 +70,9 @@ def fake(monkeypatch, shared_state):
     return steps
 
 
-def _predict(modes, meta, batch_stats, tasks):
+def _predict(modes, meta, batch_stats, tasks, report=None):
     """Right about two tasks, about the other two for one class of three."""
-    del meta, batch_stats, tasks
+    del meta, batch_stats, tasks, report
     logits = np.zeros((4, 1, 3, 3))
     logits[:2] = np.eye(3)
     return dict.fromkeys(modes, Predictions(logits, np.tile(np.arange(3), (4, 1))))

@@ -103,7 +103,7 @@ def test_folders_that_are_not_used_are_named_and_nothing_is_to_be_removed(tmp_pa
     (root / "phone").mkdir()
     (root / "phone" / "1.heic").write_bytes(b"x")
     assert classes(find_layout(root)) == ABC
-    assert "2 folders have no image (.bmp" in caplog.text
+    assert "2 folders have no image (.avif" in caplog.text
     assert "empty, phone" in caplog.text
     assert "emove" not in caplog.text
 
