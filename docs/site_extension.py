@@ -8,7 +8,6 @@ puts the Markdown of `site_pages.PAGES["configuration"]` in its place.
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import site_pages
@@ -35,12 +34,9 @@ class Generated(SphinxDirective):
         """Returns the nodes of the Markdown."""
         self.env.note_reread()  # Sphinx does not see what the page is made of
         page, *arguments = self.arguments
-        text = site_pages.PAGES[page](*arguments)
-        # Where headings are allowed, the parser loses text above the first one.
-        first = re.search(r"^#+ ", text, re.MULTILINE)
-        start = first.start() if first else len(text)
-        above = self.parse_text_to_nodes(text[:start])
-        return above + self.parse_text_to_nodes(text[start:], allow_section_headings=True)
+        return self.parse_text_to_nodes(
+            site_pages.PAGES[page](*arguments), allow_section_headings=True
+        )
 
 
 def _visit_math(self: Any, node: nodes.math) -> None:

@@ -41,9 +41,12 @@ _FIGURES = {
 }
 
 
-def readme() -> str:
-    """README without its title, with its links to files as links to pages of the site."""
+def readme(part: str) -> str:
+    """README's introduction or its sections, with its links to files as links to pages of the site."""
     text = (ROOT / "README.md").read_text(encoding="utf-8").partition("\n")[2]
+    introduction, heading, sections = text.partition("\n## ")
+    # Apart, because the parser puts sections before text that stands above them.
+    text = introduction if part == "introduction" else heading + sections
     text = re.sub(r"\]\(docs/", "](", text)
     text = re.sub(
         r"\]\((CONTRIBUTING|CHANGELOG)\.md", lambda m: f"](reference/{m[1].lower()}.md", text
