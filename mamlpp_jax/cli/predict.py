@@ -270,6 +270,8 @@ def write_csv(path: pathlib.Path, rows: Sequence[Sequence[str]]) -> None:
 def _run(queries: Sequence[str]) -> None:
     if not _MODEL.value:
         raise ConfigError("--model is missing; see --help.")
+    if not (queries or _SAVE.value or _SUPPORT.value):
+        raise ConfigError("--support is missing, and so is --query; see --help.")
     if not (queries or _SAVE.value):
         raise ConfigError("--query is missing; it names images, or folders of images.")
     output, figure = output_file(_OUTPUT), output_file(_FIGURE, FORMATS)
