@@ -66,7 +66,9 @@ def _random_model(case: Case) -> Any:
     """A model that was never trained; times do not depend on its weights."""
     config, shape = make_config(case), (case.size, case.size, case.channels)
     state = init_run_state(config, example_images(shape))
-    run = TrainedRun(config, make_learner(config), state.meta, state.batch_stats, 0, shape)
+    run = TrainedRun(
+        config, make_learner(config), state.meta, state.batch_stats, 0, example_images(shape)
+    )
     return from_runs([run])
 
 

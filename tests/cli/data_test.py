@@ -169,7 +169,6 @@ def test_the_sheet_shows_classes_and_the_episodes_the_model_gets(channels, norma
             assert next(drawn_names) == name
             for image in by_class[name]:
                 np.testing.assert_allclose(next(drawn_images), np.squeeze(image))
-    for split in ("train", "val", "test"):
         stream = experiment.tasks[split]
         sampled = stream.host.batch(range(1), range(2)).images[0] / 255.0
         for task, episode in enumerate(sampled):  # [K, shot + query, H, W, C]
