@@ -453,7 +453,7 @@ def _predict(*words, more=()):
 
 OF_PREDICTIONS = [
     Bad("predict", (), ("--model is missing", "--help")),
-    Bad("predict", ("--model=run",), ("--query is missing", "images")),
+    Bad("predict", ("--model=run",), ("--support is missing", "--help")),
     Bad("predict", _PREDICT[:2], ("--query is missing", "folders of images")),
     _predict("There is no trained model 'none'", more=["--model=none"]),
     _predict("There is no trained model 'foreign'", more=["--model=foreign"]),
