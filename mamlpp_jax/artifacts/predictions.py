@@ -15,7 +15,7 @@ _OF_TASKS = ("names", "classes", "labels")  # the same for every model and stati
 
 
 class QueryPredictions(NamedTuple):
-    """What one test predicted for T tasks of K classes and M query images.
+    """The predictions of one test for T tasks of K classes and M query images.
 
     Attributes:
         names: of the classes that tasks were sampled from, [C] strings.
@@ -33,7 +33,7 @@ class QueryPredictions(NamedTuple):
 
     @property
     def correct(self) -> np.ndarray:
-        """Whether each prediction is right, bool [T, M]."""
+        """True for each right prediction, bool [T, M]."""
         return self.predicted == self.labels
 
     @property

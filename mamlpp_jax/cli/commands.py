@@ -93,7 +93,7 @@ def to_compare(
 
 
 class Tested(NamedTuple):
-    """What a training or an evaluation comes to.
+    """The outcome of a training or an evaluation, with the parts that made it.
 
     Attributes:
         results: content of `results.json`, "test" as `Evaluation`s.

@@ -47,7 +47,7 @@ from mamlpp_jax.utils.trees import entry
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What a training or an evaluation comes to.
+    """The outcome of a training or an evaluation.
 
     Attributes:
         config: the run's configuration, with the conditions of the test.

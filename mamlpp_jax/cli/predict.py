@@ -113,8 +113,8 @@ def read_queries(
     problems += [f"{path} is no image by its name. {heif_hint(path.name)}" for path in others]
     for problem in problems:
         warnings.warn(f"{problem.rstrip()} It is left out.", stacklevel=2)
-    kept = {path: images[path] for n, path in enumerate(images) if n not in errors}
-    return kept, squares
+    readable = {path: images[path] for n, path in enumerate(images) if n not in errors}
+    return readable, squares
 
 
 class Judged(NamedTuple):
@@ -256,8 +256,8 @@ def predict(
 
 def _short(header: Sequence[str], row: Sequence[str], names: int) -> dict[str, str]:
     """A row without the probabilities of the classes."""
-    kept = [0, 1, 2, *range(names + 2, len(row))]
-    return {header[n]: row[n][:5] if n == 2 else row[n] for n in kept}
+    columns = [0, 1, 2, *range(names + 2, len(row))]
+    return {header[n]: row[n][:5] if n == 2 else row[n] for n in columns}
 
 
 def write_csv(path: pathlib.Path, rows: Sequence[Sequence[str]]) -> None:

@@ -87,7 +87,7 @@ def with_default_compute(config: ConfigDict) -> ConfigDict:
 
 
 def data_label(config: ConfigDict) -> str:
-    """What results call the data: the source, and the name of the folder for a user's own images."""
+    """The name of the data in results: the source, and the name of the folder for a user's own images."""
     data = config.data
     folder = pathlib.PurePath(data.manual_dir).name if data.name == _OWN_IMAGES else ""
     return f"{data.name}:{folder}" if folder else data.name

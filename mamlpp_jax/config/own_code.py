@@ -26,7 +26,7 @@ FORM = "module:attribute, such as my_module:MyNetwork for `from my_module import
 
 
 class Code(NamedTuple):
-    """What the user allows of parts of a run's own.
+    """The user's permissions for parts of a run's own.
 
     Attributes:
         allowed: whether code may be imported that a stored configuration names (--allow_code).
@@ -38,7 +38,7 @@ class Code(NamedTuple):
 
 
 def is_own(name: str) -> bool:
-    """Whether a name has the form of an own part's; nothing is imported."""
+    """Checks whether a name has the form of an own part's; nothing is imported."""
     return bool(re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*", name)) and (
         not name.startswith("tfds:")
     )
@@ -87,7 +87,7 @@ def import_own(name: str, field: str) -> Callable[..., Any]:
     module_name, _, attributes = name.partition(":")
     called = f"config.{field} is {name!r}"
     try:
-        found: Any = importlib.import_module(module_name)
+        part: Any = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name and f"{module_name}.".startswith(f"{error.name}."):
             raise ConfigError(
@@ -98,14 +98,14 @@ def import_own(name: str, field: str) -> Callable[..., Any]:
     except (Exception, SystemExit) as error:
         raise _broken(called, module_name, error) from error
     for attribute in attributes.split("."):
-        if not hasattr(found, attribute):
-            close = difflib.get_close_matches(attribute, dir(found), n=1)
+        if not hasattr(part, attribute):
+            close = difflib.get_close_matches(attribute, dir(part), n=1)
             hint = f" (did you mean {close[0]}?)" if close else ""
             raise ConfigError(f"{called}, but {module_name} has no {attribute!r}{hint}.")
-        found = getattr(found, attribute)
-    if not callable(found):
-        raise ConfigError(f"{called}, which is a {type(found).__name__}; it must be callable.")
-    own: Callable[..., Any] = found
+        part = getattr(part, attribute)
+    if not callable(part):
+        raise ConfigError(f"{called}, which is a {type(part).__name__}; it must be callable.")
+    own: Callable[..., Any] = part
     return own
 
 

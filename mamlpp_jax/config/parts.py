@@ -156,6 +156,7 @@ OUTER_DIRECTIONS = PartTable(
         ),
         "supervised": OuterDirection(
             "mamlpp_jax.algorithms.supervised:supervised_gradient",
+            # Read where batches are sampled; every other outer gradient refuses them.
             {"train.images_per_task": "batch_size", "data.augment": "augment"},
             all_classes=True,
             predict="mamlpp_jax.algorithms.supervised:centroid_logits",

@@ -21,7 +21,7 @@ from mamlpp_jax.errors import ConfigError
 
 
 class Protocol(NamedTuple):
-    """What a protocol sets."""
+    """The fields that a protocol sets."""
 
     fields: Mapping[str, Any] = {}  # values for every data set
     by_data: Mapping[

@@ -242,7 +242,7 @@ def check_class_sizes(config: ConfigDict, sizes: Mapping[str, int]) -> None:
 
 
 def _more_classes(config: ConfigDict, split: str) -> str:
-    """What would give a split more classes."""
+    """Advice that gives a split more classes."""
     data, ways = config.data, []
     if data.split_file:
         ways.append(f"list more {split} classes in config.data.split_file")

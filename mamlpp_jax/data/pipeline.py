@@ -49,7 +49,7 @@ class TaskStream:
 
     @property
     def on_host(self) -> bool:
-        """Whether the images stay on the host."""
+        """True where the images stay on the host."""
         return self.device_images is None
 
     @property

@@ -53,7 +53,7 @@ def adapt_members(
 
 
 class Outputs(NamedTuple):
-    """What an adapted model makes of images.
+    """The output of an adapted model for images.
 
     Attributes:
         log_probabilities: of the classes, float32 [M, K].

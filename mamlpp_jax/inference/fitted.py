@@ -28,7 +28,7 @@ _TINY = 1e-6
 
 
 class Predictions(NamedTuple):
-    """Of n images."""
+    """The output for n images."""
 
     numbers: np.ndarray  # of the classes, int [n]; -1 for "none of these"
     log_probabilities: np.ndarray  # of the classes, float32 [n, K]
@@ -45,7 +45,7 @@ class Fitted(NamedTuple):
     support: Any  # embeddings of the support set, float32 [N, E * D]
 
     def outputs(self, squares: np.ndarray) -> Outputs:
-        """What the model makes of preprocessed images, uint8 [n, H, W, C]; NumPy leaves."""
+        """The model's output for preprocessed images, uint8 [n, H, W, C]; NumPy leaves."""
         learner = self.model.learner(len(self.classes))
         fixed = learner, self.model.image_format, self.model.temperature, self.adapted
         # Padding would change the statistics of a batch that is normalised by its own.
@@ -110,7 +110,7 @@ def learn(model: FewShotModel, squares: np.ndarray, labels: np.ndarray) -> Fitte
 
 
 def fitted_shapes(model: FewShotModel, classes: np.ndarray, count: int) -> Fitted:
-    """What `learn` makes of so many images, with `jax.ShapeDtypeStruct`s for arrays; nothing is compiled."""
+    """The shapes of `learn`'s result for so many images, as `jax.ShapeDtypeStruct`s; nothing is compiled."""
     fixed = model.learner(len(classes)), model.image_format
     images = jax.ShapeDtypeStruct((count, *model.image_format.shape), np.uint8)
     targets = jax.ShapeDtypeStruct((count,), np.int32)

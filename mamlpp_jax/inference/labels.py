@@ -23,7 +23,7 @@ def to_numpy(values: Any) -> Any:
 
 
 def is_tensor(values: Any) -> bool:
-    """Whether it is a torch tensor; torch is not imported."""
+    """True for a torch tensor; torch is not imported."""
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(values, torch.Tensor)
 

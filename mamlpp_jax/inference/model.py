@@ -54,7 +54,7 @@ class FewShotModel:
 
     @property
     def takes_images(self) -> bool:
-        """Whether it was trained on images of a data set, and not on episodes of a user's own sampler."""
+        """True where it was trained on images of a data set, and not on episodes of a user's own sampler."""
         return not is_own(self.config.data.name)
 
     @property

@@ -210,12 +210,12 @@ def load_fitted(folder: pathlib.Path, model: FewShotModel) -> tuple[Fitted | Non
 
 
 def holds_model(folder: pathlib.Path) -> bool:
-    """Whether a folder holds a model beside whatever else, such as an archived run's results."""
+    """Checks whether a folder holds a model beside whatever else, such as an archived run's results."""
     return exists(folder / DESCRIPTION) or exists(folder / ARCHIVED_WEIGHTS)
 
 
 def _describes(path: pathlib.Path) -> bool:
-    """Whether a file is the description of a saved model; others of its files may be damaged."""
+    """Checks whether a file is the description of a saved model; others of its files may be damaged."""
     content = read_json(path) if exists(path) else None
     return isinstance(content, dict) and content.get("format") == _FORMAT
 

@@ -96,7 +96,7 @@ def _read(source: str, allow_code: bool) -> FewShotModel:
 
 
 def _sha256(model: FewShotModel) -> str:
-    """Of every number of the model, by name; the file of a model has a text about it too."""
+    """The hash of every number of a model, by name; a model's file has a text about it too."""
     digest = hashlib.sha256()
     for name, leaf in sorted(named_arrays(model.meta, model.batch_stats).items()):
         array = np.ascontiguousarray(leaf, np.float32)

@@ -33,7 +33,7 @@ _Saved = tuple[Array, Array, Array]
 
 
 def is_faster(channels: int, impl: str, compute_dtype: str) -> bool:
-    """Whether these functions are faster for C channels than pooling a whole convolution and taking its moments.
+    """Checks whether these functions are faster for C channels than pooling a whole convolution and taking its moments.
 
     They do not round factors, and do not have the derivatives in every mode that `xla` promises, so that they replace
     neither.
