@@ -86,6 +86,10 @@ def test_augmentation_is_a_function_of_key_step_and_index(experiment):
     four = sample(source, jnp.int32(3), jnp.arange(4))
     one = sample(source, jnp.int32(3), jnp.arange(2, 3))
     np.testing.assert_allclose(four.query.inputs[2], one.query.inputs[0], atol=1e-6)
+    plain = build_experiment(config(**{"data.augment": False}), patterns()).tasks["train"]
+    same = plain.sample_tasks(source, jnp.int32(3), jnp.arange(2, 3))
+    np.testing.assert_array_equal(same.query.targets, one.query.targets)
+    assert not np.allclose(same.query.inputs, one.query.inputs)
     other = sample(source, jnp.int32(4), jnp.arange(2, 3))
     assert not np.array_equal(other.query.inputs, one.query.inputs)
     image = jnp.asarray(np.random.default_rng(0).integers(0, 256, (84, 84, 3)), jnp.uint8)
