@@ -28,6 +28,7 @@ from mamlpp_jax.config.identity import (
     data_label as data_label,
     differences as differences,
     eval_statistics as eval_statistics,
+    serves_any_way as serves_any_way,
     total_steps as total_steps,
     with_default_compute as with_default_compute,
     without_folders as without_folders,

@@ -15,6 +15,7 @@ from mamlpp_jax.config import rules
 from mamlpp_jax.config.parts import (
     ADAPTS,
     BACKBONES,
+    INIT_THETA,
     INNER_LOSSES,
     INNER_OPTIMIZERS,
     OUTER_DIRECTIONS,
@@ -126,6 +127,9 @@ FIELDS: dict[str, Field] = {
     "inner.loss_options": Field("{}", "arguments of an own inner loss", rules.OPTIONS, added=True),
     "inner.learning_rate": Field(0.1, "inner rate: fixed, or where learned rates start", rules.POSITIVE),
     "inner.per_step": Field(False, "with metasgd: rates per weight and step"),
+    "inner.init_theta": Field(
+        "learned", "where the inner loop starts: at learned weights", part_of(INIT_THETA), added=True
+    ),
     "inner.adapts": Field("all", "what the inner loop changes: ANIL head, BOIL body", one_of(ADAPTS)),
 
     "train.epochs": Field(150, "epochs of the run, each with a validation at its end (released code: 100)", whole(1)),

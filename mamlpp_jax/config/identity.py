@@ -6,11 +6,13 @@ import copy
 import hashlib
 import json
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from mamlpp_jax.config.fields import FIELDS, default_config, flatten
+from mamlpp_jax.config.parts import INIT_THETA
 from mamlpp_jax.config.rules import AUTOMATIC_FRACTIONS, FOLDER, OPTIONS, parse_list
 from mamlpp_jax.config.stored import REMOVED_FIELDS, complete
 from mamlpp_jax.errors import ConfigError
@@ -96,6 +98,13 @@ def data_label(config: ConfigDict) -> str:
 def eval_statistics(config: ConfigDict) -> tuple[str, ...]:
     """The batch-norm statistics modes of evaluation; the first one selects the best epochs."""
     return parse_list(config.norm.eval_statistics)
+
+
+def serves_any_way(config: ConfigDict | Mapping[str, Any]) -> bool:
+    """Checks whether no output belongs to a class, so that a model takes any number of them; fields may be missing."""
+    values = dict(flatten(config))
+    start = INIT_THETA[values.get("inner.init_theta", "learned")]
+    return bool(values.get("model.shared_head")) or start.any_way
 
 
 def total_steps(config: ConfigDict) -> int:

@@ -21,7 +21,10 @@ from ml_collections import ConfigDict
 from mamlpp_jax.errors import ConfigError, MamlppError
 
 # The fields whose value may name a part of a user's own.
-CODE_FIELDS = ("model.name", "inner.optimizer", "inner.loss", "train.outer_gradient", "data.name")
+CODE_FIELDS = (
+    *("model.name", "inner.optimizer", "inner.loss", "inner.init_theta"),
+    *("train.outer_gradient", "data.name"),
+)
 FORM = "module:attribute, such as my_module:MyNetwork for `from my_module import MyNetwork`"
 
 

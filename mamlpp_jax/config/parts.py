@@ -132,6 +132,18 @@ INNER_LOSSES = PartTable(
     own=Part("", {"inner.loss_options": ENTRIES}, own_of="inner.loss"),
 )
 
+@dataclasses.dataclass(frozen=True)
+class InitialWeights(Part):
+    """A value of `inner.init_theta`; its implementation makes an `InitTheta` and also gets `ways`, K."""
+
+    any_way: bool = False  # its head has as many outputs as a task has classes, and none is learned
+
+
+INIT_THETA = PartTable(
+    {"learned": InitialWeights("mamlpp_jax.algorithms.learner:learned_theta")},
+    own=InitialWeights("", own_of="inner.init_theta"),
+)
+
 # The part that `data.name` names where it is the user's own; it makes an `EpisodeSource`. Built-in data sets are those
 # of `mamlpp_jax.data.sources.registry`.
 OWN_DATA = PartTable({}, own=Part("", {"data.options": ENTRIES}, own_of="data.name"))
@@ -170,12 +182,13 @@ OUTER_DIRECTIONS = PartTable(
 class Adapts:
     """A value of `inner.adapts`: the parameters that inner steps change."""
 
-    body: bool = True  # whether those before the head are among them
-    head: bool = True  # whether those of the head are
+    # (path of a tensor, whether it belongs to the head) -> whether an inner step changes it; None for all of them.
+    chooses: Callable[[str, bool], bool] | None = None
+    body: bool = True  # whether some of those before the head are among them
 
 
 ADAPTS: dict[str, Adapts] = {
     "all": Adapts(),
-    "head": Adapts(body=False),
-    "body": Adapts(head=False),
+    "head": Adapts(lambda path, in_head: in_head, body=False),
+    "body": Adapts(lambda path, in_head: not in_head),
 }

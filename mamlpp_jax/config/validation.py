@@ -13,6 +13,7 @@ from mamlpp_jax.config.methods import check_method
 from mamlpp_jax.config.own_code import is_own
 from mamlpp_jax.config.parts import (
     BACKBONES,
+    INIT_THETA,
     INNER_LOSSES,
     INNER_OPTIMIZERS,
     OUTER_DIRECTIONS,
@@ -47,6 +48,7 @@ def validate(config: ConfigDict) -> None:
     _check_options(config, "model.name", BACKBONES)
     _check_options(config, "inner.optimizer", INNER_OPTIMIZERS)
     _check_options(config, "inner.loss", INNER_LOSSES)
+    _check_options(config, "inner.init_theta", INIT_THETA)
     _check_options(config, "data.name", OWN_DATA)
     _check_options(config, "train.outer_gradient", OUTER_DIRECTIONS)
     _check_all_classes(config)

@@ -172,7 +172,7 @@ class FewShotClassifier:
                 stacklevel=2,
             )
         squares = self._paired(images, labels)
-        if way > model.way and not model.config.model.shared_head:
+        if way > model.way and not config_lib.serves_any_way(model.config):
             warnings.warn(
                 f"{way} classes are more than the {model.way} the model was trained with; the others "
                 "start from the mean of those outputs, which can cost much accuracy.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mamlpp_jax import config as config_lib
 from mamlpp_jax.inference.model import FewShotModel
 
 _CARD = """\
@@ -41,7 +42,7 @@ clf.predict(more_images)
 """
 _OF_EACH_CLASS = """\
 More classes than {way} are possible and cost much accuracy: the outputs beyond those trained start as their mean."""
-_SHARED = "One head serves all classes, so that there may be any number of them."
+_ANY = "No output belongs to a class, so that there may be any number of them."
 _BODY = """\
 {ways}
 Images that differ much from the training data are not what it is for: photographs, say, for a model of writing."""
@@ -55,7 +56,7 @@ def model_card(
     `body` is the Markdown below the table; "" for two sentences on the model's limits.
     """
     config, image = model.config, model.image_format
-    ways = _SHARED if config.model.shared_head else _OF_EACH_CLASS
+    ways = _ANY if config_lib.serves_any_way(config) else _OF_EACH_CLASS
     ink = ", ink on empty paper of either polarity" if image.polarity else ""
     return _CARD.format(
         front=f"license: {licence}\n" if licence else "",

@@ -50,10 +50,14 @@ class Conv4(nn.Module):
             stride = 1 if self.max_pool else 2
             conv = Conv(self.filters, stride, self.conv, self.compute_dtype, name=f"conv{block}")
             norm = PerStepBatchNorm(max_pool=self.max_pool, name=f"norm{block}")
-            x = norm.convolved(conv, x)
+            x = self.modulate(block, norm.convolved(conv, x))
             x = nn.leaky_relu(x, negative_slope=NEGATIVE_SLOPE)
         x = x.reshape(x.shape[0], -1) if self.max_pool else x.mean((1, 2))
         # Dense promotes float32 parameters; the network computes in the dtype of its input.
         return nn.Dense(
             self.ways, kernel_init=nn.initializers.xavier_uniform(), dtype=x.dtype, name=HEAD
         )(x)
+
+    def modulate(self, block: int, x: Array) -> Array:
+        """Returns what the activation of a block gets of its normalised features [N, H, W, F]: these themselves."""
+        return x

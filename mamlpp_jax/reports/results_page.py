@@ -93,15 +93,15 @@ def _extrapolations(results: Mapping[str, Any]) -> list[str]:
         if row.get("epochs") and row["epochs"] != (best if row["model"] == "ensemble" else best[:1])
     ]
     way, steps = config["task"]["way"], config["train"]["inner_steps"]
-    shared = config.get("model", {}).get("shared_head", False)
+    any_way = config_lib.serves_any_way(config)
     notes = {
         f"Trained on {_data(results)}: tested also on the test classes of other data, "
         "with the normalisation of training.": any("data" in row for row in test),
         f"Trained for {way} ways: more ways give each extra output the mean of the trained "
-        "ones.": not shared and any(row["way"] > way for row in test),
-        f"Trained for {way} ways: fewer ways use the first outputs.": not shared
+        "ones.": not any_way and any(row["way"] > way for row in test),
+        f"Trained for {way} ways: fewer ways use the first outputs.": not any_way
         and any(row["way"] < way for row in test),
-        f"Trained for {way} ways, with one head for all classes: it serves any number of them.": shared
+        f"Trained for {way} ways: no output belongs to a class, so it serves any number of them.": any_way
         and any(row["way"] != way for row in test),
         f"Trained for {steps} inner steps: further steps repeat the last one's rates and "
         "normalisation.": any(row["inner_steps"] > steps for row in test),

@@ -18,13 +18,14 @@ from mamlpp_jax import config as config_lib
 from mamlpp_jax.algorithms import schedules
 from mamlpp_jax.algorithms.averaging import average_weights
 from mamlpp_jax.algorithms.inner_optimizers import InnerOptimizer, masked
-from mamlpp_jax.algorithms.learner import InitTheta, Learner, same_for_every_task
+from mamlpp_jax.algorithms.learner import InitTheta, Learner
 from mamlpp_jax.algorithms.losses import CrossEntropy, InnerLoss, Loss
 from mamlpp_jax.algorithms.outer_loop import init_state
 from mamlpp_jax.config.own_code import is_own, one_line
 from mamlpp_jax.config.parts import (
     ADAPTS,
     BACKBONES,
+    INIT_THETA,
     INNER_LOSSES,
     INNER_OPTIMIZERS,
     OUTER_DIRECTIONS,
@@ -65,11 +66,10 @@ def _inner_optimizer(config: ConfigDict) -> InnerOptimizer:
     chosen, adapts = INNER_OPTIMIZERS[config.inner.optimizer], ADAPTS[config.inner.adapts]
     optimizer: InnerOptimizer = chosen.make(dict(config_lib.flatten(config)))
     _check_part(optimizer, InnerOptimizer, "inner.optimizer", config.inner.optimizer)
-    if adapts.body and adapts.head:
+    chooses = adapts.chooses
+    if chooses is None:
         return optimizer
-    return masked(
-        optimizer, lambda path: adapts.head if path.startswith(f"{HEAD}/") else adapts.body
-    )
+    return masked(optimizer, lambda path: chooses(path, path.startswith(f"{HEAD}/")))
 
 
 def _inner_loss(config: ConfigDict) -> Loss | InnerLoss:
@@ -87,10 +87,13 @@ def _check_part(part: Any, expected: type, field: str, name: str) -> None:
 
 
 def _init_theta(config: ConfigDict) -> InitTheta:
+    ways, chosen = config.task.way, INIT_THETA[config.inner.init_theta]
+    init_theta: InitTheta = chosen.make(dict(config_lib.flatten(config)), ways=ways)
     if not config.model.shared_head:
-        return same_for_every_task
-    ways = config.task.way
-    return lambda params, support, features: head_with_ways(params, ways)
+        return init_theta
+    return lambda params, support, features: init_theta(
+        head_with_ways(params, ways), support, features
+    )
 
 
 def _outputs(config: ConfigDict) -> int:
