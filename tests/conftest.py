@@ -10,7 +10,7 @@ _CACHE = None
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     _CACHE = os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="mamlpp-tests-")
 # Compiling is most of the tests' time. `make test-all` compiles as a real run does. The variable reaches the
-# commands that tests start.
+# commands that tests start. Inner loops are rolled then; meta_loss_test.py compares with the unrolled one.
 _QUICKLY = not os.environ.get("MAMLPP_TEST_OPTIMIZED")
 if _QUICKLY:
     os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
@@ -18,14 +18,10 @@ if _QUICKLY:
 import jax  # noqa: E402  (it reads the variables)
 
 jax.config.update("jax_num_cpu_devices", 4)
-if _QUICKLY:
+if _QUICKLY and jax.__version_info__ < (0, 11):
     # Compiles in two thirds of the time. Later versions do not know the flag, and end where they read it.
-    if jax.__version_info__ < (0, 11):
-        quick = "--xla_cpu_use_fusion_emitters=false"
-        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {quick}"
-    from mamlpp_jax.algorithms import inner_loop
-
-    inner_loop._UNROLLED = 1  # meta_loss_test.py compares with the unrolled loop
+    quick = "--xla_cpu_use_fusion_emitters=false"
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {quick}"
 
 
 def pytest_unconfigure():

@@ -54,6 +54,14 @@ class Trace(NamedTuple):
     after: Any
 
 
+def default_unroll() -> int:
+    """The inner steps per iteration of the compiled loop: 5, or 1 where JAX is to compile quickly.
+
+    That is where `jax_disable_most_optimizations` is set, as in this project's tests.
+    """
+    return 1 if jax.config.values.get("jax_disable_most_optimizations") else 5
+
+
 def adapt(
     loss: Callable[[Params, Values], tuple[Array, Any]],
     optimizer: InnerOptimizer,
@@ -62,7 +70,7 @@ def adapt(
     *,
     order: int = 2,
     after_step: Callable[[Params, Values], Any] | None = None,
-    unroll: int = 5,
+    unroll: int | None = None,
     remat: bool = False,
 ) -> tuple[Params, Trace]:
     """Takes optimizer steps on a loss, one for each entry of `per_step`.
@@ -74,7 +82,7 @@ def adapt(
         per_step: values of the steps, leaves [S, ...], such as `task.PerStep`.
         order: 2 differentiates through the steps; 1 stops gradients at the gradient of the loss.
         after_step: called with theta_{i+1} and the values of step i.
-        unroll: steps per iteration of the compiled loop, see `Learner`.
+        unroll: steps per iteration of the compiled loop; None for `default_unroll()`.
         remat: compute each step again in the backward pass.
 
     Returns:
@@ -105,6 +113,6 @@ def adapt(
         jax.checkpoint(step, prevent_cse=False) if remat else step,
         (theta, first.init(theta)),
         per_step,
-        unroll=1 if remat else min(steps, unroll),
+        unroll=1 if remat else min(steps, unroll or default_unroll()),
     )
     return theta, trace

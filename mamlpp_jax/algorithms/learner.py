@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+from mamlpp_jax.algorithms.inner_loop import default_unroll
 from mamlpp_jax.algorithms.inner_optimizers import InnerOptimizer
 from mamlpp_jax.algorithms.losses import InnerLoss, Loss, accuracy, cross_entropy
 from mamlpp_jax.statistics import BATCH, Statistics, find_statistics
@@ -45,8 +46,9 @@ class Learner:
         body_and_head: the backbone in two, for inner loops that adapt its head alone and for theta_0 made of
             features; None for whole.
         init_theta: theta_0 of a task, of `MetaParams.params` and perhaps the support set.
-        unroll: inner steps per iteration of the compiled loop. A rolled loop stacks what the backward pass needs;
-            unrolled, those copies go away (a quarter of the time on a CPU) for twice the compile time.
+        unroll: inner steps per iteration of the compiled loop, see `inner_loop.default_unroll`. A rolled loop stacks
+            what the backward pass needs; unrolled, those copies go away (a quarter of the time on a CPU) for twice the
+            compile time.
         remat: compute inner steps again in the backward pass: for many steps, memory instead of time.
 
     Raises:
@@ -69,7 +71,7 @@ class Learner:
     metric: Loss = accuracy
     body_and_head: BodyAndHead | None = None
     init_theta: InitTheta = same_for_every_task
-    unroll: int = 5
+    unroll: int = dataclasses.field(default_factory=default_unroll)
     remat: bool = False
 
     def __post_init__(self) -> None:
