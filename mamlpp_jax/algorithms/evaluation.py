@@ -16,6 +16,7 @@ from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 
 from mamlpp_jax.algorithms.learner import Learner
+from mamlpp_jax.algorithms.losses import term_of_queries
 from mamlpp_jax.algorithms.meta_loss import map_tasks
 from mamlpp_jax.algorithms.metrics import Predictions
 from mamlpp_jax.algorithms.task import PerStep, adapt_to, at_step, make_task
@@ -112,7 +113,8 @@ def make_evaluator(
     task_indices = np.arange(padded, dtype=np.int32).reshape(-1, tasks_per_chunk)
     groups: dict[Any, list[Statistics]] = {}
     for mode in map(find_statistics, modes):
-        groups.setdefault(mode.inner_loop, []).append(mode)
+        alike = mode.name if term_of_queries(learner.inner_loss) else mode.inner_loop
+        groups.setdefault(alike, []).append(mode)
     one_task = partial(predict, learner, every_step=every_step)
     jitted = _jitted(one_task, list(groups.values()), sample_tasks, mesh)
 

@@ -82,6 +82,8 @@ class InnerLoss(NamedTuple):
     Attributes:
         init: (params, num_steps) -> learned pytree, leaves [S, ...], or [1, ...] where all steps share an entry.
         apply: (one step's entry of it, outputs, support batch, weights theta_i) -> scalar.
+        of_queries: (one step's entry of it, outputs of the query set, weights theta_i) -> scalar that is added. The
+            inner loop then reads the queries, without their labels (transductive). None where it does not.
 
     Example:
         >>> weighted = maml.InnerLoss(
@@ -94,11 +96,17 @@ class InnerLoss(NamedTuple):
 
     init: Callable[[Params, int], Any]
     apply: Callable[[Any, Any, Batch, Params], Array]
+    of_queries: Callable[[Any, Any, Params], Array] | None = None
 
 
 def init_inner_loss(loss: Loss | InnerLoss, params: Params, num_steps: int) -> Any:
     """The learned part of an inner loss; empty for a `Loss`, which has none."""
     return loss.init(params, num_steps) if isinstance(loss, InnerLoss) else {}
+
+
+def term_of_queries(loss: Loss | InnerLoss) -> Callable[[Any, Any, Params], Array] | None:
+    """The part of an inner loss that reads the queries, see `InnerLoss.of_queries`; None where none does."""
+    return loss.of_queries if isinstance(loss, InnerLoss) else None
 
 
 def apply_inner_loss(

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 
 from mamlpp_jax.algorithms.inner_loop import Trace, adapt
 from mamlpp_jax.algorithms.learner import Learner
-from mamlpp_jax.algorithms.losses import apply_inner_loss
+from mamlpp_jax.algorithms.losses import apply_inner_loss, term_of_queries
 from mamlpp_jax.models.moments import map_layers
 from mamlpp_jax.statistics import Statistics
 from mamlpp_jax.types import (
@@ -205,10 +205,14 @@ def make_task(
     if _body_is_fixed(learner, theta, per_step):
         passes = _precompute_features(learner, theta, first, episode)
 
+    of_queries = term_of_queries(learner.inner_loss)
+
     def support_loss(theta: Params, values: PerStep) -> tuple[Array, Moments]:
         outputs, moments = passes.support(theta, values)
         batch = values.support or episode.support
         loss = apply_inner_loss(learner.inner_loss, values.inner_loss, outputs, batch, theta)
+        if of_queries is not None:
+            loss += of_queries(values.inner_loss, passes.query(theta, values)[0], theta)
         return loss, moments
 
     return Task(theta, per_step, support_loss, passes.query, passes.query_moments)

@@ -119,18 +119,20 @@ FIELDS: dict[str, Field] = {
 
     "inner.optimizer": Field(
         "lslr",
-        "one fixed rate, or learned ones: per tensor and step, per weight, generated in every step",
+        "one fixed rate, perhaps along learned matrices, or learned ones: per tensor and step, per weight, generated",
         part_of(INNER_OPTIMIZERS),
     ),
     "inner.options": Field("{}", "further arguments of an own inner optimizer", rules.OPTIONS, added=True),
-    "inner.loss": Field("cross_entropy", "loss of the support set", part_of(INNER_LOSSES), added=True),
+    "inner.loss": Field("cross_entropy", "loss of the inner loop, perhaps learned", part_of(INNER_LOSSES), added=True),
     "inner.loss_options": Field("{}", "arguments of an own inner loss", rules.OPTIONS, added=True),
     "inner.learning_rate": Field(0.1, "inner rate: fixed, or where learned rates start", rules.POSITIVE),
-    "inner.per_step": Field(False, "with metasgd: rates per weight and step"),
+    "inner.per_step": Field(False, "metasgd, metacurvature: rates or matrices of each step"),
     "inner.init_theta": Field(
-        "learned", "where the inner loop starts: at learned weights", part_of(INIT_THETA), added=True
+        "learned",
+        "where the inner loop starts: learned weights, or a head of class prototypes",
+        part_of(INIT_THETA), added=True,
     ),
-    "inner.adapts": Field("all", "what the inner loop changes: ANIL head, BOIL body", one_of(ADAPTS)),
+    "inner.adapts": Field("all", "what the inner loop changes: ANIL head, BOIL body, CAVIA context", one_of(ADAPTS)),
 
     "train.epochs": Field(150, "epochs of the run, each with a validation at its end (released code: 100)", whole(1)),
     "train.steps_per_epoch": Field(500, "outer steps of an epoch", whole(1)),

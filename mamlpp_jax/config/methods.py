@@ -34,7 +34,18 @@ _ALWAYS = 10**6  # epochs, more than any run has
 _HOW_TO_TRAIN = 'Antoniou, Edwards, Storkey, "How to train your MAML", ICLR 2019, section 4'
 _NO_SECOND_ORDER = "Reptile has no query loss and no second order"
 _NO_RATES = "Reptile has no query loss to learn inner rates from"
+_NO_LOSS = "Reptile has no query loss to learn an inner loss from"
 _NOTHING_ADAPTED = "a supervised stage adapts nothing"
+_AS_MANY_OUTPUTS = "MeTAL's loss reads as many outputs as it was trained with"
+_LEARNED_LOSS = {
+    "fomaml": "first order stops the gradient that teaches MeTAL's loss",
+    "sharedhead": _AS_MANY_OUTPUTS,
+    "protomaml": _AS_MANY_OUTPUTS,
+}
+_METAL = (
+    'Baik, Choi, Kim, Cho, Min, Lee, "Meta-Learning with Task-Adaptive Loss Function for Few-Shot Learning", '
+    "ICCV 2021"
+)
 _INNER_LOOP_ALONE = "Reptile learns only what its inner loop changes"
 
 COMPONENTS: dict[str, Component] = {
@@ -117,6 +128,22 @@ COMPONENTS: dict[str, Component] = {
         text="inner rates and weight decay, generated in every step",
         cite='Baik, Choi, Choi, Kim, Lee, "Meta-Learning with Adaptive Hyperparameters", NeurIPS 2020',
     ),
+    "metal": Component(
+        "inner.loss",
+        off="cross_entropy",
+        on="metal",
+        excludes=_LEARNED_LOSS,
+        text="a learned inner loss that adapts to the task and reads the unlabelled queries (transductive)",
+        cite=_METAL,
+    ),
+    "metal_inductive": Component(
+        "inner.loss",
+        off="cross_entropy",
+        on="metal_inductive",
+        excludes=_LEARNED_LOSS,
+        text="metal without the queries: each may be predicted alone",
+        cite=_METAL,
+    ),
     "sharedhead": Component(
         "model.shared_head",
         off=False,
@@ -131,6 +158,7 @@ COMPONENTS: dict[str, Component] = {
         excludes={
             **dict.fromkeys(("msl", "da"), _NO_SECOND_ORDER),
             **dict.fromkeys(("lslr", "metasgd", "alfa"), _NO_RATES),
+            **dict.fromkeys(("metal", "metal_inductive"), _NO_LOSS),
             **dict.fromkeys(("anil", "boil"), _INNER_LOOP_ALONE),
         },
         text="the outer update leads towards where the inner steps end",
@@ -168,6 +196,7 @@ METHODS: dict[str, frozenset[str]] = {
         name: frozenset({name})
         for name in ("fomaml", "anil", "boil", "metasgd", "alfa", "tasknorm")
     },
+    **{name: frozenset({name}) for name in ("metal", "metal_inductive")},
     "sharedhead": frozenset({"sharedhead"}),
     "reptile": frozenset({"reptile", "fomaml"}),
     "supervised": frozenset({"supervised", "ca"}),

@@ -86,19 +86,20 @@ class Backbone(Part):
     cite: str = ""  # source
 
 
+_CONV4 = Backbone(
+    "mamlpp_jax.models.conv4:Conv4",
+    {
+        "model.filters": "filters",
+        "model.max_pool": "max_pool",
+        "model.conv": "conv",
+        "model.dtype": "compute_dtype",
+    },
+    smallest_image=lambda model: 2**4 if model.max_pool else 1,
+    text="four convolutional blocks",
+    cite='Vinyals et al., "Matching Networks for One Shot Learning", NIPS 2016',
+)
 _BACKBONES = {
-    "conv4": Backbone(
-        "mamlpp_jax.models.conv4:Conv4",
-        {
-            "model.filters": "filters",
-            "model.max_pool": "max_pool",
-            "model.conv": "conv",
-            "model.dtype": "compute_dtype",
-        },
-        smallest_image=lambda model: 2**4 if model.max_pool else 1,
-        text="four convolutional blocks",
-        cite='Vinyals et al., "Matching Networks for One Shot Learning", NIPS 2016',
-    ),
+    "conv4": _CONV4,
     "resnet12": Backbone(
         "mamlpp_jax.models.resnet12:ResNet12",
         {"model.filters": "filters", "model.conv": "conv", "model.dtype": "compute_dtype"},
@@ -126,11 +127,23 @@ INNER_OPTIMIZERS = PartTable(
     own=Part("", {**_RATE, "inner.options": ENTRIES}, own_of="inner.optimizer"),
 )
 
-# Values of `inner.loss`; each implementation makes a `Loss` or an `InnerLoss`.
+
+@dataclasses.dataclass(frozen=True)
+class InnerLossPart(Part):
+    """A value of `inner.loss`; its implementation makes a `Loss` or an `InnerLoss`."""
+
+    transductive: bool = False  # it reads the queries, without their labels
+
+
 INNER_LOSSES = PartTable(
-    {"cross_entropy": Part("mamlpp_jax.algorithms.losses:CrossEntropy")},
-    own=Part("", {"inner.loss_options": ENTRIES}, own_of="inner.loss"),
+    {
+        "cross_entropy": InnerLossPart("mamlpp_jax.algorithms.losses:CrossEntropy"),
+        "metal": InnerLossPart("mamlpp_jax.algorithms.metal:metal", transductive=True),
+        "metal_inductive": InnerLossPart("mamlpp_jax.algorithms.metal:metal_inductive"),
+    },
+    own=InnerLossPart("", {"inner.loss_options": ENTRIES}, own_of="inner.loss"),
 )
+
 
 @dataclasses.dataclass(frozen=True)
 class InitialWeights(Part):
@@ -140,7 +153,9 @@ class InitialWeights(Part):
 
 
 INIT_THETA = PartTable(
-    {"learned": InitialWeights("mamlpp_jax.algorithms.learner:learned_theta")},
+    {
+        "learned": InitialWeights("mamlpp_jax.algorithms.learner:learned_theta"),
+    },
     own=InitialWeights("", own_of="inner.init_theta"),
 )
 

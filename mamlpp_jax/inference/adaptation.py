@@ -9,8 +9,10 @@ import jax
 from jax import lax, numpy as jnp
 
 from mamlpp_jax.algorithms.learner import Learner
+from mamlpp_jax.algorithms.losses import term_of_queries
 from mamlpp_jax.algorithms.task import adapt_to, at_step, make_task
 from mamlpp_jax.data.episodes import normalize
+from mamlpp_jax.errors import ModelError
 from mamlpp_jax.inference.preprocessing import ImageFormat
 from mamlpp_jax.models.head import with_ways
 from mamlpp_jax.types import Array, Batch, Episode, MetaParams, NormParams, Params, RunningStats
@@ -38,7 +40,16 @@ def adapt_members(
 
     The learner's inner steps and statistics may differ from training. Without an image format inputs, leaves [N, ...],
     are ready. Labels are int32 [N], 0..K-1; classes may have different numbers of examples.
+
+    Raises:
+        ModelError: the inner loss reads queries, of which there are none yet.
     """
+    if term_of_queries(learner.inner_loss):
+        raise ModelError(
+            "this model's inner loop reads the unlabelled queries of a task (config.inner.loss), so it cannot learn "
+            "classes before it is shown them; test it by --mode=evaluate, or train its inductive form, such as "
+            "method=metal_inductive for metal."
+        )
     support = Batch(_ready(image_format, inputs), targets)
     episode = Episode(support, support)  # no query pass is made
 

@@ -9,6 +9,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from mamlpp_jax import config as config_lib
+from mamlpp_jax.config.parts import INNER_LOSSES
 from mamlpp_jax.reports.tables import Rows, markdown_table, text_table
 from mamlpp_jax.statistics import STATISTICS
 
@@ -94,7 +95,10 @@ def _extrapolations(results: Mapping[str, Any]) -> list[str]:
     ]
     way, steps = config["task"]["way"], config["train"]["inner_steps"]
     any_way = config_lib.serves_any_way(config)
+    inner_loss = config.get("inner", {}).get("loss", "cross_entropy")
     notes = {
+        "The inner loop reads the queries of a task without their labels, so a prediction depends on the others "
+        "(transductive) under every statistics mode.": INNER_LOSSES[inner_loss].transductive,
         f"Trained on {_data(results)}: tested also on the test classes of other data, "
         "with the normalisation of training.": any("data" in row for row in test),
         f"Trained for {way} ways: more ways give each extra output the mean of the trained "
