@@ -18,6 +18,7 @@ from .algorithms.losses import (
     cross_entropy as cross_entropy,
 )
 from .algorithms.meta_loss import meta_loss as meta_loss
+from .algorithms.metacurvature import metacurvature as metacurvature
 from .algorithms.metal import metal as metal, metal_inductive as metal_inductive
 from .algorithms.metrics import Predictions as Predictions, ensemble as ensemble, score as score
 from .algorithms.outer_loop import (

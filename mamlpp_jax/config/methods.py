@@ -128,6 +128,13 @@ COMPONENTS: dict[str, Component] = {
         text="inner rates and weight decay, generated in every step",
         cite='Baik, Choi, Choi, Kim, Lee, "Meta-Learning with Adaptive Hyperparameters", NeurIPS 2020',
     ),
+    "metacurvature": Component(
+        "inner.optimizer",
+        off="sgd",
+        on="metacurvature",
+        text="a learned matrix multiplies each axis of the inner gradients",
+        cite='Park, Oliva, "Meta-Curvature", NeurIPS 2019',
+    ),
     "metal": Component(
         "inner.loss",
         off="cross_entropy",
@@ -157,7 +164,7 @@ COMPONENTS: dict[str, Component] = {
         on="reptile",
         excludes={
             **dict.fromkeys(("msl", "da"), _NO_SECOND_ORDER),
-            **dict.fromkeys(("lslr", "metasgd", "alfa"), _NO_RATES),
+            **dict.fromkeys(("lslr", "metasgd", "alfa", "metacurvature"), _NO_RATES),
             **dict.fromkeys(("metal", "metal_inductive"), _NO_LOSS),
             **dict.fromkeys(("anil", "boil"), _INNER_LOOP_ALONE),
         },
@@ -194,7 +201,7 @@ METHODS: dict[str, frozenset[str]] = {
     "mamlpp": _MAML_PLUS_PLUS,
     **{
         name: frozenset({name})
-        for name in ("fomaml", "anil", "boil", "metasgd", "alfa", "tasknorm")
+        for name in ("fomaml", "anil", "boil", "metasgd", "alfa", "metacurvature", "tasknorm")
     },
     **{name: frozenset({name}) for name in ("metal", "metal_inductive")},
     "sharedhead": frozenset({"sharedhead"}),

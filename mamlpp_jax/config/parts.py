@@ -123,6 +123,10 @@ INNER_OPTIMIZERS = PartTable(
         "sgd": Part(f"{_INNER_OPTIMIZERS}:sgd", _RATE),
         "metasgd": Part(f"{_INNER_OPTIMIZERS}:metasgd", {**_RATE, "inner.per_step": "per_step"}),
         "alfa": Part(f"{_INNER_OPTIMIZERS}:alfa", _RATE),
+        "metacurvature": Part(
+            "mamlpp_jax.algorithms.metacurvature:metacurvature",
+            {**_RATE, "inner.per_step": "per_step"},
+        ),
     },
     own=Part("", {**_RATE, "inner.options": ENTRIES}, own_of="inner.optimizer"),
 )
