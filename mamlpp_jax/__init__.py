@@ -11,7 +11,8 @@ Backbone: `Conv4`, `ResNet12`, or any Flax module, with `Conv` and `PerStepBatch
 `make_forward`, `make_body_and_head` (a `BodyAndHead`); a `Forward` of one's own, with `ModelVariables`.
 Inner loop: `Learner`, `adapt` (with a `Trace`), `make_task` (a `Task`), `adapt_to`, `PerStep`, `per_step_values`,
 `at_step`, `query_pass`; `Statistics`, `STATISTICS`; inner optimizers: `InnerOptimizer`, `sgd`, `lslr`, `metasgd`,
-`alfa`, `metacurvature`, `masked`, `away_from_zero`; inner losses: `InnerLoss`, `metal`, `metal_inductive`.
+`alfa`, `metacurvature`, `masked`, `away_from_zero`; inner losses: `InnerLoss`, `metal`, `metal_inductive`; where it
+starts: `prototypes`.
 Outer loop: `MetaParams`, `MetaState`, `StepPlan`, `init_state`, `meta_loss`, `make_train_step`, `scan_steps`,
 `reptile_gradient`, `make_mesh`.
 Losses and scores: `cross_entropy`, `CrossEntropy`, `accuracy`, `score`, `ensemble`, `Predictions`.

@@ -27,6 +27,7 @@ from .algorithms.outer_loop import (
     make_train_step as make_train_step,
     scan_steps as scan_steps,
 )
+from .algorithms.protomaml import prototypes as prototypes
 from .algorithms.reptile import reptile_gradient as reptile_gradient
 from .algorithms.task import (
     PerStep as PerStep,

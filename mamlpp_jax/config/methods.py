@@ -36,6 +36,7 @@ _NO_SECOND_ORDER = "Reptile has no query loss and no second order"
 _NO_RATES = "Reptile has no query loss to learn inner rates from"
 _NO_LOSS = "Reptile has no query loss to learn an inner loss from"
 _NOTHING_ADAPTED = "a supervised stage adapts nothing"
+_HEAD_OF_PROTOTYPES = "Proto-MAML makes the head of prototypes"
 _AS_MANY_OUTPUTS = "MeTAL's loss reads as many outputs as it was trained with"
 _LEARNED_LOSS = {
     "fomaml": "first order stops the gradient that teaches MeTAL's loss",
@@ -151,6 +152,15 @@ COMPONENTS: dict[str, Component] = {
         text="metal without the queries: each may be predicted alone",
         cite=_METAL,
     ),
+    "protomaml": Component(
+        "inner.init_theta",
+        off="learned",
+        on="prototypes",
+        excludes={"sharedhead": _HEAD_OF_PROTOTYPES},
+        text="the head starts from the mean features of each class, for any number of classes",
+        cite='Triantafillou et al., "Meta-Dataset: A Dataset of Datasets for Learning to Learn from Few Examples", '
+        "ICLR 2020",
+    ),
     "sharedhead": Component(
         "model.shared_head",
         off=False,
@@ -166,7 +176,7 @@ COMPONENTS: dict[str, Component] = {
             **dict.fromkeys(("msl", "da"), _NO_SECOND_ORDER),
             **dict.fromkeys(("lslr", "metasgd", "alfa", "metacurvature"), _NO_RATES),
             **dict.fromkeys(("metal", "metal_inductive"), _NO_LOSS),
-            **dict.fromkeys(("anil", "boil"), _INNER_LOOP_ALONE),
+            **dict.fromkeys(("anil", "boil", "protomaml"), _INNER_LOOP_ALONE),
         },
         text="the outer update leads towards where the inner steps end",
         cite='Nichol, Achiam, Schulman, "On First-Order Meta-Learning Algorithms", 2018',
@@ -203,7 +213,7 @@ METHODS: dict[str, frozenset[str]] = {
         name: frozenset({name})
         for name in ("fomaml", "anil", "boil", "metasgd", "alfa", "metacurvature", "tasknorm")
     },
-    **{name: frozenset({name}) for name in ("metal", "metal_inductive")},
+    **{name: frozenset({name}) for name in ("metal", "metal_inductive", "protomaml")},
     "sharedhead": frozenset({"sharedhead"}),
     "reptile": frozenset({"reptile", "fomaml"}),
     "supervised": frozenset({"supervised", "ca"}),

@@ -159,6 +159,7 @@ class InitialWeights(Part):
 INIT_THETA = PartTable(
     {
         "learned": InitialWeights("mamlpp_jax.algorithms.learner:learned_theta"),
+        "prototypes": InitialWeights("mamlpp_jax.algorithms.protomaml:prototypes", any_way=True),
     },
     own=InitialWeights("", own_of="inner.init_theta"),
 )
