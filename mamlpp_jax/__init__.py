@@ -7,7 +7,7 @@ Configuration: `default_config`, `apply_method`.
 In process: `train`, `evaluate` (each gives an `Outcome`), `Callback`, `adapt_and_predict`.
 Data: `load_dataset`, `make_sampler`, `normalize`, `Batch`, `Episode`, `fixed_tasks`; samplers of one's own:
 `EpisodeSource`.
-Backbone: `Conv4`, `ResNet12`, or any Flax module, with `Conv` and `PerStepBatchNorm`; `init_model`,
+Backbone: `Conv4`, `FilmConv4`, `ResNet12`, or any Flax module, with `Conv` and `PerStepBatchNorm`; `init_model`,
 `make_forward`, `make_body_and_head` (a `BodyAndHead`); a `Forward` of one's own, with `ModelVariables`.
 Inner loop: `Learner`, `adapt` (with a `Trace`), `make_task` (a `Task`), `adapt_to`, `PerStep`, `per_step_values`,
 `at_step`, `query_pass`; `Statistics`, `STATISTICS`; inner optimizers: `InnerOptimizer`, `sgd`, `lslr`, `metasgd`,

@@ -53,6 +53,7 @@ from .inference.classifier import FewShotClassifier as FewShotClassifier
 from .inference.export import export_adaptation as export_adaptation
 from .inference.trained_run import TrainedRun as TrainedRun, load_run as load_run
 from .models.conv4 import Conv4 as Conv4
+from .models.film import FilmConv4 as FilmConv4
 from .models.forward import (
     init_model as init_model,
     make_body_and_head as make_body_and_head,

@@ -161,6 +161,14 @@ COMPONENTS: dict[str, Component] = {
         cite='Triantafillou et al., "Meta-Dataset: A Dataset of Datasets for Learning to Learn from Few Examples", '
         "ICLR 2020",
     ),
+    "cavia": Component(
+        "inner.adapts",
+        off="all",
+        on="context",
+        also={"model.name": "film_conv4"},
+        text="the inner loop adapts a context vector alone",
+        cite='Zintgraf, Shiarlis, Kurin, Hofmann, Whiteson, "Fast Context Adaptation via Meta-Learning", ICML 2019',
+    ),
     "sharedhead": Component(
         "model.shared_head",
         off=False,
@@ -176,7 +184,7 @@ COMPONENTS: dict[str, Component] = {
             **dict.fromkeys(("msl", "da"), _NO_SECOND_ORDER),
             **dict.fromkeys(("lslr", "metasgd", "alfa", "metacurvature"), _NO_RATES),
             **dict.fromkeys(("metal", "metal_inductive"), _NO_LOSS),
-            **dict.fromkeys(("anil", "boil", "protomaml"), _INNER_LOOP_ALONE),
+            **dict.fromkeys(("anil", "boil", "cavia", "protomaml"), _INNER_LOOP_ALONE),
         },
         text="the outer update leads towards where the inner steps end",
         cite='Nichol, Achiam, Schulman, "On First-Order Meta-Learning Algorithms", 2018',
@@ -213,7 +221,7 @@ METHODS: dict[str, frozenset[str]] = {
         name: frozenset({name})
         for name in ("fomaml", "anil", "boil", "metasgd", "alfa", "metacurvature", "tasknorm")
     },
-    **{name: frozenset({name}) for name in ("metal", "metal_inductive", "protomaml")},
+    **{name: frozenset({name}) for name in ("metal", "metal_inductive", "protomaml", "cavia")},
     "sharedhead": frozenset({"sharedhead"}),
     "reptile": frozenset({"reptile", "fomaml"}),
     "supervised": frozenset({"supervised", "ca"}),

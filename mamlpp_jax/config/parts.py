@@ -100,6 +100,12 @@ _CONV4 = Backbone(
 )
 _BACKBONES = {
     "conv4": _CONV4,
+    "film_conv4": dataclasses.replace(
+        _CONV4,
+        implementation="mamlpp_jax.models.film:FilmConv4",
+        text="four convolutional blocks, the third modulated by context parameters",
+        cite='Zintgraf, Shiarlis, Kurin, Hofmann, Whiteson, "Fast Context Adaptation via Meta-Learning", ICML 2019',
+    ),
     "resnet12": Backbone(
         "mamlpp_jax.models.resnet12:ResNet12",
         {"model.filters": "filters", "model.conv": "conv", "model.dtype": "compute_dtype"},
@@ -211,4 +217,5 @@ ADAPTS: dict[str, Adapts] = {
     "all": Adapts(),
     "head": Adapts(lambda path, in_head: in_head, body=False),
     "body": Adapts(lambda path, in_head: not in_head),
+    "context": Adapts(lambda path, in_head: path == "context"),
 }
