@@ -18,13 +18,11 @@ from mamlpp_jax.algorithms.inner_optimizers import (
     sgd,
 )
 from mamlpp_jax.algorithms.learner import Learner
-from mamlpp_jax.algorithms.losses import cross_entropy
 from mamlpp_jax.algorithms.meta_loss import meta_loss
+from mamlpp_jax.algorithms.metacurvature import metacurvature
 from mamlpp_jax.statistics import STATISTICS
-from mamlpp_jax.types import Batch, Episode, MetaParams, StepPlan
-
-TASKS, STEPS, D, F, K = 2, 3, 6, 5, 4
-EPSILON, ANNEAL = 1e-3, 0.3
+from mamlpp_jax.types import StepPlan
+from tests.helpers.plain_loop import ANNEAL, STEPS, forward, plain_loss, problem
 
 
 def fixed(*links):
@@ -49,6 +47,8 @@ OPTIMIZERS = {
     "metasgd": metasgd(0.3),
     "metasgd per step": metasgd(0.3, per_step=True),
     "alfa": alfa(0.3),
+    "metacurvature": metacurvature(0.3),
+    "metacurvature per step": metacurvature(0.3, per_step=True),
     "lslr of the head": masked(lslr(0.3), lambda path: path.startswith("linear/")),
     "alfa of the body": masked(alfa(0.3), lambda path: path.startswith("body/")),
     "momentum": fixed(optax.sgd(0.2, momentum=0.9)),
@@ -76,105 +76,18 @@ SAMPLE = [
     ("clip by norm", 2, "batch", False),
     ("lslr", 2, "tasknorm", False),
     ("sgd", 2, "renorm", False),
+    ("metacurvature", 2, "support", False),
 ]
 GRID = list(itertools.product(OPTIMIZERS, (1, 2), STATISTICS, (False, True)))
 CASES = [*SAMPLE, *(pytest.param(*case, marks=pytest.mark.slow) for case in GRID)]
-
-
-def forward(params, norm, images, bn_stats=None):
-    """Two layers with a normalisation between them, and its moments."""
-    x = images @ params["body"]["kernel"] + params["body"]["bias"]
-    mean, var = x.mean(0), x.var(0)
-    moments = {"norm": {"mean": mean, "var": var, "count": jnp.asarray(len(x), x.dtype)}}
-    if bn_stats is not None:
-        mean, var = bn_stats["norm"]["mean"], bn_stats["norm"]["var"]
-    if "blend" in norm["norm"]:
-        # TaskNorm of examples with a single position: their own mean is themselves, their own variance 0.
-        scale, offset = norm["norm"]["blend"]
-        weight = jax.nn.sigmoid(scale * (bn_stats or moments)["norm"]["count"] + offset)
-        pooled = weight * mean + (1 - weight) * x
-        var = weight * (var + (mean - pooled) ** 2) + (1 - weight) * (x - pooled) ** 2
-        mean = pooled
-    x = (x - mean) / jnp.sqrt(var + EPSILON)
-    if "anneal" in (bn_stats or moments)["norm"]:
-        x = renormalised(moments["norm"], bn_stats["norm"], x)
-    x = x * norm["norm"]["scale"] + norm["norm"]["bias"]
-    return jnp.tanh(x) @ params["linear"]["kernel"] + params["linear"]["bias"], moments
-
-
-def renormalised(own, given, x):
-    """Batch renormalisation of what is normalised with given statistics already."""
-    deviations = [jnp.sqrt(of["var"] + EPSILON) for of in (own, given)]
-    before = x * deviations[1] + given["mean"]
-    r = (deviations[0] / deviations[1]) ** given["anneal"]
-    d = given["anneal"] * (own["mean"] - given["mean"]) / deviations[1]
-    r, d = jax.lax.stop_gradient((r, d))
-    return (before - own["mean"]) / deviations[0] * r + d
-
-
-def problem(optimizer, mode):
-    """Meta-parameters, running statistics and a batch of tasks, all of them random."""
-    rng = np.random.default_rng(0)
-
-    def normal(*shape):
-        return jnp.asarray(rng.normal(size=shape))
-
-    params = {
-        "body": {"kernel": normal(D, F), "bias": normal(F)},
-        "linear": {"kernel": normal(F, K), "bias": normal(K)},
-    }
-    norm = {"norm": {"scale": 1 + 0.1 * normal(STEPS, F), "bias": 0.1 * normal(STEPS, F)}}
-    if mode == "tasknorm":
-        norm["norm"]["blend"] = 0.2 * normal(STEPS, 2)
-    stats = {"norm": {"mean": normal(STEPS, F), "var": 1 + jnp.square(normal(STEPS, F))}}
-    learned = jax.tree.map(
-        lambda leaf: leaf + 0.02 * normal(*leaf.shape), optimizer.init(params, STEPS)
-    )
-    labels = jnp.tile(jnp.arange(K), (TASKS, 1))
-    support = Batch(normal(TASKS, K, D), labels)
-    episodes = Episode(support, Batch(normal(TASKS, 2 * K, D), jnp.tile(labels, 2)))
-    return MetaParams(params, norm, learned), stats, episodes
-
-
-def plain_loss(optimizer, order, mode, meta, stats, episodes, weights):
-    """The multi-step meta-loss, one task and one inner step after another."""
-
-    def entry(tree, i):
-        return jax.tree.map(lambda leaf: leaf[min(i, len(leaf) - 1)], tree)
-
-    if mode == "renorm":
-        stats = {"norm": {**stats["norm"], "anneal": jnp.full(STEPS, ANNEAL)}}
-    total = 0.0
-    for task in range(TASKS):
-        (support, labels), (query, query_labels), _ = jax.tree.map(lambda x, t=task: x[t], episodes)
-        theta, state = meta.params, None
-        for i in range(STEPS):
-            norm, running = entry(meta.norm, i), entry(stats, i)
-            given = running if mode in ("running", "renorm") else None
-
-            def loss(theta, norm=norm, given=given, support=support, labels=labels):
-                return cross_entropy(forward(theta, norm, support, given)[0], labels)
-
-            gradient = jax.grad(loss)(theta)
-            if order == 1:
-                gradient = jax.lax.stop_gradient(gradient)
-            transform = optimizer.transform(entry(meta.inner, i))
-            state = transform.init(theta) if i == 0 else state
-            updates, state = transform.update(gradient, state, theta)
-            theta = jax.tree.map(jnp.add, theta, updates)
-            if mode in ("support", "tasknorm"):
-                given = forward(theta, norm, support)[1]
-            logits = forward(theta, norm, query, given)[0]
-            total += weights[i] * cross_entropy(logits, query_labels) / TASKS
-    return total
 
 
 @pytest.mark.parametrize(("name", "order", "mode", "remat"), CASES)
 def test_the_meta_gradient_is_that_of_a_plain_loop(name, order, mode, remat):
     optimizer = OPTIMIZERS[name]
     with jax.enable_x64(True):
-        meta, stats, episodes = problem(optimizer, mode)
         learner = Learner(forward, optimizer, STEPS, statistics=mode, remat=remat)
+        meta, stats, episodes = problem(learner)
         weights = jnp.asarray([0.2, 0.3, 0.5])
         plan = StepPlan(weights, order, multi_step=True, anneal=ANNEAL)
 
@@ -182,7 +95,7 @@ def test_the_meta_gradient_is_that_of_a_plain_loop(name, order, mode, remat):
             return meta_loss(learner, meta, stats, episodes, plan)[0]
 
         def plain(meta):
-            return plain_loss(optimizer, order, mode, meta, stats, episodes, weights)
+            return plain_loss(learner, order, meta, stats, episodes, weights)
 
         found, expected = (jax.jit(jax.value_and_grad(f))(meta) for f in (ours, plain))
         jax.tree.map(
