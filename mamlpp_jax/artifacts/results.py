@@ -14,12 +14,13 @@ _MEASURED = (
 )
 _OPTIONAL: dict[str, Any] = {
     "data": "",
+    "rotated": "",
     "epochs": [],
     "classes": 0,
     "images": 0,
     "ci95_by_class": 0.0,
 }
-_OF_TASKS = ("data", "way", "shot", "query", "tasks")
+_OF_TASKS = ("data", "rotated", "way", "shot", "query", "tasks")
 _TYPES: dict[str, Any] = {"str": str, "int": int, "float": (int, float)}
 
 
@@ -40,6 +41,8 @@ class Evaluation:
     loss: float  # mean cross-entropy after the last inner step; null in the file where it is NaN
     accuracy_per_step: list[float]  # [S + 1], after 0..S inner steps
     data: str = ""  # name of another data set that was tested on; "" for the run's own
+    # "yes" or "no", whether rotations of test classes were classes; "" where it is as in the run's configuration.
+    rotated: str = ""
     # Tested epochs, from 0, best first; [] in results of versions that did not write it.
     epochs: list[int] = dataclasses.field(default_factory=list)
     classes: int = 0
@@ -49,7 +52,10 @@ class Evaluation:
     @property
     def conditions(self) -> dict[str, Any]:
         """Everything but the outcome; two results of the same conditions are the same test."""
-        return {k: v for k, v in dataclasses.asdict(self).items() if k not in _MEASURED}
+        values = dataclasses.asdict(self)
+        if not self.rotated:
+            del values["rotated"]
+        return {k: v for k, v in values.items() if k not in _MEASURED}
 
     @property
     def key(self) -> str:
@@ -59,7 +65,8 @@ class Evaluation:
     @property
     def task_key(self) -> str:
         """The conditions that choose the tasks."""
-        return ",".join(f"{name}={getattr(self, name)}" for name in _OF_TASKS)
+        values = self.conditions
+        return ",".join(f"{name}={values[name]}" for name in _OF_TASKS if name in values)
 
     def to_row(self) -> dict[str, Any]:
         """The row of `results.json`; "data" is there for other data only."""

@@ -19,7 +19,7 @@ from mamlpp_jax import config as config_lib
 from mamlpp_jax.algorithms.metrics import Predictions
 from mamlpp_jax.artifacts.workdir import Workdir
 from mamlpp_jax.cli import figures
-from mamlpp_jax.cli.evaluation_flags import check_channels, with_overrides
+from mamlpp_jax.cli.evaluation_flags import changed_rotations, check_channels, with_overrides
 from mamlpp_jax.cli.reporting import write_report
 from mamlpp_jax.config.own_code import Code, is_own, source_hashes
 from mamlpp_jax.config.parts import OUTER_DIRECTIONS
@@ -237,7 +237,9 @@ def evaluate(
     with phase("reading the best epochs"):
         states = read_checkpoints(workdir.path, best)
     report_state(workdir.path, config, latest, [int(state.step) for state in states])
-    tests, queries, predictions = final_evaluation.run_test(tested, states, data=data)
+    tests, queries, predictions = final_evaluation.run_test(
+        tested, states, data=data, rotated="" if data else changed_rotations(config, tested.config)
+    )
     with _adding_results(workdir):
         known = workdir.results()
         overtaken = _is_finished(known) and not _is_finished(stored)

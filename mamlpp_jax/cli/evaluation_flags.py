@@ -23,6 +23,7 @@ EVALUATION_FLAGS = {
     "inner_steps": "train.inner_steps",
     "tasks": "evaluation.tasks",
     "statistics": "norm.eval_statistics",
+    "rotated": "data.rotate_evaluation",
 }
 
 
@@ -72,6 +73,14 @@ def with_overrides(
     changed.data = copy.deepcopy(data_config.data)
     changed.data.normalize = config.data.normalize
     return changed
+
+
+def changed_rotations(config: ConfigDict, tested: ConfigDict) -> str:
+    """"yes" or "no", whether rotations of test classes are classes, where this is not as in the run's configuration."""
+    here = tested.data.rotations and tested.data.rotate_evaluation
+    if here == (config.data.rotations and config.data.rotate_evaluation):
+        return ""
+    return "yes" if here else "no"
 
 
 def check_channels(recorded: int, config: ConfigDict, dataset: Dataset) -> None:

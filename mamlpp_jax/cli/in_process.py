@@ -27,7 +27,7 @@ from mamlpp_jax.algorithms.task import adapt_to, make_task
 from mamlpp_jax.artifacts.results import Evaluation
 from mamlpp_jax.artifacts.workdir import Workdir
 from mamlpp_jax.cli import commands
-from mamlpp_jax.cli.evaluation_flags import EVALUATION_FLAGS, with_overrides
+from mamlpp_jax.cli.evaluation_flags import EVALUATION_FLAGS, changed_rotations, with_overrides
 from mamlpp_jax.config.own_code import Code
 from mamlpp_jax.distributed.mesh import replicate
 from mamlpp_jax.errors import ConfigError
@@ -162,7 +162,7 @@ def evaluate(
         adapted: whether to return the adapted weights of every task.
         allow_code: whether parts of the run's own ("module:attribute" in its configuration) may be imported.
         data_folder: where the raw data of the run lie here, as `data.manual_dir`; "" for where they lay in training.
-        **overrides: `way`, `shot`, `query`, `inner_steps`, `tasks`, `statistics`, as the flags of `--mode=evaluate`;
+        **overrides: `way`, `shot`, `query`, `inner_steps`, `tasks`, `statistics`, `rotated`, as the flags of `--mode=evaluate`;
             with `episodes` the first three and `tasks` are theirs.
 
     Raises:
@@ -184,7 +184,9 @@ def evaluate(
     for member in members:
         meta, stats = replicate((member.meta, member.batch_stats), tested.mesh)
         states.append(MetaState(jnp.int32(member.step), meta, stats, ()))
-    evaluations, queries, predictions = final_evaluation.run_test(tested, states)
+    evaluations, queries, predictions = final_evaluation.run_test(
+        tested, states, rotated=changed_rotations(members[0].config, config)
+    )
     correct = {key: of.correct_per_task for key, of in queries.items()}
     weights = None
     if adapted:

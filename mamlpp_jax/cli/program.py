@@ -51,6 +51,7 @@ flags.DEFINE_integer("shot", None, "Evaluate: support images per class.", lower_
 flags.DEFINE_integer("query", None, "Evaluate: query images per class.", lower_bound=1)
 flags.DEFINE_integer("tasks", None, "Evaluate: test tasks.", lower_bound=2)
 flags.DEFINE_integer("inner_steps", None, "Evaluate: inner steps.", lower_bound=1)
+flags.DEFINE_bool("rotated", None, "Evaluate: whether rotations of test classes are classes too.")
 flags.DEFINE_string("statistics", None, f"Evaluate: one or several of {', '.join(STATISTICS)}.")
 _DISTRIBUTED = flags.DEFINE_bool(
     "distributed", False, "Join the processes that SLURM, Open MPI or a TPU pod started."

@@ -185,11 +185,12 @@ def _per_inner_step(test: Rows, conditions: Rows, most: int | None = None) -> Ro
 
 
 def _conditions(test: Rows, numbers: Sequence[str] = _NUMBERS) -> list[dict[str, Any]]:
-    """The first columns of the tables; "data" only when a test is of other data than the run's."""
-    other_data = any("data" in row for row in test)
+    """The first columns of the tables; "data" and "rotated classes" only where a test differs from the run's."""
+    extra = {"data": "data", "rotated": "rotated classes"}
+    named = {key: column for key, column in extra.items() if any(key in row for row in test)}
     return [
         {
-            **({"data": row.get("data", "the run's")} if other_data else {}),
+            **{column: row.get(key, "the run's") for key, column in named.items()},
             "model": row["model"],
             "statistics (train/eval)": f"{row['train_statistics']}/{row['eval_statistics']}",
             **{name.replace("_", " "): row[name] for name in numbers},

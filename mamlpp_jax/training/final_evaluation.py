@@ -55,12 +55,13 @@ def run_test(
     states: Sequence[MetaState],
     *,
     data: str = "",
+    rotated: str = "",
     before_each: Callable[[], None] = lambda: None,
 ) -> tuple[list[Evaluation], dict[str, QueryPredictions], Predictions | None]:
     """Tests the ensemble of the best epochs, best first, and the single best one on the fixed test tasks.
 
-    Heads of another number of ways are fitted. `data` is the name of the data in results, "" for the run's own;
-    `before_each` is called before each model's evaluation and may raise to leave.
+    Heads of another number of ways are fitted. `data` and `rotated` go into the rows, see `Evaluation`; `before_each`
+    is called before each model's evaluation and may raise to leave.
 
     Returns:
         Per statistics mode the ensemble and the best epoch; for each of these, by its key, the prediction of
@@ -93,6 +94,7 @@ def run_test(
                     inner_steps=config.train.inner_steps,
                     tasks=tasks,
                     data=data,
+                    rotated=rotated,
                     epochs=tested,
                     classes=len(names) if images else 0,
                     images=images,
