@@ -83,13 +83,23 @@ class ArchivedRun:
 
     @property
     def own_tests(self) -> list[Evaluation]:
-        """The tests under the conditions of training, of any number of tasks and inner steps."""
-        own = [self.config[f"task.{key}"] for key in ("way", "shot", "query")]
-        return [
-            test
-            for test in self.tests
-            if not test.data and [test.way, test.shot, test.query] == own
-        ]
+        """The tests of the task of training: of any number of tasks, inner steps and queries, rotated or not."""
+        own = [self.config[f"task.{key}"] for key in ("way", "shot")]
+        return [test for test in self.tests if not test.data and [test.way, test.shot] == own]
+
+    def condition(self, test: Evaluation) -> str:
+        """What a test depends on beside its statistics, such as "rotated, 1 query": see `Evaluation.rotated`."""
+        queries = f"{test.query} {'query' if test.query == 1 else 'queries'}"
+        if not self.config["data.rotations"]:
+            return queries
+        own = "yes" if self.config["data.rotate_evaluation"] else "no"
+        return f"{'' if (test.rotated or own) == 'yes' else 'not '}rotated, {queries}"
+
+    @property
+    def processors(self) -> set[str]:
+        """Processor or accelerator, and version of JAX; several where the run went on elsewhere."""
+        places = filter(None, self.place.split("; then "))
+        return {re.sub(r", \d+ devices?|, commit .*", "", place) for place in places}
 
     @property
     def place(self) -> str:

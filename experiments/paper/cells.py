@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from experiments.paper.archived_runs import ArchivedRun
+from mamlpp_jax.artifacts.results import Evaluation
 from mamlpp_jax.reports.tables import markdown_table
 
 NO_RUN = "no run"
 # The columns of accuracies: statistics in the test, and the model.
-ACCURACIES = [f"{mode}, {model}" for mode in ("batch", "support") for model in ("ensemble", "best")]
+ACCURACIES = [f"{mode}, {model}" for mode in ("batch", "support") for model in ("best", "ensemble")]
 
 
 class Legend:
@@ -64,6 +65,25 @@ class Group(NamedTuple):
         text = f"{len(self.with_results)} of {self.planned}"
         text += f" (seed {done})" if done else ""
         return f"{text}; diverged: seed {failed}" if failed else text
+
+
+class Test(NamedTuple):
+    """The conditions of a test beside statistics and model."""
+
+    inner_steps: int
+    condition: str  # see `ArchivedRun.condition`
+    tasks: int
+
+
+def tests_of(group: Group) -> dict[Test, dict[str, list[tuple[ArchivedRun, Evaluation]]]]:
+    """The group's tests of the task of training: by conditions and column of `ACCURACIES`, those of each run."""
+    found: dict[Test, dict[str, list[tuple[ArchivedRun, Evaluation]]]] = {}
+    for run in group.with_results:
+        for test in run.own_tests:
+            conditions = Test(test.inner_steps, run.condition(test), test.tasks)
+            column = f"{test.eval_statistics}, {test.model}"
+            found.setdefault(conditions, {}).setdefault(column, []).append((run, test))
+    return found
 
 
 class Cell(NamedTuple):

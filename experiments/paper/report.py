@@ -1,10 +1,10 @@
 """Draws the paper's tables and Figure 1 from the archived runs.
 
     python -m experiments.paper.report [--results=experiments/results] [--output=runs/report]
-    python -m experiments.paper.report --fill=README.md
+    python -m experiments.paper.report --fill=README.md     # and results.csv beside the archived runs
 
-Writes `report.md` with all tables, and the figure as PNG and SVG, to --output; prints the page. Equal results give
-equal bytes. A cell without a run says so, and a shortened run is marked.
+Writes `report.md` with all tables, `results.csv` with a row per evaluation, and the figure as PNG and SVG, to --output;
+prints the page. Equal results give equal bytes. A cell without a run says so, and a shortened run is marked.
 
 A page may hold tables of the report between two comments; a test compares those of README.md with the report. --fill
 replaces what stands between them:
@@ -22,6 +22,7 @@ from collections.abc import Mapping
 from absl import flags
 
 from experiments.command_line import run_main
+from experiments.paper.csv_rows import results_csv
 from experiments.paper.figures import figure_1, save
 from experiments.paper.tables import all_tables
 from mamlpp_jax.errors import WorkdirError
@@ -45,7 +46,7 @@ _MARKER = re.compile(r"<!-- (?:report:.*?|/report) -->")
 
 
 def write_report(results: pathlib.Path, output: pathlib.Path) -> str:
-    """Writes the page and the figure into a folder, made if need be, and returns the page."""
+    """Writes the page, the rows and the figure into a folder, made if need be, and returns the page."""
     tables, figure = all_tables(results), figure_1(results)
     with wrap_os_errors(output, "make"):
         output.mkdir(parents=True, exist_ok=True)
@@ -56,6 +57,7 @@ def write_report(results: pathlib.Path, output: pathlib.Path) -> str:
         parts += [f"## {title}", *figures, tables[name]]
     page = "\n\n".join(parts) + "\n"
     write_atomically(output / "report.md", page.encode())
+    write_atomically(output / "results.csv", results_csv(results).encode())
     return page
 
 
@@ -95,6 +97,7 @@ def _main() -> None:
     with wrap_os_errors(page, "read"):
         text = page.read_text(encoding="utf-8")
     write_atomically(page, fill(text, all_tables(results)).encode())
+    write_atomically(results / "results.csv", results_csv(results).encode())
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@
     python -m experiments.paper.sweep --list=table1 --protocol=short --seeds=0 --print_commands
     python -m experiments.paper.sweep --list=FILE --test_tasks=6000
     python -m experiments.paper.sweep --list=FILE --test_tasks=6000 --test_inner_steps=10 --test_way=20
+    python -m experiments.paper.sweep --list=FILE --test_tasks=6000 --test_query=10 --test_rotations
     XLA_PYTHON_CLIENT_PREALLOCATE=false python -m experiments.paper.sweep --list=FILE --at_once=6 -- FLAG ...
 
 Lists: see `experiments.paper.runs`. It can be stopped at any time with SIGTERM or SIGINT: the run saves, and the same
@@ -37,6 +38,8 @@ from mamlpp_jax.training.preemption import STOPPED_EXIT_CODE
 from mamlpp_jax.utils.files import read_json, wrap_os_errors
 
 FAILED_EXIT_CODE = 1
+# As a condition: rotations of test classes are classes where the run's own tests have none, and the other way round.
+OTHER = "other"
 _DIVERGED = re.compile(r"error: (.* at outer step \d+ \(epoch \d+\).*)")
 
 
@@ -47,8 +50,9 @@ class Sweep:
     workdirs: pathlib.Path  # folder of the workdir and the log of each run
     results: pathlib.Path  # folder of the archived runs
     launch: Launch  # runner of commands
-    # Tests that every run must have, each by where it differs from the run's own: tasks, inner_steps, way
-    tests: Sequence[Mapping[str, int]] = ({},)
+    # Tests that every run must have, each by where it differs from the run's own: tasks, inner_steps, way, query,
+    # and rotated, which is OTHER
+    tests: Sequence[Mapping[str, int | str]] = ({},)
     at_once: int = 1  # how many runs to make at a time
     further: Sequence[str] = ()  # flags of `mamlpp_jax.main` for every training
     _stopped: bool = dataclasses.field(default=False, init=False)
@@ -119,12 +123,13 @@ class Sweep:
         results = read_json(folder / "results.json")
         config = results["config"]
         task, norm = config["task"], config["norm"]
-        usual = {"tasks": config["evaluation"]["tasks"], "way": task["way"]}
-        usual["inner_steps"] = config["train"]["inner_steps"]
+        usual: dict[str, int | str] = {"tasks": config["evaluation"]["tasks"], "way": task["way"]}
+        usual |= {"inner_steps": config["train"]["inner_steps"], "rotated": ""}
+        usual["query"] = task["query"]
         tested = [
-            row
+            {"rotated": "", **row}
             for row in results["test"]
-            if not row.get("data") and (row["shot"], row["query"]) == (task["shot"], task["query"])
+            if not row.get("data") and row["shot"] == task["shot"]
         ]
         # Running statistics are near chance where they are not trained with, and these tests are long.
         modes = [
@@ -135,8 +140,14 @@ class Sweep:
         missing: list[list[str]] = []
         for test in self.tests:
             wanted = {**usual, **test}
+            if wanted["rotated"] == OTHER:
+                data = config["data"]
+                if not data["rotations"]:
+                    continue
+                wanted["rotated"] = "no" if data["rotate_evaluation"] else "yes"
             done = {row["eval_statistics"] for row in tested if wanted.items() <= row.items()}
-            conditions = [f"--{name}={value}" for name, value in wanted.items()]
+            wanted["rotated"] = {"yes": "true", "no": "false"}.get(str(wanted["rotated"]), "")
+            conditions = [f"--{name}={value}" for name, value in wanted.items() if value != ""]
             conditions.append(f"--statistics={','.join(modes)}")
             if not done.issuperset(modes) and conditions not in missing:
                 missing.append(conditions)
@@ -166,16 +177,22 @@ def _define_flags() -> None:
     workdirs = os.environ.get("MAMLPP_WORKDIRS", "runs/paper")
     flags.DEFINE_string("workdirs", workdirs, "Folder of the runs' workdirs and logs.")
     flags.DEFINE_string("results", "experiments/results", "Folder of the archived runs.")
-    for name, words in (("tasks", "on"), ("inner_steps", "with"), ("way", "with")):
+    for name, words in (
+        ("tasks", "on"),
+        ("inner_steps", "with"),
+        ("way", "with"),
+        ("query", "with"),
+    ):
         text = f"Test {words} so many {name} too; 0 = as configured only."
         flags.DEFINE_integer(f"test_{name}", 0, text, lower_bound=0)
+    text = "Test with rotated classes too where the run's own test has none, and without them where it has."
+    flags.DEFINE_bool("test_rotations", False, text)
     flags.DEFINE_integer("at_once", 1, "Runs at a time.", lower_bound=1)
 
 
-def _wanted_tests(tasks: int, inner_steps: int, way: int) -> list[dict[str, int]]:
-    """The run's own conditions, and each other number of inner steps or ways alone; all on so many tasks."""
-    on_tasks = {"tasks": tasks} if tasks else {}
-    others = {"inner_steps": inner_steps, "way": way}
+def _wanted_tests(tasks: int, others: Mapping[str, int | str]) -> list[dict[str, int | str]]:
+    """The run's own conditions, and each other condition alone that is not 0 or empty; all on so many tasks."""
+    on_tasks: dict[str, int | str] = {"tasks": tasks} if tasks else {}
     return [on_tasks, *({**on_tasks, name: value} for name, value in others.items() if value)]
 
 
@@ -187,9 +204,12 @@ def _main(words: list[str]) -> int:
     if not all(seed.isdigit() for seed in given.seeds):
         raise ConfigError(f"--seeds is {','.join(given.seeds)}; give whole numbers, such as 0,1.")
     runs = load_runs(given.list, given.protocol, [int(seed) for seed in given.seeds])
+    others: dict[str, int | str] = {"rotated": OTHER if given.test_rotations else ""}
+    for name in ("inner_steps", "way", "query"):
+        others[name] = given[f"test_{name}"].value
     sweep = Sweep(
         *(pathlib.Path(given.workdirs), pathlib.Path(given.results), launcher),
-        tests=_wanted_tests(given.test_tasks, given.test_inner_steps, given.test_way),
+        tests=_wanted_tests(given.test_tasks, others),
         at_once=given.at_once,
         further=further,
     )

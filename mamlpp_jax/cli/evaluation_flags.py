@@ -76,7 +76,7 @@ def with_overrides(
 
 
 def changed_rotations(config: ConfigDict, tested: ConfigDict) -> str:
-    """"yes" or "no", whether rotations of test classes are classes, where this is not as in the run's configuration."""
+    """Tells whether rotations of test classes are classes, "yes" or "no"; "" where this is as in the run's own test."""
     here = tested.data.rotations and tested.data.rotate_evaluation
     if here == (config.data.rotations and config.data.rotate_evaluation):
         return ""

@@ -162,8 +162,8 @@ def evaluate(
         adapted: whether to return the adapted weights of every task.
         allow_code: whether parts of the run's own ("module:attribute" in its configuration) may be imported.
         data_folder: where the raw data of the run lie here, as `data.manual_dir`; "" for where they lay in training.
-        **overrides: `way`, `shot`, `query`, `inner_steps`, `tasks`, `statistics`, `rotated`, as the flags of `--mode=evaluate`;
-            with `episodes` the first three and `tasks` are theirs.
+        **overrides: `way`, `shot`, `query`, `inner_steps`, `tasks`, `statistics`, `rotated`, as the flags of
+            `--mode=evaluate`; with `episodes` the first three and `tasks` are theirs.
 
     Raises:
         ConfigError: an override is unknown or not allowed, or the run names code that is not allowed.

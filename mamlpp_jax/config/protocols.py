@@ -30,6 +30,9 @@ class Protocol(NamedTuple):
     always: frozenset[str] = frozenset()  # components that every method has, plain MAML too
 
 
+# Raised, with a line in CHANGELOG.md, when the same configuration would give other numbers; results carry it.
+PROTOCOL_VERSION = 1
+
 PROTOCOLS: dict[str, Protocol] = {
     "none": Protocol(),  # fields are set one by one
     # Section 4 of the paper: the defaults, and what configs/mini_imagenet.py sets.

@@ -17,6 +17,7 @@ from mamlpp_jax.artifacts.predictions import QueryPredictions, make_predictions
 from mamlpp_jax.artifacts.provenance import provenance
 from mamlpp_jax.artifacts.results import Evaluation
 from mamlpp_jax.config.parts import OUTER_DIRECTIONS
+from mamlpp_jax.config.protocols import PROTOCOL_VERSION
 from mamlpp_jax.data.pipeline import TaskStream
 from mamlpp_jax.distributed import processes
 from mamlpp_jax.models import with_ways
@@ -180,6 +181,7 @@ def collect_results(
         "experiment": config.experiment,
         "method": config.method,
         "protocol": config.protocol,
+        "protocol_version": PROTOCOL_VERSION,
         "seed": config.seed,
         "steps": steps,
         "finished": steps >= config_lib.total_steps(config),

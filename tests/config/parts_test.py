@@ -74,9 +74,15 @@ def test_a_part_from_elsewhere_is_a_row_with_its_own_options(monkeypatch, tmp_pa
     values = dict(config_lib.flatten(config))
     assert BACKBONES["mine"].make(values, ways=3) == {"ways": 3, "pools": False}
     for field, value in {"model.filters": 8, "model.dtype": "bfloat16"}.items():
-        with refused(tmp_path, f"config.{field} is {value!r}, which 'mine'", "conv4 or film_conv4 or resnet12"):
+        with refused(
+            tmp_path,
+            f"config.{field} is {value!r}, which 'mine'",
+            "conv4 or film_conv4 or resnet12",
+        ):
             config_lib.validate(small_config(**fields | {field: value}))
-    with refused(tmp_path, "model.name is 'other'; choose one of conv4, film_conv4, resnet12, mine"):
+    with refused(
+        tmp_path, "model.name is 'other'; choose one of conv4, film_conv4, resnet12, mine"
+    ):
         config_lib.validate(small_config(**{"model.name": "other"}))
 
 

@@ -1,18 +1,20 @@
 """The report says what there is of each run, and nothing else."""
 
+import csv
 import dataclasses
+import io
 import json
 import pathlib
 
-import numpy as np
 import pytest
 
 from experiments.paper import runs as runs_lib
 from experiments.paper.archived_runs import load_run, planned_config
+from experiments.paper.cells import ACCURACIES
+from experiments.paper.csv_rows import results_csv
 from experiments.paper.report import fill, write_report
 from experiments.paper.runs import Run, figure_1
 from experiments.paper.tables import all_tables
-from mamlpp_jax.artifacts.predictions import QueryPredictions
 from mamlpp_jax.artifacts.workdir import Workdir
 from mamlpp_jax.errors import WorkdirError
 from mamlpp_jax.utils.files import write_json
@@ -212,7 +214,7 @@ def test_equal_results_give_equal_bytes_and_stay_as_they_are(tmp_path):
     pages = [write_report(results, tmp_path / name) for name in ("one", "two")]
     assert pages[0] == pages[1]
     names = {path.name for path in (tmp_path / "one").iterdir()}
-    assert names == {"figure1.png", "figure1.svg", "report.md"}
+    assert names == {"figure1.png", "figure1.svg", "report.md", "results.csv"}
     for name in names:
         content = (tmp_path / "one" / name).read_bytes()
         assert content == (tmp_path / "two" / name).read_bytes()
@@ -221,6 +223,26 @@ def test_equal_results_give_equal_bytes_and_stay_as_they_are(tmp_path):
     drawn = (tmp_path / "one" / "figure1.svg").read_text()  # has its texts as comments
     assert "<!-- maml: 2 of 3 seeds -->" in drawn
     assert "<!-- maml++: no run -->" in drawn
+
+
+def test_the_csv_has_a_row_per_evaluation(tmp_path):
+    write_run(tmp_path, MAML, 0.9)
+    with_tests(tmp_path, MAML, rotated="no", accuracy=0.5)
+    found = list(csv.DictReader(io.StringIO(results_csv(tmp_path))))
+    assert len(found) == 8
+    assert {row["run"] for row in found} == {MAML.name}
+    assert [(row["condition"], row["accuracy"]) for row in found[::4]] == [
+        ("rotated, 1 query", "0.9"),
+        ("not rotated, 1 query", "0.5"),
+    ]
+    assert {row["protocol_version"] for row in found} == {"1"}
+    assert results_csv(tmp_path / MAML.name) == "run\n"
+
+
+def test_the_committed_rows_are_the_reports():
+    results = ROOT / "experiments" / "results"
+    same = (results / "results.csv").read_text() == results_csv(results)
+    assert same, "run: python -m experiments.paper.report --fill=README.md"
 
 
 def test_a_page_is_filled_between_its_markers_only():
@@ -249,9 +271,10 @@ def test_the_summary_takes_the_longest_runs(tmp_path):
     table = all_tables(tmp_path)
     assert len(rows(table["summary"])) == 6
     (row,) = found(table, "summary", task="Omniglot 5-way", method="maml")
-    assert (row["ours"], row["protocol"]) == ("99.00 [± 0.50]", "released")
+    assert (row["ensemble"], row["protocol"]) == ("99.00 [± 0.50]", "released")
+    assert (row["best epoch"], row["test"]) == ("98.00 [± 0.50]", "not rotated, 1 query")
     (row,) = found(table, "summary", task="mini-ImageNet 5-way", method="maml++")
-    assert row["ours"] == "no run"
+    assert row["ensemble"] == "no run"
     assert row["published"].startswith("52.15")
 
 
@@ -263,100 +286,126 @@ def test_statistics_have_a_column_each(tmp_path):
     assert (row["`batch`"], row["`support`"]) == ("89.00 ± 0.50", "87.00 ± 0.50")
 
 
-def write_tested(results, run, correct):
-    """A run with as many right query images of the five in each test task, by inner steps in the test."""
-    folder = write_run(results, run, tasks=40)
-    kept = Workdir(folder).results()
-    kept["test"] = [
-        dataclasses.replace(test, inner_steps=steps, accuracy=right.mean() / 5)
-        for test in kept["test"]
-        for steps, right in correct.items()
+FEW = 3  # seeds, the fewest of which a difference is shown
+
+
+def write_seeds(results, run, accuracies, **options):
+    """A run per seed with these accuracies in percent by the ensemble and `batch`."""
+    return [
+        write_run(results, run._replace(seed=seed), accuracy / 100, **options)
+        for seed, accuracy in enumerate(accuracies)
     ]
-    Workdir(folder).write_results(
-        kept, {test.key: predicted(correct[test.inner_steps]) for test in kept["test"]}
-    )
 
 
-def predicted(right):
-    """Predictions of five query images per task, so many of them right."""
-    labels = np.tile(np.arange(5, dtype=np.uint8), (len(right), 1))
-    wrong = labels >= np.asarray(right)[:, None]
-    classes = labels.astype(np.uint16)
-    of = QueryPredictions(np.array(list("abcde")), classes, labels, (labels + wrong) % 5, labels)
-    assert (of.correct.sum(1) == right).all()
-    return of
+def cell(results, name, column="batch, ensemble", **wanted):
+    (row,) = found(all_tables(results), name, **wanted)
+    return row[column]
 
 
-def gained(right, plain):
-    gains = 100 * (right - plain) / 5
-    half = 2.0227 * gains.std(ddof=1) / 40**0.5  # Student's t, 39 degrees of freedom
-    return f"{20 * right.mean():.2f} ({gains.mean():+.2f} ± {half:.2f})"
+def test_a_difference_is_that_of_equal_seeds_and_its_spread_over_them(tmp_path):
+    write_seeds(tmp_path, MAML, (90, 91, 92))
+    write_seeds(tmp_path, MAML._replace(method="maml++"), (92, 92, 95))
+    text = cell(tmp_path, "methods", way=5, method="maml++")
+    assert text == "93.00 ± 1.73 (+2.00 ± 1.00)"
+    assert cell(tmp_path, "methods", way=5, method="maml") == "91.00 ± 1.00"
+    assert cell(tmp_path, "methods", way=20, method="maml") == "no run"
 
 
-def test_more_inner_steps_in_the_test_have_a_row_of_their_own(tmp_path):
-    correct = np.random.default_rng(0).integers(2, 6, size=(3, 40))
-    write_tested(tmp_path, MAML, {5: correct[0], 10: correct[2]})
-    write_tested(tmp_path, MAML._replace(method="maml++"), {5: correct[1]})
-    table = all_tables(tmp_path)
-    for method, steps, right in (("maml++", 5, correct[1]), ("maml", 10, correct[2])):
-        (row,) = found(table, "methods", way=5, method=method, **{"inner steps": steps})
-        assert row["batch, best"] == gained(right, correct[0])
-    (row,) = found(table, "methods", way=5, method="maml", **{"inner steps": 5})
-    assert row["support, ensemble"] == f"{20 * correct[0].mean():.2f}"
-    (row,) = found(table, "methods", way=20, method="maml")
-    assert row["batch, best"] == "no run"
+@pytest.mark.parametrize(("ours", "theirs"), [(2, 3), (3, 2), (1, 1)])
+def test_fewer_than_three_common_seeds_show_no_difference(tmp_path, ours, theirs):
+    write_seeds(tmp_path, MAML, (90, 91, 92)[:theirs])
+    write_seeds(tmp_path, MAML._replace(method="maml++"), (92, 92, 95)[:ours])
+    assert "(" not in cell(tmp_path, "methods", way=5, method="maml++")
 
 
-def test_only_tests_on_the_same_tasks_are_paired(tmp_path):
-    correct = np.random.default_rng(2).integers(2, 6, size=(2, 40))
-    methods = ("maml+msl", "maml+da", "maml+bnrs+bnwb", "maml+lslr")
-    write_tested(tmp_path, MAML, {5: correct[0]})
+def test_no_bracket_of_the_archived_runs_is_of_fewer_seeds():
+    tables = all_tables(ROOT / "experiments" / "results")
+    for row in [*rows(tables["methods"]), *rows(tables["options"])]:
+        if any("(" in row[column] for column in ACCURACIES):
+            assert int(row["seeds"].partition(" of ")[0]) >= FEW
+
+
+def test_seeds_are_paired_by_their_number(tmp_path):
+    write_seeds(tmp_path, MAML, (90, 91, 92, 99))
+    for seed, accuracy in ((1, 92), (2, 93), (3, 70)):
+        write_run(tmp_path, MAML._replace(method="maml++", seed=seed), accuracy / 100)
+    (tmp_path / MAML._replace(seed=3).name).rename(tmp_path / "elsewhere")
+    assert "(" not in cell(tmp_path, "methods", way=5, method="maml++")
+
+
+def test_only_tests_on_the_same_tasks_are_compared(tmp_path):
+    methods = ("maml+msl", "maml+da", "maml+bnrs+bnwb")
+    write_seeds(tmp_path, MAML, (90, 91, 92))
     for method in methods:
-        write_tested(tmp_path, MAML._replace(method=method), {5: correct[1]})
-    other_images, other_tasks, unkept, same = (
-        tmp_path / MAML._replace(method=method).name for method in methods
-    )
-    write_json(other_images / "data.json", {"sha256": "f11", "channels": 1})
-    for folder, key, value in (
-        (other_tasks, "rotate_evaluation", False),
-        (same, "cache_dir", "/elsewhere"),
-    ):
-        config = json.loads((folder / "config.json").read_text())
-        config["data"][key] = value
-        write_json(folder / "config.json", config)
-    (unkept / "predictions.npz").unlink()
-    found_cells = {
-        method: found(all_tables(tmp_path), "methods", way=5, method=method)[0]["batch, ensemble"]
+        write_seeds(tmp_path, MAML._replace(method=method), (91, 92, 93))
+    other_images, other_split, same = (
+        [tmp_path / MAML._replace(method=method, seed=seed).name for seed in range(FEW)]
         for method in methods
+    )
+    for folder in other_images:
+        write_json(folder / "data.json", {"sha256": "f11", "channels": 1})
+    for folders, key, value in ((other_split, "seed", 7), (same, "cache_dir", "/elsewhere")):
+        for folder in folders:
+            config = json.loads((folder / "config.json").read_text())
+            config["data"][key] = value
+            write_json(folder / "config.json", config)
+    brackets = {
+        method: "(" in cell(tmp_path, "methods", way=5, method=method) for method in methods
     }
-    alone = f"{20 * correct[1].mean():.2f}"
-    assert found_cells == dict.fromkeys(methods[:3], alone) | {
-        "maml+lslr": gained(correct[1], correct[0])
-    }
+    assert brackets == dict(zip(methods, (False, False, True), strict=True))
+
+
+def test_runs_of_another_processor_are_marked(tmp_path):
+    write_seeds(tmp_path, MAML, (90, 91, 92))
+    folders = write_seeds(tmp_path, MAML._replace(method="maml++"), (92, 92, 95))
+    assert "†" not in cell(tmp_path, "methods", way=5, method="maml++")
+    results = json.loads((folders[0] / "results.json").read_text())
+    results["hardware"]["processor"] = "Slide rule"
+    write_json(folders[0] / "results.json", results)
+    assert cell(tmp_path, "methods", way=5, method="maml++").endswith("†")
+
+
+def with_tests(results, run, **changes):
+    """Adds each test of a run once more, under other conditions."""
+    workdir = Workdir(results / run.name)
+    kept = workdir.results()
+    kept["test"] += [dataclasses.replace(test, **changes) for test in kept["test"]]
+    workdir.write_results(kept, {})
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"rotated": "no"}, {"rotated, 1 query", "not rotated, 1 query"}),
+        ({"query": 10}, {"rotated, 1 query", "rotated, 10 queries"}),
+        ({"inner_steps": 10}, {"rotated, 1 query"}),
+    ],
+)
+def test_every_condition_has_a_row_that_says_so(tmp_path, changes, words):
+    write_run(tmp_path, MAML, 0.9)
+    with_tests(tmp_path, MAML, accuracy=0.5, **changes)
+    seen = found(all_tables(tmp_path), "methods", way=5, method="maml")
+    assert len(seen) == 2
+    assert {row["test"] for row in seen} == words
+    assert {row["batch, ensemble"] for row in seen} == {"90.00", "50.00"}
+    listed = found(all_tables(tmp_path), "table4", shot=1, method="maml")
+    assert {row["test"] for row in listed} == words  # of other inner steps there is no row
+    assert len(listed) == len(words)
 
 
 def test_an_option_is_compared_with_plain_mamlpp(tmp_path):
-    correct = np.random.default_rng(3).integers(2, 6, size=(2, 40))
     plain = MAML._replace(method="maml++")
-    write_tested(tmp_path, plain, {5: correct[0]})
-    write_tested(tmp_path, plain._replace(variant="average"), {5: correct[1]})
-    table = all_tables(tmp_path)
-    (row,) = found(table, "options", way=5, variant="average")
-    assert row["batch, best"] == gained(correct[1], correct[0])
-    (row,) = found(table, "options", way=5, variant="smoothing")
-    assert row["batch, best"] == "no run"
+    write_seeds(tmp_path, plain, (90, 91, 92))
+    write_seeds(tmp_path, plain._replace(variant="average"), (91, 91, 94))
+    text = cell(tmp_path, "options", way=5, variant="average")
+    assert text == "92.00 ± 1.73 (+1.00 ± 1.00)"
+    assert cell(tmp_path, "options", way=5, variant="smoothing") == "no run"
 
 
-def test_a_method_is_compared_with_maml_of_as_many_ways(tmp_path):
-    correct = np.random.default_rng(1).integers(2, 6, size=(3, 40))
-    learned = MAML._replace(method="maml+lslr")
-    write_tested(tmp_path, MAML, {5: correct[0]})
-    write_tested(tmp_path, learned, {5: correct[1]})
-    write_tested(tmp_path, learned._replace(way=20), {5: correct[2]})
-    table = all_tables(tmp_path)
-    (row,) = found(table, "methods", way=5, method="maml+lslr")
-    assert row["batch, ensemble"] == gained(correct[1], correct[0])
-    (row,) = found(table, "methods", way=20, method="maml+lslr")  # MAML has no run with 20 ways
-    assert "(" not in row["batch, ensemble"]
-    (row,) = found(table, "methods", way=5, method="maml")
-    assert row["batch, ensemble"] == f"{20 * correct[0].mean():.2f}"
+def test_an_interval_over_classes_says_so(tmp_path):
+    write_run(tmp_path, MAML, 0.9)
+    workdir = Workdir(tmp_path / MAML.name)
+    kept = workdir.results()
+    kept["test"] = [dataclasses.replace(test, ci95_by_class=0.012) for test in kept["test"]]
+    workdir.write_results(kept, {})
+    assert cell(tmp_path, "table4", shot=1, method="maml") == "90.00 [± 1.20 over classes]"

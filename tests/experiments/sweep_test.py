@@ -49,8 +49,10 @@ class Programs:
         with log.open("a") as file:
             file.write(f"{self.says}\n" if code else "fine\n")
         if code == 0:
-            usual = {"tasks": 600, "inner_steps": 5, "way": 5}
+            usual = {"tasks": 600, "inner_steps": 5, "way": 5, "query": 1}
             tested = {key: int(given.get(key, number)) for key, number in usual.items()}
+            if "rotated" in given:
+                tested["rotated"] = {"true": "yes", "false": "no"}[given["rotated"]]
             modes = given.get("statistics", "batch").split(",")
             self._write_results(workdir, [{**tested, "eval_statistics": mode} for mode in modes])
         return code
@@ -62,7 +64,11 @@ class Programs:
         task = {"way": 5, "shot": 1, "query": 1}
         norm = {"train_statistics": "batch", "eval_statistics": self.statistics}
         config = {"train": {"inner_steps": 5}, "evaluation": {"tasks": 600}}
-        config |= {"task": task, "norm": norm}
+        config |= {
+            "task": task,
+            "norm": norm,
+            "data": {"rotations": True, "rotate_evaluation": True},
+        }
         rows = [{**task, **row} for row in tested]
         results = {"finished": True, "config": config, "test": [*known, *rows]}
         path.write_text(json.dumps(results))
@@ -184,16 +190,20 @@ def test_a_test_on_more_tasks_is_added_once(tmp_path):
 def test_tests_under_other_conditions_are_added_to_that_on_more_tasks(tmp_path):
     programs = Programs()
     more = {"tasks": 6000}
-    sweep = sweep_of(tmp_path, programs, more, {**more, "inner_steps": 10}, {**more, "way": 20})
+    others = ({"inner_steps": 10}, {"way": 20}, {"query": 10}, {"rotated": "other"})
+    sweep = sweep_of(tmp_path, programs, more, *({**more, **other} for other in others))
     assert sweep(RUNS[:1]) == sweep(RUNS[:1]) == 0
     name = RUNS[0].name
-    assert programs.launched == [("train", name), *[("evaluate", name)] * 3, ("keep", name)]
+    assert programs.launched == [("train", name), *[("evaluate", name)] * 5, ("keep", name)]
     tests = json.loads((sweep.results / name / "results.json").read_text())["test"]
-    assert [(row["tasks"], row["inner_steps"], row["way"]) for row in tests] == [
-        (600, 5, 5),
-        (6000, 5, 5),
-        (6000, 10, 5),
-        (6000, 5, 20),
+    columns = ("tasks", "inner_steps", "way", "query", "rotated")
+    assert [tuple(row.get(column, "") for column in columns) for row in tests] == [
+        (600, 5, 5, 1, ""),
+        (6000, 5, 5, 1, ""),
+        (6000, 10, 5, 1, ""),
+        (6000, 5, 20, 1, ""),
+        (6000, 5, 5, 10, ""),
+        (6000, 5, 5, 1, "no"),
     ]
 
 
