@@ -22,7 +22,7 @@ from jax.sharding import SingleDeviceSharding
 from experiments.benchmark_rows import Case, compile_step, make_config, time_in_turns
 from experiments.command_line import run_main
 from experiments.launcher import Launcher
-from experiments.paper.keep import keep
+from experiments.paper.keep import archive
 from experiments.paper.runs import Run
 from experiments.paper.sweep import Sweep
 from mamlpp_jax.artifacts.provenance import provenance
@@ -52,7 +52,7 @@ class MethodSweep(Sweep):
     def archive(self, run: Run, failure: str, log: pathlib.Path) -> int:
         """Archives a run that is finished, or that diverged; returns the exit code."""
         del log
-        keep(Workdir(self.workdirs / run.name), self.results / run.name, failure, small=True)
+        archive(Workdir(self.workdirs / run.name), self.results / run.name, failure, small=True)
         return 0
 
 

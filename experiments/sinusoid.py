@@ -91,8 +91,8 @@ def predict(rate: float, meta: maml.MetaParams, episode: maml.Episode, x: jax.Ar
 
 def errors(rate: float, meta: maml.MetaParams, tests: maml.Episode) -> jax.Array:
     """Mean squared error of the query points over all tasks after 0 to 10 steps, [11]."""
-    found = jax.vmap(lambda task: predict(rate, meta, task, task.query.inputs))(tests)
-    return jnp.mean(jnp.square(found - tests.query.targets[:, None]), (0, 2, 3))
+    predictions = jax.vmap(lambda task: predict(rate, meta, task, task.query.inputs))(tests)
+    return jnp.mean(jnp.square(predictions - tests.query.targets[:, None]), (0, 2, 3))
 
 
 def draw(models: dict[str, tuple[float, maml.MetaParams]], tests: maml.Episode) -> Figure:

@@ -77,13 +77,13 @@ class Test(NamedTuple):
 
 def tests_of(group: Group) -> dict[Test, dict[str, list[tuple[ArchivedRun, Evaluation]]]]:
     """The group's tests of the task of training: by conditions and column of `ACCURACIES`, those of each run."""
-    found: dict[Test, dict[str, list[tuple[ArchivedRun, Evaluation]]]] = {}
+    tests: dict[Test, dict[str, list[tuple[ArchivedRun, Evaluation]]]] = {}
     for run in group.with_results:
         for test in run.own_tests:
             conditions = Test(test.inner_steps, run.condition(test), test.tasks)
             column = f"{test.eval_statistics}, {test.model}"
-            found.setdefault(conditions, {}).setdefault(column, []).append((run, test))
-    return found
+            tests.setdefault(conditions, {}).setdefault(column, []).append((run, test))
+    return tests
 
 
 class Cell(NamedTuple):

@@ -43,7 +43,7 @@ LIMIT_BYTES = 800_000  # of a run; its model and figures are left out where they
 _FIGURE_COLORS = 64
 
 
-def keep(
+def archive(
     workdir: Workdir,
     output: pathlib.Path,
     failure: str = "",
@@ -143,8 +143,8 @@ def epoch_records(workdir: Workdir, steps_per_epoch: int) -> list[dict[str, Any]
         for epoch in epochs
     ]
     for record in records:
-        made = [row["made"] for row in starts if row["step"] < record["step"]]
-        record |= {"made": made[-1]} if made else {}
+        machines = [row["made"] for row in starts if row["step"] < record["step"]]
+        record |= {"made": machines[-1]} if machines else {}
     return records
 
 
@@ -187,7 +187,7 @@ def _main(words: list[str]) -> None:
     chosen = flags.FLAGS
     workdir, output, *failure = words
     options = {"members": chosen.members, "half": chosen.half}
-    keep(Workdir(workdir), pathlib.Path(output), *failure, **options)
+    archive(Workdir(workdir), pathlib.Path(output), *failure, **options)
 
 
 if __name__ == "__main__":

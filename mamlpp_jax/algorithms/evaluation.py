@@ -25,15 +25,15 @@ from mamlpp_jax.statistics import Statistics, find_statistics
 from mamlpp_jax.types import Array, Episode, MetaParams, Params, RunningStats, SampleTasks
 
 
-class TaskBlocks(Protocol):
+class TaskSlices(Protocol):
     """Where the tasks to evaluate on come from; `mamlpp_jax.data.pipeline.TaskStream` is one."""
 
-    def blocks(
+    def slices(
         self, task_indices: np.ndarray, devices: int
     ) -> Generator[tuple[Any, np.ndarray], None, None]:
         """Yields sources and the task indices [chunks, tasks per chunk] to sample from each: slices of `task_indices`.
 
-        The number of chunks of a block is a multiple of `devices`.
+        The number of chunks of a slice is a multiple of `devices`.
         """
 
 
@@ -78,7 +78,7 @@ class Evaluator(Protocol):
         self,
         meta: MetaParams,
         batch_stats: RunningStats,
-        stream: TaskBlocks,
+        stream: TaskSlices,
         report: Callable[[float], None] = lambda share: None,
     ) -> dict[str, Predictions]:
         """The predictions by statistics mode; `report` is called with the share of the tasks that are done."""
@@ -121,12 +121,12 @@ def make_evaluator(
     def evaluate(
         meta: MetaParams,
         batch_stats: RunningStats,
-        stream: TaskBlocks,
+        stream: TaskSlices,
         report: Callable[[float], None] = lambda share: None,
     ) -> dict[str, Predictions]:
         parts = []
-        with contextlib.closing(stream.blocks(task_indices, mesh.size)) as blocks:
-            for source, indices in blocks:
+        with contextlib.closing(stream.slices(task_indices, mesh.size)) as slices:
+            for source, indices in slices:
                 shard = shard_tasks(indices, mesh)
                 parts.append(gather_to_host(jitted(meta, batch_stats, source, shard)))
                 report((indices[-1, -1] + 1) / padded)

@@ -24,11 +24,11 @@ def parse_argument(argument: str | None, defaults: dict[str, Any]) -> dict[str, 
                 f"the configuration file has no argument {key!r}{suggest(key, defaults)}; "
                 f"it takes {', '.join(f'{k}={v}' for k, v in defaults.items())}."
             )
-        kind = type(defaults[key])
+        value_type = type(defaults[key])
         try:
-            result[key] = kind(text)
+            result[key] = value_type(text)
         except ValueError as error:
             raise ConfigError(
-                f"argument {key}={text!r} must be of type {kind.__name__}."
+                f"argument {key}={text!r} must be of type {value_type.__name__}."
             ) from error
     return result

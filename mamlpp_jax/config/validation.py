@@ -92,10 +92,10 @@ def check_value(name: str, value: Any, called: str = "") -> None:
 
 
 def _check_type(name: str, value: Any, called: str = "") -> None:
-    kind = type(FIELDS[name].default)
-    if kind is float and isinstance(value, int) and abs(value) <= rules.MAX_INT:
-        kind = int  # A float may be written without a fraction.
-    if not isinstance(value, kind) or isinstance(value, bool) != (kind is bool):
+    value_type = type(FIELDS[name].default)
+    if value_type is float and isinstance(value, int) and abs(value) <= rules.MAX_INT:
+        value_type = int  # A float may be written without a fraction.
+    if not isinstance(value, value_type) or isinstance(value, bool) != (value_type is bool):
         expected = type(FIELDS[name].default).__name__
         raise ConfigError(
             f"{called or f'config.{name}'} is {value!r}; it must be of type {expected}."

@@ -21,7 +21,7 @@ from mamlpp_jax.utils.arithmetic import largest_divisor
 
 _BATCH_BYTES = 128 * 2**20  # of images that are sent to the devices at a time
 
-_BLOCKS, _MOST_BLOCKS = 10, 30  # of an evaluation, about and at most
+_SLICES, _MOST_SLICES = 10, 30  # of an evaluation, about and at most
 
 
 class Window(NamedTuple):
@@ -37,7 +37,7 @@ class TaskStream:
 
     host: HostSource  # source of the tasks, on the host
     class_names: tuple[str, ...]  # names of the split's classes, before rotation
-    sample_tasks: SampleTasks  # to be called inside jit with a source from `windows` or `blocks`
+    sample_tasks: SampleTasks  # to be called inside jit with a source from `windows` or `slices`
     mesh: Mesh  # the devices
     device_images: Array | None  # uint8 [T, H, W, C], replicated; None where they stay on the host
     batch_bytes: int = _BATCH_BYTES  # of images sent at a time where they stay on the host
@@ -78,27 +78,27 @@ class TaskStream:
         (source,) = self.windows([Window(steps, tasks)])
         return source
 
-    def blocks(
+    def slices(
         self, task_indices: np.ndarray, devices: int
     ) -> Generator[tuple[Any, np.ndarray], None, None]:
-        """See `algorithms.evaluation.TaskBlocks`.
+        """See `algorithms.evaluation.TaskSlices`.
 
         There are some, to report progress after each; more where the host assembles tasks, since it does so in
-        blocks of a limited size. All have the same shape, so that one compiled function serves them.
+        slices of a limited size. All have the same shape, so that one compiled function serves them.
         """
         limit, (chunks, per_chunk) = self.tasks_per_window, task_indices.shape
         share = chunks // devices
-        rows = largest_divisor(share, -(-share // _BLOCKS))
-        if share > _MOST_BLOCKS * rows:
+        rows = largest_divisor(share, -(-share // _SLICES))
+        if share > _MOST_SLICES * rows:
             rows = share
         if limit is not None:
             rows = largest_divisor(share, min(rows, limit // (devices * per_chunk)))
         rows *= devices
-        blocks = np.split(task_indices, chunks // rows)
-        first = [Window(range(1), range(block[0, 0], block[-1, -1] + 1)) for block in blocks]
+        slices = np.split(task_indices, chunks // rows)
+        first = [Window(range(1), range(part[0, 0], part[-1, -1] + 1)) for part in slices]
         sources = self.windows(first)
         try:
-            yield from zip(sources, blocks, strict=True)
+            yield from zip(sources, slices, strict=True)
         finally:
             sources.close()
 

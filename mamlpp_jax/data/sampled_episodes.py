@@ -51,18 +51,20 @@ def own_episodes(values: Mapping[str, Any]) -> EpisodeSource:
         ConfigError: it cannot be imported or called, or returns something else.
     """
     name = values["data.name"]
-    made = OWN_DATA[name].make(values)
-    is_source = isinstance(made, tuple) and len(made) == len(EpisodeSource._fields)
-    if not is_source or not all(map(callable, made[:-1])):
+    source = OWN_DATA[name].make(values)
+    is_source = isinstance(source, tuple) and len(source) == len(EpisodeSource._fields)
+    if not is_source or not all(map(callable, source[:-1])):
         raise ConfigError(
-            f"config.data.name is {name!r}, which returns {_described(made)}; it must return an EpisodeSource: the "
+            f"config.data.name is {name!r}, which returns {_described(source)}; it must return an EpisodeSource: the "
             "samplers train, validation and test, each (key, indices) -> Episode, and example_inputs."
         )
-    return EpisodeSource(*made)
+    return EpisodeSource(*source)
 
 
-def _described(made: Any) -> str:
-    return f"a {type(made).__name__}" + (f" of {len(made)}" if isinstance(made, tuple) else "")
+def _described(source: Any) -> str:
+    return f"a {type(source).__name__}" + (
+        f" of {len(source)}" if isinstance(source, tuple) else ""
+    )
 
 
 def own_data_hash(values: Mapping[str, Any]) -> str:
@@ -103,10 +105,10 @@ class SampledStream:
         """The source of one window."""
         return replicate(self.source, self.mesh)
 
-    def blocks(
+    def slices(
         self, task_indices: np.ndarray, devices: int
     ) -> Generator[tuple[Any, np.ndarray], None, None]:
-        """See `algorithms.evaluation.TaskBlocks`."""
+        """See `algorithms.evaluation.TaskSlices`."""
         yield replicate(self.source, self.mesh), task_indices
 
     def episodes(self, count: int) -> Episode:

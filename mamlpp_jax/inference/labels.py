@@ -87,14 +87,14 @@ def number_labels(labels: np.ndarray, classes: np.ndarray) -> np.ndarray:
         narrow = min(labels.dtype, classes.dtype, key=lambda dtype: dtype.itemsize)
         labels, classes = labels.astype(narrow), classes.astype(narrow)
     numbers = {label: number for number, label in enumerate(classes.tolist())}
-    found = np.array([numbers.get(label, -1) for label in labels.tolist()], np.int32)
+    indices = np.array([numbers.get(label, -1) for label in labels.tolist()], np.int32)
     types = [{type(label) for label in array.tolist()} for array in (labels, classes)]
-    if len(found) and found.max() < 0 and types[0].isdisjoint(types[1]):
+    if len(indices) and indices.max() < 0 and types[0].isdisjoint(types[1]):
         raise DataError(
             f"No label is one of the classes: labels[0] is {labels.tolist()[0]!r}, the classes are such as "
             f"{classes.tolist()[0]!r}; use the labels of `fit`."
         )
-    return found
+    return indices
 
 
 def _plain(item: Any, name: str) -> Any:

@@ -53,11 +53,11 @@ def write_stablehlo(
 def write_export(path: pathlib.Path, content: bytes, inputs: Any, **about: Any) -> None:
     """Writes an export, and beside it the date, the versions that made it, and its inputs."""
     write_atomically(path, content)
-    made = {
+    provenance = {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "jax": jax.__version__,
         "mamlpp_jax": __version__,
         "inputs": [[first, *rest] for first, rest in inputs],
         **about,
     }
-    write_json(path.with_name(f"{path.name}.json"), made)
+    write_json(path.with_name(f"{path.name}.json"), provenance)

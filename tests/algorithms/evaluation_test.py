@@ -22,12 +22,12 @@ def model():
 
 
 class FixedBlocks:
-    """The `TaskBlocks` of a ready batch of episodes, all at once."""
+    """The `TaskSlices` of a ready batch of episodes, all at once."""
 
     def __init__(self, episodes):
         self.episodes = episodes
 
-    def blocks(self, task_indices, devices):
+    def slices(self, task_indices, devices):
         assert len(task_indices) % devices == 0
         yield self.episodes, task_indices
 

@@ -10,7 +10,7 @@ import pytest
 import safetensors.numpy
 
 from experiments.paper import keep as keep_lib
-from experiments.paper.keep import keep
+from experiments.paper.keep import archive as archive_run
 from mamlpp_jax.artifacts.metric_writer import read_metrics
 from mamlpp_jax.artifacts.provenance import describe
 from mamlpp_jax.artifacts.workdir import Workdir
@@ -48,7 +48,7 @@ def workdir(tmp_path_factory):
 @pytest.fixture(scope="module")
 def archive(workdir, tmp_path_factory):
     output = tmp_path_factory.mktemp("archive") / "run"
-    keep(workdir, output)
+    archive_run(workdir, output)
     return output
 
 
@@ -58,7 +58,7 @@ def test_everything_is_archived_and_small(archive):
 
 
 def test_a_small_copy_has_the_numbers_alone(workdir, tmp_path):
-    keep(workdir, tmp_path, small=True)
+    archive_run(workdir, tmp_path, small=True)
     names = {path.name for path in tmp_path.iterdir()}
     assert names == FILES - {"results.md", *MODEL}
     assert sum(path.stat().st_size for path in tmp_path.iterdir()) < 40_000
@@ -123,7 +123,7 @@ def test_the_archive_is_a_saved_model_of_the_best_epoch(workdir, archive):
 
 def test_every_member_can_be_archived_whatever_the_size(workdir, tmp_path, monkeypatch):
     monkeypatch.setattr(keep_lib, "LIMIT_BYTES", 20_000)
-    keep(workdir, tmp_path, members=True)
+    archive_run(workdir, tmp_path, members=True)
     members = find_model(workdir.path, 3)
     assert len(members.steps) == 3
     same(find_model(tmp_path), members)
@@ -132,7 +132,7 @@ def test_every_member_can_be_archived_whatever_the_size(workdir, tmp_path, monke
 
 
 def test_weights_are_stored_in_half_precision_where_that_is_asked_for(workdir, archive, tmp_path):
-    keep(workdir, tmp_path, half=True)
+    archive_run(workdir, tmp_path, half=True)
     sizes = [(folder / "model.safetensors").stat().st_size for folder in (archive, tmp_path)]
     assert 0.5 * sizes[0] < sizes[1] < 0.8 * sizes[0]  # names and shapes stay as long
     ours, theirs = find_model(tmp_path), find_model(archive)
@@ -149,12 +149,12 @@ def test_a_number_that_half_precision_lacks_is_refused_by_name(workdir, tmp_path
 
     monkeypatch.setattr(keep_lib, "from_runs", with_a_large_number)
     with refused(tmp_path, "'params/linear/bias' has numbers beyond those of float16"):
-        keep(workdir, tmp_path / "archive", half=True)
+        archive_run(workdir, tmp_path / "archive", half=True)
     assert not (tmp_path / "archive").exists()
 
 
 def test_a_folder_without_weights_says_so(workdir, tmp_path):
-    keep(workdir, tmp_path, small=True)
+    archive_run(workdir, tmp_path, small=True)
     with refused(tmp_path, r"neither its checkpoints nor model\.json"):
         find_model(tmp_path)
 
@@ -179,7 +179,7 @@ def test_the_finished_run_of_a_version_with_other_fields_is_used_as_it_is(workdi
         commands.evaluate(config, older, {"tasks": 5})
         commands.train(small_config(), older)  # It is finished: nothing is trained.
     assert {test.tasks for test in older.results()["test"]} == {4, 5}
-    keep(older, tmp_path / "archive")
+    archive_run(older, tmp_path / "archive")
     same(find_model(tmp_path / "archive"), find_model(workdir.path))
 
 
@@ -191,20 +191,20 @@ def test_every_archived_run_with_weights_can_be_used():
 
 
 def test_figures_that_do_not_fit_are_left_out(workdir, tmp_path, monkeypatch):
-    keep(workdir, tmp_path / "all")
+    archive_run(workdir, tmp_path / "all")
     sizes = sorted(path.stat().st_size for path in (tmp_path / "all").glob("*.png"))
     rest = sum(p.stat().st_size for p in (tmp_path / "all").iterdir() if p.suffix != ".png")
     monkeypatch.setattr(keep_lib, "LIMIT_BYTES", rest + sum(sizes[:2]))
-    keep(workdir, tmp_path / "some")
+    archive_run(workdir, tmp_path / "some")
     assert sorted(path.stat().st_size for path in (tmp_path / "some").glob("*.png")) == sizes[:2]
 
 
 def test_weights_that_do_not_fit_are_left_out_also_those_of_an_earlier_copy(
     workdir, tmp_path, monkeypatch
 ):
-    keep(workdir, tmp_path)
+    archive_run(workdir, tmp_path)
     monkeypatch.setattr(keep_lib, "LIMIT_BYTES", 1_000)
-    keep(workdir, tmp_path)
+    archive_run(workdir, tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == FILES - MODEL
 
 
@@ -213,11 +213,11 @@ def test_of_a_run_that_failed_there_is_its_reason_and_its_training(workdir, tmp_
     failed.mkdir()
     for name in ("config.json", "data.json", "metrics.jsonl", "timing.jsonl"):
         shutil.copy(workdir.path / name, failed)
-    keep(Workdir(failed), tmp_path / "archive", "loss is nan at outer step 7 (epoch 3)")
+    archive_run(Workdir(failed), tmp_path / "archive", "loss is nan at outer step 7 (epoch 3)")
     names = {path.name for path in (tmp_path / "archive").iterdir()}
     assert names == {"config.json", "data.json", "epochs.jsonl", "failure.txt"}
     with pytest.raises(WorkdirError, match=r"results\.json"):
-        keep(Workdir(failed), tmp_path / "archive")
+        archive_run(Workdir(failed), tmp_path / "archive")
 
 
 def test_a_run_that_was_tested_before_its_end_is_not_archived(workdir, tmp_path):
@@ -229,7 +229,7 @@ def test_a_run_that_was_tested_before_its_end_is_not_archived(workdir, tmp_path)
     with pytest.raises(
         WorkdirError, match=r"is not finished: its results\.json is of outer step 4"
     ):
-        keep(Workdir(unfinished), tmp_path / "archive")
+        archive_run(Workdir(unfinished), tmp_path / "archive")
     assert not (tmp_path / "archive").exists()
 
 
@@ -242,11 +242,11 @@ def test_an_earlier_copy_stays_where_a_file_of_the_run_is_missing(
     shutil.copytree(archive, earlier)
     (broken / missing).unlink()
     with refused(tmp_path, missing.replace(".", r"\.")):
-        keep(Workdir(broken), earlier)
+        archive_run(Workdir(broken), earlier)
 
 
 def test_a_run_that_failed_at_first_leaves_no_trace_of_it(workdir, tmp_path):
-    keep(workdir, tmp_path / "archive", "loss is nan at outer step 7 (epoch 3)")
+    archive_run(workdir, tmp_path / "archive", "loss is nan at outer step 7 (epoch 3)")
     (tmp_path / "archive" / "older.png").touch()
-    keep(workdir, tmp_path / "archive")
+    archive_run(workdir, tmp_path / "archive")
     assert {path.name for path in (tmp_path / "archive").iterdir()} == FILES | FIGURES

@@ -16,12 +16,12 @@ def archived(monkeypatch):
     """The names of the runs that were archived; nothing is copied."""
     names = []
 
-    def keep(workdir, output, failure, small):
+    def archive(workdir, output, failure, small):
         assert small
         assert not failure
         names.append(output.name)
 
-    monkeypatch.setattr(methods, "keep", keep)
+    monkeypatch.setattr(methods, "archive", archive)
     return names
 
 

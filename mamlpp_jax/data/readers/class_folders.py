@@ -100,17 +100,17 @@ def split_folders(folder: Path, tree: Tree) -> dict[str, tuple[Path, Tree]]:
     """
     top, inner = _descend(folder, tree)
     names = {path.parts[0] for path in inner if path.parts}
-    found = {split_of(name): name for name in sorted(names, reverse=True) if split_of(name)}
-    if found.keys() < set(SPLITS) and len(found) > 1 and len(names) == len(found):
+    by_split = {split_of(name): name for name in sorted(names, reverse=True) if split_of(name)}
+    if by_split.keys() < set(SPLITS) and len(by_split) > 1 and len(names) == len(by_split):
         raise DataError(
             f"{top} has the folders {', '.join(sorted(names))} only; class folders in splits need all of "
             f"{', '.join(SPLITS)}. To have the classes of one folder split for you, use "
-            f"data.manual_dir={top / found[min(found, key=SPLITS.index)]}."
+            f"data.manual_dir={top / by_split[min(by_split, key=SPLITS.index)]}."
         )
-    if found.keys() != set(SPLITS):
+    if by_split.keys() != set(SPLITS):
         return {}
-    report_strays(top, sorted(names - set(found.values())))
-    return {split: (top / found[split], _below(inner, found[split])) for split in SPLITS}
+    report_strays(top, sorted(names - set(by_split.values())))
+    return {split: (top / by_split[split], _below(inner, by_split[split])) for split in SPLITS}
 
 
 def _descend(folder: Path, tree: Tree) -> tuple[Path, Tree]:

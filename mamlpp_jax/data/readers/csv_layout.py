@@ -25,12 +25,12 @@ _COLUMNS = ("filename", "file", "image", "path"), ("label", "class")  # of names
 def csv_layout(folder: Path, tree: Tree, lists: dict[str, Path]) -> Layout:
     """The images of a folder, whose image files `tree` has, by the list of each split, or by one list under ""."""
     places = _places(folder, tree)
-    found: dict[str, dict[str, list[_Place]]] = {}
+    by_split: dict[str, dict[str, list[_Place]]] = {}
     listing: Listing = {}
     split_with: dict[_Place, Path] = {}
     for split, path in lists.items():
         listing[split] = _read_list(path)
-        found[split] = {}
+        by_split[split] = {}
         for label, names in listing[split].items():
             # Names may repeat from class to class.
             at = [places.get(f"{label}/{name}") or places.get(name) for name in names]
@@ -39,8 +39,8 @@ def csv_layout(folder: Path, tree: Tree, lists: dict[str, Path]) -> Layout:
                     f"{path} lists {missing[0]} of class {label}, which is in no folder and no zip archive of "
                     f"{folder} ({len(missing)} of this class are missing)."
                 )
-            found[split][label] = [place for place in at if place is not None]
-            for place, name in zip(found[split][label], names, strict=True):
+            by_split[split][label] = [place for place in at if place is not None]
+            for place, name in zip(by_split[split][label], names, strict=True):
                 if (other := split_with.setdefault(place, path)) != path:
                     raise DataError(
                         f"{path} lists {name}, which {other} lists too; splits must not share images."
@@ -58,7 +58,7 @@ def csv_layout(folder: Path, tree: Tree, lists: dict[str, Path]) -> Layout:
                     return partial(read_rgb, path)
                 return partial(decode_rgb, read_member(open_once(path), member), f"{path}:{member}")
 
-            for class_name, at in found[split].items():
+            for class_name, at in by_split[split].items():
                 yield class_name, [loader(*place) for place in at]
 
     files = [*lists.values(), *dict.fromkeys(path for path, _ in split_with)]

@@ -128,18 +128,20 @@ def load_dataset(data_config: Any) -> Dataset:
 
 def _without_small(dataset: Dataset, smallest: int) -> Dataset:
     """The data set without classes of fewer images."""
-    kept = dataset.class_sizes >= smallest
-    if kept.all():
+    large = dataset.class_sizes >= smallest
+    if large.all():
         return dataset
-    names = [name for name, keep in zip(dataset.class_names, kept, strict=True) if not keep]
+    names = [
+        name for name, is_large in zip(dataset.class_names, large, strict=True) if not is_large
+    ]
     about = f"{len(names)} classes have fewer than data.smallest_class={smallest} images"
-    if not kept.any():
+    if not large.any():
         raise ConfigError(f"All {about}; use at most {dataset.class_sizes.max()}.")
     logging.warning("%s and are left out: %s.", about, listed(names))
     return dataclasses.replace(
         dataset,
-        images=dataset.images[np.repeat(kept, dataset.class_sizes)],
-        class_names=tuple(itertools.compress(dataset.class_names, kept)),
-        class_sizes=dataset.class_sizes[kept],
-        class_splits=tuple(itertools.compress(dataset.class_splits, kept)),
+        images=dataset.images[np.repeat(large, dataset.class_sizes)],
+        class_names=tuple(itertools.compress(dataset.class_names, large)),
+        class_sizes=dataset.class_sizes[large],
+        class_splits=tuple(itertools.compress(dataset.class_splits, large)),
     )
