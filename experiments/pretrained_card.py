@@ -13,8 +13,6 @@ import jax
 import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
-from scipy.optimize import minimize_scalar
-from scipy.special import log_softmax
 
 from mamlpp_jax.algorithms.metrics import half_interval
 from mamlpp_jax.artifacts.workdir import Workdir
@@ -68,26 +66,6 @@ def accuracies(clf: FewShotClassifier, episodes: Iterator[Episode]) -> np.ndarra
         clf.fit(e.support.inputs, e.support.targets.tolist())
         scores.append(clf.score(e.query.inputs, e.query.targets.tolist()))
     return np.array(scores)
-
-
-def fit_temperature(clf: FewShotClassifier, episodes: Iterator[Episode]) -> float:
-    """The temperature of least cross-entropy on the queries of episodes, for `FewShotModel.temperature`.
-
-    Guo, Pleiss, Sun, Weinberger, "On Calibration of Modern Neural Networks", ICML 2017.
-    """
-    logs, targets = [], []
-    for e in episodes:
-        logs.append(clf.fit(e.support.inputs, e.support.targets).predict_log_proba(e.query.inputs))
-        targets.append(e.query.targets)
-    logits, labels = np.concatenate(logs), np.concatenate(targets)
-
-    def loss(log_temperature: float) -> float:
-        return -log_softmax(logits / np.exp(log_temperature), axis=1)[
-            range(len(labels)), labels
-        ].mean()
-
-    best = minimize_scalar(loss, bounds=(-3.0, 3.0), method="bounded").x
-    return float(np.exp(best) * clf.configured.temperature)
 
 
 def order_effect(clf: FewShotClassifier, episodes: Iterator[Episode]) -> dict[str, float]:
