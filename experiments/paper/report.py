@@ -33,6 +33,7 @@ _TITLES = {
     "summary": "Published and measured",
     "table1": "Table 1: Omniglot 20-way",
     "table2": "Table 2: mini-ImageNet 5-way, by inner steps",
+    "per_step": "mini-ImageNet: one model after each number of inner steps",
     "table4": "Table 4: Omniglot 5-way",
     "components": "The methods of Table 1 on Omniglot 5-way 1-shot",
     "methods": "The methods of Table 1 beside MAML on Omniglot 1-shot, by the short protocol",

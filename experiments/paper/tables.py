@@ -44,6 +44,10 @@ _SUMMARY_NOTE = (
     "1-shot test accuracy in percent by the single best epoch and by the ensemble of the best ones (as published), "
     "transductive as in the paper: mean ± standard deviation over seeds [± half the 95 % interval over test tasks]."
 )
+_PER_STEP_NOTE = (
+    "Test accuracy in percent of a model after each number of inner steps, one seed. Each row is one model, trained "
+    "with its last number of steps; the paper's Table 2 has a model for each number."
+)
 _STATISTICS_NOTE = (
     "Test accuracy of the best epoch in percent ± half the 95 % interval over test tasks, one seed; a column per "
     "statistics that normalise in the test."
@@ -65,6 +69,7 @@ def all_tables(results: pathlib.Path) -> dict[str, str]:
         "summary": summary_table(results),
         "table1": accuracy_table(results, _listed("table1"), "shot", "method"),
         "table2": accuracy_table(results, _listed("table2"), "shot", "method", "steps"),
+        "per_step": per_step_table(results, _listed("table2")),
         "table4": accuracy_table(results, _listed("table4"), "shot", "method"),
         "components": accuracy_table(results, _listed("components"), "method"),
         "methods": methods_table(results),
@@ -178,6 +183,29 @@ def _accuracy(tests: Sequence[Evaluation], runs: int) -> str:
     half = statistics.fmean(test.ci95_by_class if by_class else test.ci95 for test in tests)
     text += f" [± {100 * half:.2f}{' over classes' if by_class else ''}]"
     return text if len(tests) == runs else f"{text} ({len(tests)} of {runs} tested)"
+
+
+def per_step_table(results: pathlib.Path, planned: Sequence[Run]) -> str:
+    """Makes a table of one model each: its accuracy after 0 to S inner steps, by the statistics of the test."""
+
+    def rows(group: Group, legend: Legend) -> list[dict[str, str]]:
+        (run,) = group.runs
+        tests = [
+            test for test in run.own_tests if test.tasks == max(t.tasks for t in run.own_tests)
+        ]
+        return [
+            {
+                "outer steps": group.length,
+                "test": f"`{test.eval_statistics}`, {test.model}, {test.tasks:,} tasks, {run.condition(test)}",
+                **{str(k): f"{100 * value:.2f}" for k, value in enumerate(test.accuracy_per_step)},
+                "made": legend.signs([run]),
+            }
+            for test in tests
+        ]
+
+    runs = [run for run in load_runs(results, planned) if run.results]
+    cells = [Cell({"run": run.name}, [run]) for run in runs]
+    return make_table(cells, rows, {}, _PER_STEP_NOTE) if cells else "No such runs."
 
 
 def statistics_table(results: pathlib.Path) -> str:

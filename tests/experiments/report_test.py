@@ -278,6 +278,16 @@ def test_the_summary_takes_the_longest_runs(tmp_path):
     assert row["published"].startswith("52.15")
 
 
+def test_a_model_has_a_row_with_its_accuracy_after_each_step(tmp_path):
+    assert all_tables(tmp_path)["per_step"] == "No such runs."
+    run = Run("mini_imagenet", 5, 1, "maml++", "compact")
+    write_run(tmp_path, run, 0.5)
+    first = rows(all_tables(tmp_path)["per_step"])[0]
+    assert first["run"] == run.name
+    assert first["0"] == "20.00"
+    assert "`batch`, ensemble, 600 tasks, 1 query" in first["test"]
+
+
 def test_statistics_have_a_column_each(tmp_path):
     write_run(tmp_path, MAML._replace(variant="brief"), 0.9)
     write_run(tmp_path, MAML._replace(variant="average"), 0.9)
