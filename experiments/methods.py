@@ -2,6 +2,7 @@
 
     nice -n 10 python -m experiments.methods             # runs or resumes, one method after another; times the steps
     python -m experiments.methods --methods=anil,boil    # these alone
+    python -m experiments.methods --seeds=0,1,2          # of each three seeds
     python -m experiments.methods --table                # prints the table of archived runs, and makes nothing
 
 It can be stopped at any time with SIGTERM or SIGINT: the run saves, and the same command goes on. Methods that are
@@ -22,8 +23,9 @@ from jax.sharding import SingleDeviceSharding
 from experiments.benchmark_rows import Case, compile_step, make_config, time_in_turns
 from experiments.command_line import run_main
 from experiments.launcher import Launcher
+from experiments.paper.cells import mean_and_spread
 from experiments.paper.keep import archive
-from experiments.paper.runs import Run
+from experiments.paper.runs import SEEDS, Run
 from experiments.paper.sweep import Sweep
 from mamlpp_jax.artifacts.provenance import provenance
 from mamlpp_jax.artifacts.results import Evaluation
@@ -42,6 +44,7 @@ _ROUNDS = 7
 # With the fields in which a method's budget is not the quickstart's.
 METHODS: dict[str, Mapping[str, Any]] = {
     **{name: {} for name in ("maml", "maml++", "fomaml", "anil", "boil", "metasgd", "alfa")},
+    **{name: {} for name in ("metacurvature", "metal", "metal_inductive", "protomaml", "cavia")},
     **{"sharedhead": {}, "tasknorm": {}, "reptile": {"train.epochs": 15}},
 }
 
@@ -56,9 +59,10 @@ class MethodSweep(Sweep):
         return 0
 
 
-def method_run(name: str) -> Run:
+def method_run(name: str, seed: int = 0) -> Run:
     """Returns the run of a method."""
-    return Run("quickstart", 5, 1, name, "none", fields=METHODS[name], folder=name)
+    folder = f"{name}-seed{seed}" if seed else name
+    return Run("quickstart", 5, 1, name, "none", seed, fields=METHODS[name], folder=folder)
 
 
 def extra_parameters(names: Sequence[str]) -> dict[str, int]:
@@ -85,41 +89,52 @@ def measure_times(names: Sequence[str]) -> dict[str, float]:
 def table(results: pathlib.Path) -> str:
     """Returns a Markdown table of archived runs."""
     costs = read_json(results / COSTS_FILE) if exists(results / COSTS_FILE) else {}
-    rows = [_row(name, Workdir(results / name).results(), costs) for name in METHODS]
+    rows = [_row(name, _all_seeds(results, name), costs) for name in METHODS]
     return markdown_table(rows)
 
 
-def _row(name: str, results: Mapping[str, Any] | None, costs: Mapping[str, Any]) -> dict[str, str]:
+def _all_seeds(results: pathlib.Path, name: str) -> list[dict[str, Any]]:
+    """The results of a method's archived runs by ascending seed."""
+    runs = (Workdir(results / method_run(name, seed).name).results() for seed in SEEDS)
+    return [run for run in runs if run]
+
+
+def _row(name: str, runs: Sequence[Mapping[str, Any]], costs: Mapping[str, Any]) -> dict[str, str]:
     def cost(key: str, form: str) -> str:
         value = costs.get(key, {}).get(name)
         return MISSING if value is None else form.format(value)
 
     return {
         "method": f"`{name}`",
-        "outer steps": f"{results['steps']:,}" if results else MISSING,
-        "test, `batch`": _accuracy(results, "batch"),
-        "test, `support`": _accuracy(results, "support"),
+        "outer steps": f"{runs[0]['steps']:,}" if runs else MISSING,
+        "seeds": ", ".join(str(run["seed"]) for run in runs),
+        "test, `batch`": _accuracy(runs, "batch"),
+        "test, `support`": _accuracy(runs, "support"),
         "ms per outer step": cost("ms_per_step", "{:.0f}"),
         "extra parameters": cost("extra_parameters", "{:,}"),
     }
 
 
-def _accuracy(results: Mapping[str, Any] | None, mode: str) -> str:
-    """The ensemble's accuracy; that of a method with statistics of its own stands in the first column."""
-    if not results:
+def _accuracy(runs: Sequence[Mapping[str, Any]], mode: str) -> str:
+    """The ensemble's accuracy: of one seed with its interval over tasks, of several their mean and deviation.
+
+    That of a method with statistics of its own stands in the first column.
+    """
+    if not runs:
         return MISSING
-    tests: list[Evaluation] = [test for test in results["test"] if test.model == "ensemble"]
-    for test in tests:
-        text = f"{100 * test.accuracy:.2f} ± {100 * test.ci95:.2f}"
-        if test.eval_statistics == mode:
-            return text
-        if test.train_statistics != "batch" and mode == "batch":
-            return f"{text} (`{test.eval_statistics}`)"
-    return ""
+    tests: list[Evaluation] = [t for run in runs for t in run["test"] if t.model == "ensemble"]
+    own = mode == "batch" and all(test.train_statistics != "batch" for test in tests)
+    shown = [test for test in tests if own or test.eval_statistics == mode]
+    if not shown:
+        return ""
+    text = mean_and_spread([100 * test.accuracy for test in shown], ".2f")
+    text += f" [± {100 * shown[0].ci95:.2f}]" if len(shown) == 1 else ""
+    return f"{text} (`{shown[0].eval_statistics}`)" if own else text
 
 
 def _define_flags() -> None:
     flags.DEFINE_list("methods", list(METHODS), "Which to make.")
+    flags.DEFINE_list("seeds", ["0"], f"Of these seeds, some of {', '.join(map(str, SEEDS))}.")
     flags.DEFINE_bool("table", False, "Print the table of archived runs, and stop.")
     flags.DEFINE_string("workdirs", "runs/methods", "Folder of the runs' workdirs and logs.")
     flags.DEFINE_string("results", str(RESULTS), "Folder of the archived runs.")
@@ -128,14 +143,16 @@ def _define_flags() -> None:
 def _main() -> int:
     jax.config.update("jax_platforms", "cpu")
     chosen, code = flags.FLAGS, 0
-    results, names = pathlib.Path(chosen.results), chosen.methods
+    results, names, seeds = pathlib.Path(chosen.results), chosen.methods, chosen.seeds
     if unknown := [name for name in names if name not in METHODS]:
         raise ConfigError(f"--methods has {', '.join(unknown)}; choose from {', '.join(METHODS)}.")
+    if unknown := [seed for seed in seeds if seed not in map(str, SEEDS)]:
+        raise ConfigError(f"--seeds has {', '.join(unknown)}; choose from 0, 1 and 2.")
     if not chosen.table:
         launcher = Launcher()
         sweep = MethodSweep(pathlib.Path(chosen.workdirs), results, launcher)
         with launcher.listening():
-            code = sweep([method_run(name) for name in names])
+            code = sweep([method_run(name, int(seed)) for seed in seeds for name in names])
         if code == 0 and set(names) == set(METHODS):
             costs = {"extra_parameters": extra_parameters([*METHODS]), **provenance(1)}
             costs["ms_per_step"] = measure_times([*METHODS])
