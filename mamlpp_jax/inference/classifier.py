@@ -27,15 +27,17 @@ from mamlpp_jax.statistics import check_usable, find_statistics
 class FewShotClassifier:
     """Learns classes from a few images of each, by the inner loop of a trained model; an estimator of scikit-learn.
 
-        clf = FewShotClassifier.from_pretrained("omniglot")
-        clf.fit(images, labels)
-        clf.predict(more_images)
-
     An image is the path of a file, a Pillow image, an array or what else `inference.preprocessing.load_images` lists.
     Each method takes one image or several and returns an entry per image.
 
     Attributes:
         model: as given; `configured` has the settings in use.
+
+    Example:
+        >>> clf = maml.FewShotClassifier.from_pretrained("omniglot")
+        >>> clf = clf.fit(images[:3], ["a", "b", "c"])  # one example of each class
+        >>> clf.predict(images[[2, 0]]).tolist()
+        ['c', 'a']
     """
 
     def __init__(
