@@ -74,6 +74,11 @@ def test_speed_has_every_machine():
     assert "times)" in page
 
 
+def test_table_3_has_five_numbers_of_inner_steps():
+    costs = re.findall(r"^ *\|? *(\d)\b.*?(0\.\d\d)", site_pages.table3(), re.MULTILINE)
+    assert [int(steps) for steps, _ in costs] == [1, 2, 3, 4, 5]
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(DOCS).as_posix())
 def test_links_and_figures_of_a_page_hold(page):
     text = page.read_text(encoding="utf-8")
