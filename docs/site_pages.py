@@ -172,7 +172,7 @@ def speed() -> str:
 
 
 def _machine(folder: str, machine: str) -> str:
-    rows = _rows(folder)
+    rows = benchmark_rows(folder)
     times = {
         (row["case"], row["implementation"], row["order"]): row["ms_median"]
         for row in rows
@@ -190,7 +190,8 @@ def _machine(folder: str, machine: str) -> str:
     return f"### {machine}\n\n{markdown_table(lines)}\n\n{_provenance(folder)}"
 
 
-def _rows(folder: str) -> list[dict[str, Any]]:
+def benchmark_rows(folder: str) -> list[dict[str, Any]]:
+    """The rows of an archived benchmark."""
     return json.loads((RESULTS / folder / "benchmark.json").read_text(encoding="utf-8"))
 
 
@@ -214,7 +215,7 @@ def table3() -> str:
                 "of MAML's": f"{annealed / maml:.2f}",
             }
             for steps, (annealed, maml) in schedule_costs(
-                [Row(**row) for row in _rows(folder)]
+                [Row(**row) for row in benchmark_rows(folder)]
             ).items()
         ]
         if rows:
