@@ -1,7 +1,7 @@
-"""Tasks and a network of your own in a configured run, with its checkpoints, exact resume and test.
+r"""Tasks and a network of your own in a configured run, with its checkpoints, exact resume and test.
 
 python -m mamlpp_jax.main --config=quickstart --config.data.name=experiments.examples.waves:waves \
-    --config.model.name=experiments.examples.waves:Net
+    --config.model.name=experiments.examples.waves:Net --config.model.filters=64
 """
 
 import jax
@@ -20,7 +20,7 @@ class Net(nn.Module):
         return nn.Dense(self.ways, name="linear")(nn.relu(nn.Dense(self.width)(series)))
 
 
-def waves(way=3, shot=2, query=2, length=16):
+def waves(way=5, shot=1, query=1, length=16):
     """Classes are frequencies, each series has a phase of its own."""
 
     def batch(key, frequencies, count):

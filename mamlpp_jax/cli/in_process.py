@@ -63,7 +63,7 @@ class Outcome:
         >>> [(each.model, each.tasks) for each in outcome.evaluations]
         [('ensemble', 20), ('best', 20)]
         >>> outcome.predictions.labels.shape, outcome.members[0].epoch
-        ((20, 6), 0)
+        ((20, 5), 0)
     """
 
     config: ConfigDict
@@ -108,7 +108,7 @@ def train(
 
     Example:
         >>> outcome = maml.train(config, home / "run")
-        >>> outcome.accuracy > 1 / 3  # of three classes
+        >>> outcome.accuracy > 1 / 5  # of five classes
         True
     """
     config = copy.deepcopy(config)
@@ -294,7 +294,7 @@ def adapt_and_predict(
 
     Example:
         >>> maml.adapt_and_predict(outcome, one_task.support, one_task.query.inputs).shape
-        (6, 3)
+        (5, 5)
     """
     if isinstance(model, Outcome):
         model = from_runs(list(model.members))

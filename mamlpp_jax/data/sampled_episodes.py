@@ -35,7 +35,7 @@ class EpisodeSource(NamedTuple):
         example_inputs: inputs of a task, leaves [N, ...] for any N: arrays or `jax.ShapeDtypeStruct` instances.
 
     Example:
-        >>> source = waves(way=3, shot=2, length=16)
+        >>> source = waves(way=3, shot=2)
         >>> source.train(jax.random.key(0), jnp.arange(8)).support.inputs.shape
         (8, 6, 16)
     """
