@@ -123,11 +123,13 @@ setup(
         "tfds": TFDS,
         "tpu": ["jax[tpu]>=0.10"],
         "test": [
+            "beartype>=0.20",  # tests/shapes_test.py
             "check-jsonschema>=0.30",  # of .github
             "equinox>=0.11",  # a backbone of experiments/examples
             *TFDS,
             "flatbuffers>=24",
             "hypothesis>=6.100",
+            "jaxtyping>=0.3",  # shapes in annotations, which nothing imports at run time
             "mypy>=1.15",
             "optuna>=4.0",  # a recipe of experiments/examples
             "pandas>=2.2",

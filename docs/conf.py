@@ -23,7 +23,7 @@ extensions = [
     "sphinx_copybutton",
     "site_extension",
 ]
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "jupyter"]
 html_theme = "furo"
 html_title = f"mamlpp_jax {release}"
 html_static_path = ["_static"]
@@ -38,12 +38,15 @@ copybutton_exclude = ".linenos, .gp, .go"
 
 # Notebooks run once per change of their code. Compiling is most of their time.
 os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+# The kernel of this environment, whatever kernels the user has; without its note on encryption.
+os.environ["JUPYTER_PATH"] = str(pathlib.Path(__file__).parent / "jupyter")
 nb_execution_mode = "cache"
 nb_execution_cache_path = str(pathlib.Path(__file__).parent / "_build" / "notebooks")
 nb_execution_timeout = 600
 nb_execution_raise_on_error = True
 nb_execution_show_tb = True
 nb_merge_streams = True
+nb_render_markdown_format = "myst"  # with tables
 
 default_role = "literal"  # `name` in docstrings
 autodoc_member_order = "bysource"

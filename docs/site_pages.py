@@ -9,9 +9,12 @@ import json
 import pathlib
 import re
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import mamlpp_jax
 from experiments import methods as family
+from experiments.benchmark_report import schedule_costs
+from experiments.benchmark_rows import Row
 from experiments.paper.tables import all_tables
 from mamlpp_jax import errors
 from mamlpp_jax.config.fields import FIELDS
@@ -169,10 +172,7 @@ def speed() -> str:
 
 
 def _machine(folder: str, machine: str) -> str:
-    page = (RESULTS / folder / "benchmark.md").read_text(encoding="utf-8")
-    commit = re.search(r"commit (\w+)", page)
-    jax = re.search(r"jax ([\w.]+)", page)
-    rows = json.loads((RESULTS / folder / "benchmark.json").read_text(encoding="utf-8"))
+    rows = benchmark_rows(folder)
     times = {
         (row["case"], row["implementation"], row["order"]): row["ms_median"]
         for row in rows
@@ -187,8 +187,40 @@ def _machine(folder: str, machine: str) -> str:
                 row[label] = f"{ours:,.0f} ms"
                 row[f"PyTorch, {label}"] = f"{other:,.0f} ms ({other / ours:.1f} times)"
         lines += [row] if len(row) > 1 else []
+    return f"### {machine}\n\n{markdown_table(lines)}\n\n{_provenance(folder)}"
+
+
+def benchmark_rows(folder: str) -> list[dict[str, Any]]:
+    """The rows of an archived benchmark."""
+    return json.loads((RESULTS / folder / "benchmark.json").read_text(encoding="utf-8"))
+
+
+def _provenance(folder: str) -> str:
+    """Where the numbers of a benchmark's folder are from."""
+    page = (RESULTS / folder / "benchmark.md").read_text(encoding="utf-8")
+    commit, jax = re.search(r"commit (\w+)", page), re.search(r"jax ([\w.]+)", page)
     made = f", JAX {jax[1]}" * bool(jax) + f", commit {commit[1][:12]}" * bool(commit)
-    return f"### {machine}\n\n{markdown_table(lines)}\n\nMade with {folder}{made}."
+    return f"From `experiments/results/{folder}`{made}."
+
+
+def table3() -> str:
+    """Milliseconds of an outer step by inner steps, of every machine on which they were measured."""
+    parts = []
+    for folder, machine in MACHINES.items():
+        rows = [
+            {
+                "inner steps": steps,
+                "MAML": f"{maml:.0f} ms",
+                "MAML++, mean over its schedule": f"{annealed:.0f} ms",
+                "of MAML's": f"{annealed / maml:.2f}",
+            }
+            for steps, (annealed, maml) in schedule_costs(
+                [Row(**row) for row in benchmark_rows(folder)]
+            ).items()
+        ]
+        if rows:
+            parts += [markdown_table(rows), f"{machine}. {_provenance(folder)}"]
+    return "\n\n".join(parts)
 
 
 def gallery() -> str:
@@ -280,6 +312,7 @@ PAGES: dict[str, Callable[..., str]] = {
     "report": report,
     "family": family_table,
     "speed": speed,
+    "table3": table3,
     "gallery": gallery,
     "recipes": recipes,
     "api": api,

@@ -90,18 +90,22 @@ def _ratios(rows: Sequence[Row]) -> list[str]:
     return lines
 
 
-def _schedule_cost(rows: Sequence[Row]) -> list[str]:
-    """Table 3's claim: MAML++ over its whole annealed schedule against MAML."""
+def schedule_costs(rows: Sequence[Row]) -> dict[int, tuple[float, float]]:
+    """Milliseconds of an outer step of MAML++ over its whole annealed schedule and of MAML, by inner steps: Table 3."""
     phases = [("maml++", order, multi_step) for _, order, multi_step in _SCHEDULE]
     times = _medians(rows, "table 3", ("inner_steps",), ("method", "order", "multi_step"))
     if not {_MAML, *phases} <= set(times.columns):
-        return []
+        return {}
     times = times[[_MAML, *phases]].dropna().sort_index()
     annealed = times[phases] @ [epochs / _EPOCHS for epochs, _, _ in _SCHEDULE]
+    return {steps: (annealed[steps], maml) for steps, maml in times[_MAML].items()}
+
+
+def _schedule_cost(rows: Sequence[Row]) -> list[str]:
     return [
         f"{steps} inner step(s), mean over the {_EPOCHS} epochs of the paper's Omniglot schedule: MAML++ "
-        f"{annealed[steps]:.1f} ms, MAML {maml:.1f} ms: {annealed[steps] / maml:.2f} of its cost."
-        for steps, maml in times[_MAML].items()
+        f"{annealed:.1f} ms, MAML {maml:.1f} ms: {annealed / maml:.2f} of its cost."
+        for steps, (annealed, maml) in schedule_costs(rows).items()
     ]
 
 

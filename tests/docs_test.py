@@ -1,5 +1,6 @@
 """The documentation's generated pages leave nothing out, and its hand-written ones hold together."""
 
+import json
 import pathlib
 import re
 import sys
@@ -72,6 +73,43 @@ def test_speed_has_every_machine():
     for machine in site_pages.MACHINES.values():
         assert f"### {machine}" in page
     assert "times)" in page
+
+
+def _times(case, implementation):
+    """Median milliseconds of an outer step of MAML++ in second order, of every machine."""
+    wanted = {"section": "implementations", "method": "maml++", "order": 2}
+    wanted |= {"case": case, "implementation": implementation}
+    rows = [row for folder in site_pages.MACHINES for row in site_pages.benchmark_rows(folder)]
+    return [row["ms_median"] for row in rows if wanted.items() <= row.items()]
+
+
+def test_speed_in_readme_is_that_of_the_benchmark():
+    text = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split("## Speed")[1].split())
+    told = [float(number) for number in re.findall(r"(\d[\d.]*) (?=to|ms|times)", text)][:6]
+    ours = _times("omniglot_5w1s", "ours")
+    expected = [round(min(ours)), round(max(ours))]
+    for case in ("omniglot_5w1s", "omniglot_20w1s"):
+        ours, others = (_times(case, name) for name in ("ours", "pytorch"))
+        ratios = [other / own for own, other in zip(ours, others, strict=True)]
+        expected += [round(min(ratios), 1), round(max(ratios), 1)]
+    assert told == expected
+
+
+def test_accuracies_in_prose_are_those_of_the_kept_run():
+    run = site_pages.RESULTS / "omniglot-5way-1shot-maml++-released-seed0" / "results.json"
+    tests = json.loads(run.read_text(encoding="utf-8"))["test"]
+    kept = {f"{100 * t['accuracy']:.2f}": f"{100 * t['ci95']:.2f}" for t in tests}
+    pages = [DOCS / "results" / "reproduction.md", DOCS / "concepts" / "batch_statistics.md"]
+    reproduction, concept = (page.read_text(encoding="utf-8") for page in pages)
+    told = re.findall(r"(\d\d\.\d\d) ± (\d\.\d\d) %", reproduction)
+    assert len(told) == 2
+    assert all(kept.get(accuracy) == half for accuracy, half in told)
+    assert re.search(r"\((\S+) beside (\S+) %", concept).groups() == tuple(a for a, _ in told)
+
+
+def test_table_3_has_five_numbers_of_inner_steps():
+    costs = re.findall(r"^ *\|? *(\d)\b.*?(0\.\d\d)", site_pages.table3(), re.MULTILINE)
+    assert [int(steps) for steps, _ in costs] == [1, 2, 3, 4, 5]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(DOCS).as_posix())

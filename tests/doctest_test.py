@@ -10,44 +10,67 @@ import pytest
 import mamlpp_jax
 
 REFERENCE = pathlib.Path(__file__).parents[1] / "docs" / "reference" / "api.md"
-# Names whose examples are programs: tutorials, guides and tests have them.
-PROGRAMS = {
-    *("train", "evaluate", "Outcome", "Callback", "adapt_and_predict", "EpisodeSource"),
-    *("load_dataset", "make_sampler", "FewShotClassifier", "export_adaptation"),
-    *("load_run", "TrainedRun"),
-}
-# A dictionary and instances, whose classes have the examples.
-VALUES = {"STATISTICS", "cross_entropy", "fixed_tasks", "__version__"}
-
-
-def example_owner(name):
-    value = getattr(mamlpp_jax, name)
-    return type(value) if name in ("cross_entropy", "fixed_tasks") else value
+# Names whose examples go on with the reference's second program, which makes a configuration and images.
+WITH_IMAGES = ["EpisodeSource", "FewShotClassifier", "export_adaptation", "load_dataset"]
+WITH_IMAGES += ["make_sampler"]
+# Names whose examples go on with the run of `train`'s.
+WITH_RUN = ["Outcome", "TrainedRun", "adapt_and_predict", "evaluate", "load_run"]
+# Instances, whose classes have the examples.
+INSTANCES = ["cross_entropy", "fixed_tasks"]
+# A dictionary and a string have no docstring; the example of `Statistics` reads the dictionary.
+VALUES = ["STATISTICS", "__version__"]
+OTHERS = set(mamlpp_jax.__all__) - {*WITH_IMAGES, *WITH_RUN, "train", *VALUES}
 
 
 @pytest.fixture(scope="module")
-def beginning():
-    program = re.search(r"```python\n(.*?)```", REFERENCE.read_text(encoding="utf-8"), re.DOTALL)
+def programs():
+    return re.findall(r"```python\n(.*?)```", REFERENCE.read_text(encoding="utf-8"), re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def beginning(programs):
     names = {}
-    exec(program[1], names)
+    exec(programs[0], names)
     return names
 
 
-@pytest.mark.parametrize("name", sorted(set(mamlpp_jax.__all__) - PROGRAMS - {*VALUES}))
-def test_the_example_of_a_public_name_runs(beginning, name):
-    value = example_owner(name)
-    check(inspect.getdoc(value), name, beginning)
+@pytest.fixture(scope="module")
+def images(programs, beginning):
+    names = dict(beginning)
+    exec(programs[1], names)
+    return names
 
 
-def test_examples_of_public_instances_run(beginning):
-    for name in ("cross_entropy", "fixed_tasks"):
-        check(inspect.getdoc(example_owner(name)), name, beginning)
+@pytest.fixture(scope="module")
+def run(images):
+    return check("train", images)
 
 
-def check(text, name, beginning):
-    test = doctest.DocTestParser().get_doctest(text, dict(beginning), name, None, None)
+def check(name, names):
+    """Runs the example of a public name, and returns the names that it leaves."""
+    value = getattr(mamlpp_jax, name)
+    text = inspect.getdoc(type(value) if name in INSTANCES else value)
+    test = doctest.DocTestParser().get_doctest(text, dict(names), name, None, None)
     assert test.examples, f"{name} has no example"
     output = []
     runner = doctest.DocTestRunner()
-    runner.run(test, out=output.append)
+    runner.run(test, out=output.append, clear_globs=False)
     assert not runner.failures, "".join(output)
+    return test.globs
+
+
+@pytest.mark.parametrize("name", sorted(OTHERS))
+def test_the_example_of_a_public_name_runs(beginning, name):
+    check(name, beginning)
+
+
+@pytest.mark.xdist_group("examples of images")
+@pytest.mark.parametrize("name", WITH_IMAGES)
+def test_the_example_with_images_runs(images, name):
+    check(name, images)
+
+
+@pytest.mark.xdist_group("examples of images")
+@pytest.mark.parametrize("name", WITH_RUN)
+def test_the_example_of_train_runs_and_those_that_go_on_with_it(run, name):
+    check(name, run)

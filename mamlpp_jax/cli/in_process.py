@@ -58,6 +58,12 @@ class Outcome:
         members: the tested epochs, best first; each can be evaluated and predicted with.
         adapted: theta_S of the best epoch for each task, leaves [T, ...]; None where it was not asked for.
         workdir: folder of the run; None without one.
+
+    Example:
+        >>> [(each.model, each.tasks) for each in outcome.evaluations]
+        [('ensemble', 20), ('best', 20)]
+        >>> outcome.predictions.labels.shape, outcome.members[0].epoch
+        ((20, 5), 0)
     """
 
     config: ConfigDict
@@ -99,6 +105,11 @@ def train(
     Raises:
         KeyboardInterrupt: Ctrl-C; with a workdir everything done is saved, and the same call goes on.
         MamlppError: bad input, or numbers gone bad.
+
+    Example:
+        >>> outcome = maml.train(config, home / "run")
+        >>> outcome.accuracy > 1 / 5  # of five classes
+        True
     """
     config = copy.deepcopy(config)
     config_lib.validate(config)
@@ -168,6 +179,11 @@ def evaluate(
     Raises:
         ConfigError: an override is unknown or not allowed, or the run names code that is not allowed.
         WorkdirError: there is no such run.
+
+    Example:
+        >>> longer = maml.evaluate(outcome, inner_steps=3, tasks=10)
+        >>> len(longer.evaluations[0].accuracy_per_step)  # after 0 to 3 steps
+        4
     """
     members = _members(run, allow_code)
     if unknown := sorted(set(overrides) - set(EVALUATION_FLAGS)):
@@ -275,6 +291,10 @@ def adapt_and_predict(
 
     Raises:
         ConfigError: the statistics mode is unknown.
+
+    Example:
+        >>> maml.adapt_and_predict(outcome, one_task.support, one_task.query.inputs).shape
+        (5, 5)
     """
     if isinstance(model, Outcome):
         model = from_runs(list(model.members))

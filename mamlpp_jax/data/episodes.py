@@ -9,7 +9,7 @@ Sampling without replacement sorts random uint32 bits (stably), which host and d
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,9 @@ import numpy as np
 
 from mamlpp_jax.data.dataset import Dataset
 from mamlpp_jax.types import Array, Batch, Episode, SampleTasks
+
+if TYPE_CHECKING:
+    from jaxtyping import Float32, UInt8
 
 _LAST = np.uint32(0xFFFFFFFF)
 # Mean and deviation of each channel, of pixels in 0..1.
@@ -104,7 +107,9 @@ def rotate(images: Array, rotations: Array) -> Array:
     )(images, rotations)
 
 
-def normalize(images: Array, mean: Sequence[float], std: Sequence[float]) -> Array:
+def normalize(
+    images: UInt8[Array, "*shape C"], mean: Sequence[float], std: Sequence[float]
+) -> Float32[Array, "*shape C"]:
     """Converts uint8 images [..., C] to float32 with the mean and deviation of each channel, of pixels in 0..1.
 
     Example:

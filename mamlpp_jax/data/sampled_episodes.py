@@ -33,6 +33,11 @@ class EpisodeSource(NamedTuple):
         validation: samples tasks of classes that `train` never has; the same ones in every epoch.
         test: samples tasks of classes that neither of the others has.
         example_inputs: inputs of a task, leaves [N, ...] for any N: arrays or `jax.ShapeDtypeStruct` instances.
+
+    Example:
+        >>> source = waves(way=3, shot=2)
+        >>> source.train(jax.random.key(0), jnp.arange(8)).support.inputs.shape
+        (8, 6, 16)
     """
 
     train: Sampler

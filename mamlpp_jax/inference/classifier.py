@@ -6,7 +6,7 @@ import inspect
 import os
 import pathlib
 import warnings
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -23,19 +23,24 @@ from mamlpp_jax.inference.saved_model import load_fitted, save_model
 from mamlpp_jax.inference.stablehlo import write_stablehlo
 from mamlpp_jax.statistics import check_usable, find_statistics
 
+if TYPE_CHECKING:
+    from jaxtyping import Float32, Shaped, UInt8
+
 
 class FewShotClassifier:
     """Learns classes from a few images of each, by the inner loop of a trained model; an estimator of scikit-learn.
-
-        clf = FewShotClassifier.from_pretrained("omniglot")
-        clf.fit(images, labels)
-        clf.predict(more_images)
 
     An image is the path of a file, a Pillow image, an array or what else `inference.preprocessing.load_images` lists.
     Each method takes one image or several and returns an entry per image.
 
     Attributes:
         model: as given; `configured` has the settings in use.
+
+    Example:
+        >>> clf = maml.FewShotClassifier.from_pretrained("omniglot")
+        >>> clf = clf.fit(images[:3], ["a", "b", "c"])  # one example of each class
+        >>> clf.predict(images[[2, 0]]).tolist()
+        ['c', 'a']
     """
 
     def __init__(
@@ -183,7 +188,7 @@ class FewShotClassifier:
         return self
 
     @property
-    def classes_(self) -> np.ndarray:
+    def classes_(self) -> Shaped[np.ndarray, " K"]:
         """The labels of the classes, [K] of the labels' dtype, sorted or else by first appearance.
 
         Raises:
@@ -191,7 +196,7 @@ class FewShotClassifier:
         """
         return self._state().classes
 
-    def predict(self, images: Any) -> np.ndarray:
+    def predict(self, images: Any) -> Shaped[np.ndarray, " n"]:
         """The most probable class of each image, [n] of the labels' dtype; see `predict_proba`.
 
         With `reject_below` the dtype is object, and None stands for "none of these".
@@ -203,11 +208,11 @@ class FewShotClassifier:
             predicted[numbers < 0] = None
         return predicted
 
-    def classify(self, squares: np.ndarray) -> Predictions:
+    def classify(self, squares: UInt8[np.ndarray, "n H W C"]) -> Predictions:
         """All there is to say of preprocessed images, with classes by their place in `classes_`."""
         return self._state().predict(squares, self.reject_below)
 
-    def predict_proba(self, images: Any) -> np.ndarray:
+    def predict_proba(self, images: Any) -> Float32[np.ndarray, "n K"]:
         """Probabilities of the classes, float32 [n, K] in the order of `classes_`.
 
         Raises:
@@ -216,21 +221,21 @@ class FewShotClassifier:
         """
         return np.exp(self.predict_log_proba(images))
 
-    def predict_log_proba(self, images: Any) -> np.ndarray:
+    def predict_log_proba(self, images: Any) -> Float32[np.ndarray, "n K"]:
         """Logarithms of `predict_proba`."""
         return self._state().outputs(self.preprocess(images)).log_probabilities
 
-    def embed(self, images: Any) -> np.ndarray:
+    def embed(self, images: Any) -> Float32[np.ndarray, "n features"]:
         """Features under the adapted weights, those of several members side by side: float32 [n, E * D]."""
         return self._state().outputs(self.preprocess(images)).embeddings
 
     transform = embed
 
-    def fit_transform(self, images: Any, labels: Any) -> np.ndarray:
+    def fit_transform(self, images: Any, labels: Any) -> Float32[np.ndarray, "n features"]:
         """The embeddings of images whose classes were learned first; see `fit` and `embed`."""
         return self.fit(images, labels).embed(images)
 
-    def familiarity(self, images: Any) -> np.ndarray:
+    def familiarity(self, images: Any) -> Float32[np.ndarray, " n"]:
         """How near images are to the support set, float32 [n] in 0..1; low for outliers.
 
         1 for a support image, 1/2 for an image as far from all of them as the classes are from one another, measured
@@ -251,7 +256,7 @@ class FewShotClassifier:
         squares = self._paired(images, numbers)
         return float(np.mean(self.classify(squares).numbers == numbers))
 
-    def preprocess(self, images: Any) -> np.ndarray:
+    def preprocess(self, images: Any) -> UInt8[np.ndarray, "n H W C"]:
         """Images as the model takes them, uint8 [n, H, W, C]; see `inference.preprocessing.load_images`."""
         return self._load(images, self._stack)
 

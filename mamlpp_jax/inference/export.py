@@ -36,6 +36,12 @@ def export_adaptation(
         ConfigError: way or shot is out of range.
         ModelError: there is no such model, or `flatbuffers` is not installed.
         WorkdirError: a file cannot be read or written.
+
+    Example:
+        >>> maml.export_adaptation("glyphs", home / "glyphs.stablehlo", way=5, shot=1)
+        >>> exported = jax.export.deserialize((home / "glyphs.stablehlo").read_bytes())
+        >>> [argument.shape for argument in exported.in_avals]
+        [(5, 28, 28, 1), (n, 28, 28, 1)]
     """
     config_lib.check_value("task.way", way)
     config_lib.check_value("task.shot", shot)

@@ -39,6 +39,11 @@ class TrainedRun:
         batch_stats: running statistics, leaves [S, F] or [F].
         step: outer steps taken.
         example_inputs: inputs of the backbone, leaves [N, ...], as arrays or shapes.
+
+    Example:
+        >>> run = outcome.members[0]
+        >>> task = maml.make_task(run.learner, run.meta, run.batch_stats, one_task)
+        >>> theta, trace = maml.adapt_to(run.learner, task, order=1)  # as in a loop of one's own
     """
 
     config: ConfigDict
@@ -85,6 +90,11 @@ def load_run(
     Raises:
         ConfigError: there is no such implementation of convolutions, or the run names code that is not allowed.
         WorkdirError: there is no such run or checkpoint, or it is damaged or of another version.
+
+    Example:
+        >>> run = maml.load_run(home / "run", epoch="latest", allow_code=True)
+        >>> run.step
+        100
     """
     return _load(workdir, lambda *opened: [_choose_step(epoch, *opened)], conv, allow_code)[0]
 

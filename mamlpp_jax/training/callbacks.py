@@ -10,6 +10,13 @@ class Callback:
     """Hears of a training; a subclass overrides what it needs.
 
     An exception that a method raises ends the training: what was done is saved, and the exception reaches the caller.
+
+    Example:
+        >>> class Watch(maml.Callback):
+        ...     def on_epoch(self, record):
+        ...         print(f"epoch {record['epoch'] + 1}: {record['val_accuracy']:.0%}")
+        >>> Watch().on_epoch({"epoch": 0, "val_accuracy": 0.5})  # as `maml.train(config, callbacks=[Watch()])` does
+        epoch 1: 50%
     """
 
     def on_steps(self, records: Sequence[Mapping[str, Any]]) -> None:

@@ -255,6 +255,11 @@ def make_sampler(config: ConfigDict, dataset: Dataset, split: str = "train") -> 
 
     Raises:
         ConfigError: the data do not give the tasks asked for.
+
+    Example:
+        >>> sample = maml.make_sampler(of_images, maml.load_dataset(of_images))
+        >>> sample(jax.random.key(0), jnp.arange(8)).query.inputs.shape
+        (8, 2, 16, 16, 1)
     """
     classes = choose_classes(config, dataset)
     check_tasks(config, dataset, {split: classes[split]})

@@ -105,7 +105,10 @@ def test_every_import_is_required(wheel):
 
 
 def imported(tree):
-    """The top-level modules that a syntax tree imports, in functions too."""
+    """The top-level modules that a syntax tree imports, in functions too, but not for type checkers alone."""
+    for node in list(ast.walk(tree)):
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            node.body = []
     names = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):

@@ -90,6 +90,11 @@ def load_dataset(data_config: Any) -> Dataset:
     Raises:
         ConfigError: a field names something unknown, unread or not writable.
         DataError: the source is missing or broken.
+
+    Example:
+        >>> dataset = maml.load_dataset(of_images)
+        >>> dataset.num_classes, dataset.images.shape
+        (6, (18, 16, 16, 1))
     """
     data_config = getattr(data_config, "data", data_config)
     name, size = data_config.name, data_config.image_size
