@@ -223,6 +223,43 @@ def table3() -> str:
     return "\n\n".join(parts)
 
 
+def gpu() -> str:
+    """The rows of the benchmark that were measured on a GPU."""
+    page = json.loads((RESULTS / "benchmark_h200" / "benchmark.json").read_text(encoding="utf-8"))
+    rows = [
+        {
+            "task": _CASES[row["case"]],
+            "tasks": row["tasks"],
+            "order": row["order"],
+            "computed by": row["implementation"].replace("ours", f"`model.conv={row['conv']}`"),
+            "ms, median (fastest)": f"{row['ms_median']:.1f} ({row['ms_min']:.1f})",
+            "MiB": f"{row['device_mib']:,.0f}" if row["device_mib"] else "",
+        }
+        for row in page["rows"]
+    ]
+    made = f"{page['device']}, driver {page['driver']}, JAX {page['jax']}, commit {page['commit']}"
+    return f"{markdown_table(rows)}\n\n{made}. MAML++, multi-step loss, five inner steps."
+
+
+def outliers() -> str:
+    """How well the shipped models tell strangers: areas under the ROC curve, from the archived measurement."""
+    rows = []
+    for model in ("omniglot", "glyphs"):
+        text = (RESULTS / "outliers" / f"{model}.json").read_text(encoding="utf-8")
+        rows += [
+            {
+                "model": f"`{model}`",
+                "ways, shots": f"{row['way']}, {row['shot']}",
+                "left-out classes": f"{row['familiarity, left-out classes']:.2f}",
+                "noise": f"{row['familiarity, noise']:.2f}",
+                "left-out classes, by probability": f"{row['probability, left-out classes']:.2f}",
+                "noise, by probability": f"{row['probability, noise']:.2f}",
+            }
+            for row in json.loads(text)["auroc"]
+        ]
+    return f"{markdown_table(rows)}\n\nArea under the ROC curve; the score was chosen on tasks of `omniglot`."
+
+
 def gallery() -> str:
     """Figures of the archived runs that have learned rates, the longest run first."""
     names = [
@@ -313,6 +350,8 @@ PAGES: dict[str, Callable[..., str]] = {
     "family": family_table,
     "speed": speed,
     "table3": table3,
+    "gpu": gpu,
+    "outliers": outliers,
     "gallery": gallery,
     "recipes": recipes,
     "api": api,
