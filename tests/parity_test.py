@@ -24,6 +24,19 @@ from mamlpp_jax.types import Batch, Episode, MetaParams, MetaState, StepPlan
 DEFAULT = pathlib.Path(__file__).parent / "reference"
 DIRECTORY = pathlib.Path(os.environ.get("MAMLPP_REFERENCE_DIR", DEFAULT))
 FILES = sorted(DIRECTORY.glob("*.npz"))
+# Of the committed files, in `make test`: both orders, both losses, shots, colour and shared statistics.
+QUICK = {
+    *("mamlpp_first_order", "mamlpp_second_order", "msl_annealed_epoch7", "colour_84"),
+    *("five_shot_three_query", "shared_bn_one_step"),
+}
+EACH = [
+    pytest.param(
+        path,
+        id=path.stem,
+        marks=() if path.stem in QUICK or DIRECTORY != DEFAULT else pytest.mark.slow,
+    )
+    for path in FILES
+]
 
 
 def tree(arrays, prefix):
@@ -110,7 +123,7 @@ def test_there_are_reference_files():
     assert FILES, f"no .npz in {DIRECTORY}; set MAMLPP_REFERENCE_DIR or restore tests/reference/"
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", EACH)
 def test_matches_the_authors_implementation(path):
     with jax.enable_x64(True):
         check_against(load(path), conv="auto", chunk=None)
@@ -167,7 +180,7 @@ def test_multi_step_weights_are_the_authors():
         np.testing.assert_allclose(ours, arrays["msl_weights"], atol=1e-7, err_msg=str(path))
 
 
-SMALL = FILES[:1]
+SMALL = [path for path in FILES if path.stem == "shared_bn_one_step"] or FILES[:1]
 
 
 @pytest.mark.parametrize("path", SMALL, ids=lambda path: path.stem)

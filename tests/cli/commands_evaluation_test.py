@@ -114,6 +114,7 @@ def test_an_evaluation_leaves_out_what_is_damaged_and_touches_no_checkpoint(copi
     assert "under `batch`, 3-way 1-shot, is of epoch(s)" in (copied.path / "results.md").read_text()
 
 
+@pytest.mark.slow
 def test_a_run_that_is_being_trained_gets_its_tests_and_nothing_else_changes(copied, caplog):
     """The trainer holds the lock and has a save under way."""
     copied.results_file.unlink()

@@ -25,6 +25,7 @@ RESULT_KEYS = [
     "experiment",
     "method",
     "protocol",
+    "protocol_version",
     "seed",
     "steps",
     "finished",
@@ -122,7 +123,8 @@ class CrashAt:
 
 
 # Quick compilation rounds otherwise where dispatches have another size.
-@pytest.mark.parametrize("steps_per_dispatch", [2, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("steps_per_dispatch", [2, 1])
 def test_a_crashed_run_ends_where_the_uninterrupted_one_does(
     finished, finished_config, tmp_path, steps_per_dispatch
 ):
@@ -148,10 +150,8 @@ def test_a_crashed_run_ends_where_the_uninterrupted_one_does(
 SINGLE = ["maml", "maml+msl", "maml+da", "maml+lslr", "maml+ca"]
 
 
-@pytest.mark.parametrize(
-    "method",
-    ["maml+bnrs+bnwb", *(pytest.param(name, marks=pytest.mark.slow) for name in SINGLE)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["maml+bnrs+bnwb", *SINGLE])
 def test_every_method_of_table_1_takes_steps(tmp_path, method):
     workdir = Workdir(tmp_path / "run")
     fields = {"train.epochs": 1, "evaluation.ensemble": 1, "norm.eval_statistics": "batch"}
@@ -176,6 +176,7 @@ def test_a_tasknorm_run_is_tested_in_its_mode_and_used_with_it(tmp_path, capsys)
     assert model.meta.norm["norm0"]["blend"].shape == (1, 2, 2)
 
 
+@pytest.mark.slow
 def test_dry_run_prints_everything_and_writes_nothing(tmp_path, capsys):
     workdir = Workdir(tmp_path / "run")
     commands.dry_run(small_config(), workdir)

@@ -138,6 +138,7 @@ def test_a_finished_run_says_how_to_go_on_from_it(finished, finished_config):
             maml.train(changed, finished.path)
 
 
+@pytest.mark.slow
 def test_the_recipe_of_optuna_prunes():
     study = search(
         small_config("fomaml"), 2, optuna.pruners.ThresholdPruner(lower=1.1, n_warmup_steps=0)

@@ -113,6 +113,7 @@ def test_train_then_evaluate_under_other_conditions(tmp_path, small):
     assert {**after, "test": None} == {**before, "test": None}
 
 
+@pytest.mark.slow
 def test_a_run_that_is_out_of_time_goes_on(tmp_path, small):
     config_file, environment = small
     flags = (f"--config={config_file}:maml", f"--workdir={tmp_path / 'run'}")

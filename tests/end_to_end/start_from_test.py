@@ -152,6 +152,7 @@ def test_a_start_needs_no_folder_afterwards_and_is_told_apart_by_its_weights(
         maml.train(longer, tmp_path / "new")
 
 
+@pytest.mark.slow
 def test_other_weights_or_none_are_refused_for_a_run_that_goes_on(sources, tmp_path):
     folder, _ = sources
 

@@ -21,6 +21,7 @@ def run(name, steps):
 # Outer steps of those that learn fast and slowly.
 STEPS = {"test_time": 12}
 LONGER = {"test_time", "uncertainty"}
+QUICK = {"uncertainty", "learned_loss"}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -29,7 +30,10 @@ def test_an_example_is_short(name):
     assert lines <= (80 if name in LONGER else 40)
 
 
-@pytest.mark.parametrize("name", NAMES)
+# `tests/packaging/distribution_test.py` runs all of them in `make test`.
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in NAMES]
+)
 def test_an_example_learns(name):
     steps = STEPS.get(name, 120)
     result = run(name, steps)

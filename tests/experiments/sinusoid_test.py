@@ -3,10 +3,12 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from experiments import sinusoid
 
 
+@pytest.mark.slow
 def test_maml_is_below_the_joint_model_and_both_are_drawn():
     tests = sinusoid.sample_tasks(jax.random.key(2), 0, jnp.arange(200))
     models = {

@@ -1,5 +1,6 @@
 """Any Flax module as a backbone: nested blocks, several normalised layers in one, or none."""
 
+import itertools
 from functools import partial
 
 import jax
@@ -60,9 +61,15 @@ def one_step(learner, module, shape, episodes, **options):
     return state, *jax.jit(step)(state, episodes, StepPlan(weights, 2, multi_step=True))
 
 
-@pytest.mark.parametrize("per_step", [True, False])
 @pytest.mark.parametrize(
-    "statistics", ["batch", pytest.param("support", marks=pytest.mark.slow), "running"]
+    ("statistics", "per_step"),
+    [
+        ("running", True),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in itertools.product(("batch", "support", "running"), (True, False))
+        ),
+    ],
 )
 def test_nested_blocks_keep_statistics_and_affine_terms_per_step(statistics, per_step):
     module = Nested()

@@ -46,8 +46,13 @@ def random_tree(tree, seed):
     return structure.unflatten([leaf + 0.3 * rng.normal(size=leaf.shape) for leaf in leaves])
 
 
-@pytest.mark.parametrize("given", [False, True])
-@pytest.mark.parametrize("max_pool", [True, False])
+CASES = [(True, False), (False, True), (False, False)]
+
+
+@pytest.mark.parametrize(
+    ("max_pool", "given"),
+    [(True, True), *(pytest.param(*c, marks=pytest.mark.slow) for c in CASES)],
+)
 def test_forward_is_the_papers_layer_order(max_pool, given):
     with jax.enable_x64(True):
         module = Conv4(ways=3, filters=4, max_pool=max_pool)

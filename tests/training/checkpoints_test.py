@@ -204,6 +204,7 @@ def test_what_is_buffered_may_be_donated(tmp_path, state, shapes):
         assert_same(checkpoints.restore(4, like=shapes), at(state, 4))
 
 
+@pytest.mark.slow
 def test_a_save_during_which_the_clock_jumps_is_made_again(tmp_path, state, monkeypatch, caplog):
     real, ahead = time.time, [0.0]
     monkeypatch.setattr(time, "time", lambda: real() + ahead[0])

@@ -34,6 +34,7 @@ def test_images_on_the_host_limit_a_dispatch(windows_of, expected):
     assert steps_per_dispatch(experiment, 0) == expected
 
 
+@pytest.mark.slow
 def test_outer_steps_compile_once_per_order_and_kind_of_loss():
     experiment = small_experiment(**{"train.epochs": 4, "train.multi_step_epochs": 3})
     steps, state = jitted_train_steps(experiment, 2), experiment.init_run_state()
