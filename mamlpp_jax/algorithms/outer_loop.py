@@ -85,6 +85,8 @@ def init_state(
     )
     _check_steps("InnerOptimizer.init", meta.inner, steps)
     _check_steps("InnerLoss.init", meta.inner_loss, steps)
+    # Weak types, as of `jnp.full(5, 0.1)`, would be gone after one step, which would be compiled again.
+    meta = jax.tree.map(lambda leaf: leaf.astype(leaf.dtype), meta)
     batch_stats = repeat(variables.batch_stats, learner.per_step_statistics)
     return MetaState(jnp.zeros((), jnp.int32), meta, batch_stats, optimizer.init(meta))
 

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mamlpp_jax.algorithms.inner_optimizers import InnerOptimizer, lslr
 from mamlpp_jax.algorithms.meta_loss import meta_loss
 from mamlpp_jax.algorithms.outer_loop import fixed_tasks, make_train_step, scan_steps
 from mamlpp_jax.distributed.mesh import make_mesh
@@ -124,3 +125,16 @@ def test_training_lowers_the_loss():
     _, metrics = jax.jit(scan_steps(step, 30))(state, episodes, plan())
     assert float(metrics.loss[-1]) < 0.5 * float(metrics.loss[0])
     assert np.all(np.isfinite(metrics.grad_norm))
+
+
+def test_weak_types_of_an_inner_optimizer_do_not_compile_a_second_step():
+    def init(params, num_steps):
+        return jax.tree.map(lambda leaf: jnp.full(num_steps, 0.1), params)
+
+    rates = InnerOptimizer(init, lslr(0.1).transform)
+    module, learner = make_learner(inner_optimizer=rates)
+    state = make_state(module, learner)
+    step = jax.jit(make_train_step(learner, OPTIMIZER, fixed_tasks, tasks_per_step=B))
+    for _ in range(3):
+        state, _ = step(state, make_episodes(), plan([0.5, 0.5], order=1))
+    assert step._cache_size() == 1
