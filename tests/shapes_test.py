@@ -4,6 +4,7 @@ evaluates them."""
 import types
 import typing
 
+import jax
 import jax.numpy as jnp
 import jaxtyping
 import numpy as np
@@ -46,6 +47,44 @@ def test_the_classifier():
     classify(clf, clf.preprocess(images))
     with pytest.raises(jaxtyping.TypeCheckError):
         classify(clf, images)  # without channels
+
+
+@pytest.mark.parametrize("function", [maml.accuracy, maml.CrossEntropy.__call__])
+def test_losses(function):
+    given = [maml.cross_entropy] if function is not maml.accuracy else []
+    logits, labels = jnp.zeros((4, 3)), jnp.zeros(4, int)
+    checked(function)(*given, logits, labels)
+    for wrong in ((logits[0], labels), (logits, labels[:3]), (logits, logits[:, 0])):
+        with pytest.raises(jaxtyping.TypeCheckError):
+            checked(function)(*given, *wrong)
+
+
+IMAGES = jnp.zeros((2, 16, 16, 3))
+LAYERS = {
+    "Conv4": (maml.Conv4(ways=3, filters=4), IMAGES),
+    "FilmConv4": (maml.FilmConv4(ways=3, filters=4), IMAGES),
+    "ResNet12": (maml.ResNet12(ways=3, filters=4), IMAGES),
+    "Conv": (maml.Conv(filters=4), IMAGES),
+    "PerStepBatchNorm": (maml.PerStepBatchNorm(max_pool=True), IMAGES),
+    "PerStepBatchNorm of vectors": (maml.PerStepBatchNorm(), jnp.zeros((4, 6))),
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_backbones_and_layers(name):
+    """Their results are made first: Flax wraps the method itself."""
+    module, inputs = LAYERS[name]
+    result = module.init_with_output(jax.random.key(0), inputs)[0]
+    hints = typing.get_type_hints(type(module).__call__, localns=vars(jaxtyping))
+
+    def call(x):
+        return result
+
+    call.__annotations__ = {"x": next(iter(hints.values())), "return": hints["return"]}
+    check = jaxtyping.jaxtyped(typechecker=beartype)(call)
+    check(inputs)
+    with pytest.raises(jaxtyping.TypeCheckError):
+        check(inputs[0, 0])
 
 
 def test_a_false_annotation_is_found():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,9 @@ import numpy as np
 import optax
 
 from mamlpp_jax.types import Array, Batch, Params
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
 
 # (outputs, leaves [N, ...]; targets, leaves [N, ...]) -> scalar
 Loss = Callable[[Any, Any], Array]
@@ -37,7 +40,7 @@ class CrossEntropy:
 
     smoothing: float = 0.0
 
-    def __call__(self, logits: Array, labels: Array) -> Array:
+    def __call__(self, logits: Float[Array, "N K"], labels: Int[Array, " N"]) -> Float[Array, ""]:
         """Returns the loss, a scalar."""
         ways = logits.shape[-1]
         if self.smoothing:
@@ -66,7 +69,7 @@ class CrossEntropy:
 cross_entropy = CrossEntropy()
 
 
-def accuracy(logits: Array, labels: Array) -> Array:
+def accuracy(logits: Float[Array, "N K"], labels: Int[Array, " N"]) -> Float[Array, ""]:
     """Fraction of logits [N, K] whose largest element is that of the label, [N].
 
     Example:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from flax import linen as nn
 
 from mamlpp_jax.models.head import HEAD
 from mamlpp_jax.models.layers import Conv, PerStepBatchNorm, check_image_size
 from mamlpp_jax.types import Array
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 BLOCKS = 4
 NEGATIVE_SLOPE = 0.01
@@ -38,7 +43,7 @@ class Conv4(nn.Module):
     compute_dtype: str = ""
 
     @nn.compact
-    def __call__(self, images: Array) -> Array:
+    def __call__(self, images: Float[Array, "N H W C"]) -> Float[Array, "N K"]:
         """Returns logits [N, K] of images [N, H, W, C].
 
         Raises:
@@ -58,6 +63,6 @@ class Conv4(nn.Module):
             self.ways, kernel_init=nn.initializers.xavier_uniform(), dtype=x.dtype, name=HEAD
         )(x)
 
-    def modulate(self, block: int, x: Array) -> Array:
+    def modulate(self, block: int, x: Float[Array, "N H W F"]) -> Float[Array, "N H W F"]:
         """Returns what the activation of a block gets of its normalised features [N, H, W, F]: these themselves."""
         return x

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from flax import linen as nn
 from jax import numpy as jnp
 
 from mamlpp_jax.models.conv4 import Conv4
 from mamlpp_jax.types import Array
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 CONTEXT = "context"
 _BLOCK = 2  # the third, as published
@@ -34,7 +39,7 @@ class FilmConv4(Conv4):
 
     context: int = 100
 
-    def modulate(self, block: int, x: Array) -> Array:
+    def modulate(self, block: int, x: Float[Array, "N H W F"]) -> Float[Array, "N H W F"]:
         """Returns the normalised features of a block [N, H, W, F], those of the third one modulated."""
         if block != _BLOCK:
             return x

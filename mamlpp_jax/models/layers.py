@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import TYPE_CHECKING
 
 from flax import linen as nn
 from jax import lax, numpy as jnp
@@ -14,6 +15,9 @@ from mamlpp_jax.ops.conv import conv2d
 from mamlpp_jax.ops.conv_pool import conv_max_pool_2x2, conv_moments, is_faster
 from mamlpp_jax.ops.pool import max_pool_2x2
 from mamlpp_jax.types import Array
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 
 def check_image_size(images: Array, smallest: int, network: str) -> None:
@@ -54,7 +58,9 @@ class Conv(nn.Module):
     use_bias: bool = True
     kernel_init: nn.initializers.Initializer = nn.initializers.xavier_uniform()
 
-    def __call__(self, x: Array) -> tuple[Array, Array]:
+    def __call__(
+        self, x: Float[Array, "N H W C"]
+    ) -> tuple[Float[Array, "N h w F"], Float[Array, " F"]]:
         """Returns the convolution without bias, [N, H', W', F], and the bias, [F]."""
         kernel, bias = self.weights(x)
         y = conv2d(
@@ -105,7 +111,9 @@ class PerStepBatchNorm(nn.Module):
     epsilon: float = 1e-5
     max_pool: bool = False
 
-    def __call__(self, x: Array, offset: Array | None = None) -> Array:
+    def __call__(
+        self, x: Float[Array, "N *shape F"], offset: Float[Array, " F"] | None = None
+    ) -> Float[Array, "N *pooled F"]:
         """Normalises ``x + offset`` over all axes but the last.
 
         Args:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from flax import linen as nn
 
 from mamlpp_jax.models.head import HEAD
 from mamlpp_jax.models.layers import Conv, PerStepBatchNorm, check_image_size
 from mamlpp_jax.ops.pool import max_pool_2x2
 from mamlpp_jax.types import Array
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 BLOCKS = 4
 NEGATIVE_SLOPE = 0.1
@@ -47,7 +52,7 @@ class ResNet12(nn.Module):
     compute_dtype: str = ""
 
     @nn.compact
-    def __call__(self, images: Array) -> Array:
+    def __call__(self, images: Float[Array, "N H W C"]) -> Float[Array, "N K"]:
         """Returns logits [N, K] of images [N, H, W, C].
 
         Raises:
