@@ -239,6 +239,12 @@ def test_the_csv_has_a_row_per_evaluation(tmp_path):
     assert results_csv(tmp_path / MAML.name) == "run\n"
 
 
+def test_the_archive_stays_small():
+    """At most 25 MB, so that a clone stays quick."""
+    files = (ROOT / "experiments" / "results").rglob("*")
+    assert sum(path.stat().st_size for path in files if path.is_file()) <= 25_000_000
+
+
 def test_the_committed_rows_are_the_reports():
     results = ROOT / "experiments" / "results"
     same = (results / "results.csv").read_text() == results_csv(results)
