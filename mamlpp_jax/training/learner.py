@@ -34,7 +34,7 @@ from mamlpp_jax.errors import ConfigError
 from mamlpp_jax.models import init_model, make_body_and_head, make_forward
 from mamlpp_jax.models.head import HEAD, head_with_ways
 from mamlpp_jax.models.layers import PerStepBatchNorm
-from mamlpp_jax.types import Array, MetaState, StepPlan
+from mamlpp_jax.types import Array, MetaState, Params, StepPlan
 
 _STREAMS = {"init": 0, "train": 1, "val": 2, "test": 3, "drop": 4}
 
@@ -69,7 +69,18 @@ def _inner_optimizer(config: ConfigDict) -> InnerOptimizer:
     chooses = adapts.chooses
     if chooses is None:
         return optimizer
-    return masked(optimizer, lambda path: chooses(path, path.startswith(f"{HEAD}/")))
+    some = masked(optimizer, lambda path: chooses(path, path.startswith(f"{HEAD}/")))
+
+    def init(params: Params, num_steps: int) -> Any:
+        try:
+            return some.init(params, num_steps)
+        except ValueError as error:
+            raise ConfigError(
+                f"config.inner.adapts is {config.inner.adapts!r}, and the backbone {config.model.name!r} has no such "
+                f"tensor ({error}) Choose another of {', '.join(ADAPTS)}, or another model.name."
+            ) from error
+
+    return some._replace(init=init)
 
 
 def _inner_loss(config: ConfigDict) -> Loss | InnerLoss:

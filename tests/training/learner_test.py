@@ -189,3 +189,12 @@ def test_clipping_bounds_what_adam_sees(fields, expected):
     _, state = optimizer.update(gradient, optimizer.init(gradient))
     first_moment = optax.tree.get(state, "mu")["a"]
     np.testing.assert_allclose(first_moment, 0.1 * np.asarray(expected), rtol=1e-5)
+
+
+def test_a_backbone_without_what_is_to_be_adapted_is_refused_by_name():
+    config = small_config("cavia", **{"model.name": "conv4"})
+    with pytest.raises(
+        ConfigError,
+        match=r"inner\.adapts is 'context', .* 'conv4' has no such tensor .* conv0/bias",
+    ):
+        learner_lib.init_run_state(config, IMAGES)
