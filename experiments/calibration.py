@@ -29,7 +29,7 @@ from mamlpp_jax.reports.canvas import new_figure, save_figure
 from mamlpp_jax.types import Episode
 from mamlpp_jax.utils.files import write_atomically
 
-SHOTS, BINS = (1, 5), 10
+SHOTS, BINS, TASKS = (1, 5), 10, 300
 FIGURE = "reliability.png"
 _SECTION = "## How sure"
 _TEXT = """\
@@ -106,7 +106,7 @@ def calibration_error(rows: np.ndarray) -> float:
     return float(np.sum(rows[:, 0] * np.abs(rows[:, 1] - rows[:, 2])))
 
 
-def calibrate(folder: pathlib.Path, data_dir: str, tasks: int) -> None:
+def calibrate(folder: pathlib.Path, data_dir: str, tasks: int = TASKS) -> None:
     """Writes temperature, figure and section into a saved model; `tasks` of each shot."""
     model = load_model(folder)
     config = ConfigDict(model.config)
@@ -132,8 +132,9 @@ def calibrate(folder: pathlib.Path, data_dir: str, tasks: int) -> None:
         before=(cross_entropy(tested, 1.0), calibration_error(before)),
         figure=FIGURE,
     )
-    card = re.sub(rf"{_SECTION}\n.*?(?=## )", "", model.card, flags=re.DOTALL)
-    card = card.replace("## Limits", f"{section}## Limits")
+    card = re.sub(rf"{_SECTION}\n.*?(?=## |\Z)", "", model.card, flags=re.DOTALL)
+    head, limits, rest = card.partition("## Limits")
+    card = f"{head.rstrip()}\n\n{section}{limits}{rest}".rstrip() + "\n"
     save_model(folder, dataclasses.replace(model, temperature=temperature))
     write_atomically(folder / CARD, card.encode())
 
@@ -152,7 +153,7 @@ def _draw(path: pathlib.Path, after: np.ndarray, before: np.ndarray) -> None:
 def _define_flags() -> None:
     flags.DEFINE_string("model", None, "Folder of a saved model.", required=True)
     flags.DEFINE_string("data_dir", "", "Folder of its data, as data.manual_dir.")
-    flags.DEFINE_integer("tasks", 300, "Tasks of each number of shots, and of each split.")
+    flags.DEFINE_integer("tasks", TASKS, "Tasks of each number of shots, and of each split.")
 
 
 def _main() -> None:

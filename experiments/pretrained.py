@@ -14,10 +14,12 @@ from typing import NamedTuple
 
 from absl import flags, logging
 
+from experiments.calibration import calibrate
 from experiments.command_line import run_main
 from experiments.launcher import Launcher
 from experiments.paper.runs import Run
 from experiments.pretrained_card import Notes, write_card
+from mamlpp_jax.artifacts.workdir import Workdir
 from mamlpp_jax.errors import ConfigError
 from mamlpp_jax.inference.classifier import FewShotClassifier
 from mamlpp_jax.inference.pretrained import SHIPPED
@@ -91,6 +93,7 @@ def make_model(name: str, workdirs: pathlib.Path, target: pathlib.Path, launcher
     FewShotClassifier.from_pretrained(workdir).save_pretrained(target / name)
     program = f"python -m mamlpp_jax.main --workdir=runs/pretrained/{run.name}"
     write_card(target / name, workdir, notes, " ".join([program, *run.flags]))
+    calibrate(target / name, Workdir(workdir).config().data.manual_dir)
     logging.info("%s is finished", target / name)
     return 0
 

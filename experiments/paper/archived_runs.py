@@ -90,7 +90,7 @@ class ArchivedRun:
     def condition(self, test: Evaluation) -> str:
         """What a test depends on beside its statistics, such as "rotated, 1 query": see `Evaluation.rotated`."""
         queries = f"{test.query} {'query' if test.query == 1 else 'queries'}"
-        if not self.config["data.rotations"]:
+        if test.data or not self.config["data.rotations"]:
             return queries
         own = "yes" if self.config["data.rotate_evaluation"] else "no"
         return f"{'' if (test.rotated or own) == 'yes' else 'not '}rotated, {queries}"

@@ -29,8 +29,8 @@ ELSEWHERE = "†"
 _NOTE = (
     "Test accuracy in percent: mean ± standard deviation over seeds; a single number is of one seed. In brackets: the "
     "difference to the first row of the task, mean ± standard deviation over seeds, where at least "
-    f"{FEWEST_SEEDS} seeds of both were tested on the same tasks. {ELSEWHERE}: made by another kind of processor or "
-    "version of JAX than the first row."
+    f"{FEWEST_SEEDS} seeds of both were tested on the same tasks. {ELSEWHERE}: not all runs of this row and the first "
+    "one were made by one kind of processor and version of JAX."
 )
 
 # Variants of MAML++ with one option each, in Omniglot 1-shot runs by the short protocol.
@@ -92,7 +92,8 @@ def _longest(group: Group) -> list[Test]:
 def _row(group: Group, test: Test, plain: Group | None, legend: Legend) -> dict[str, str]:
     ours, theirs, mark = _by_seed(group, test), _NOTHING, ""
     if plain is not None and plain.with_results:
-        mark = "" if _processors(group) == _processors(plain) else ELSEWHERE
+        same = group is plain or len(_processors(group) | _processors(plain)) == 1
+        mark = "" if same else ELSEWHERE
         as_trained = test._replace(inner_steps=plain.with_results[0].config["train.inner_steps"])
         if group.runs[0].name != plain.runs[0].name or as_trained != test:
             theirs = _by_seed(plain, as_trained)
@@ -122,13 +123,13 @@ def _by_seed(group: Group, test: Test) -> _Accuracies:
 
 
 def _test_tasks(run: ArchivedRun) -> dict[str, Any]:
-    """The fields that decide which tasks a run is tested on; a test's own conditions are compared apart."""
+    """The length of a run, and what decides on which tasks it is tested; a test's conditions are compared apart."""
     fields = {
         key: value
         for key, value in run.config.items()
         if key.startswith(("data.", "task.")) and not FIELDS[key].resumable
     }
-    return {**fields, "images": run.images}
+    return {**fields, "images": run.images, "outer steps": run.steps}
 
 
 def _accuracy(

@@ -93,7 +93,7 @@ def summary_table(results: pathlib.Path) -> str:
             cell = Cell({}, load_runs(results, planned), len(SEEDS))
             groups = [group for group in cell.groups if group.with_results]
             longest = max(groups, key=lambda group: group.runs[0].steps, default=None)
-            last = _accuracies(longest, Legend())[-1] if longest else {}
+            last = _own_test(longest) if longest else {}
             known = ACCURACY.get((data, way, 1, method, 5))
             rows.append(
                 {
@@ -109,6 +109,14 @@ def summary_table(results: pathlib.Path) -> str:
                 }
             )
     return f"{markdown_table(rows)}\n\n{_SUMMARY_NOTE}"
+
+
+def _own_test(group: Group) -> dict[str, str]:
+    """The row of the test under the runs' own conditions on most tasks."""
+    run = group.with_results[0]
+    own = [t for t in run.own_tests if not t.rotated and t.query == run.config["task.query"]]
+    condition = run.condition(max(own, key=lambda test: test.tasks))
+    return [row for row in _accuracies(group, Legend()) if row["test"] == condition][-1]
 
 
 def _listed(name: str) -> list[Run]:
@@ -218,22 +226,24 @@ def statistics_table(results: pathlib.Path) -> str:
 
     def rows(group: Group, legend: Legend) -> list[dict[str, str]]:
         (run,) = group.runs
-        cells: dict[tuple[str, int], dict[str, str]] = {}
+        cells: dict[tuple[str, str, int, int], dict[str, str]] = {}
         for test in run.tests:
             if test.model == "best":
                 text = f"{100 * test.accuracy:.2f} ± {100 * test.ci95:.2f}"
-                row = cells.setdefault((f"{test.way}, {test.shot}", test.tasks), {})
-                row[f"`{test.eval_statistics}`"] = text
+                key = f"{test.way}, {test.shot}", run.condition(test), test.inner_steps, test.tasks
+                cells.setdefault(key, {})[f"`{test.eval_statistics}`"] = text
         return [
             {
                 "outer steps": group.length,
                 "trained with": f"`{run.config['norm.train_statistics']}`",
                 "ways, shots": task,
+                "test": condition,
+                "inner steps": str(inner_steps),
                 "test tasks": f"{tasks:,}",
                 **{column: accuracies.get(column, "") for column in columns},
                 "made": legend.signs([run]),
             }
-            for (task, tasks), accuracies in cells.items()
+            for (task, condition, inner_steps, tasks), accuracies in cells.items()
         ] or [{"outer steps": group.length}]
 
     cells = [Cell({"run": run.name}, [run]) for run in runs]
@@ -262,6 +272,7 @@ def _tests(group: Group, legend: Legend) -> list[dict[str, str]]:
             "model": test.model,
             "data": test.data or "its own",
             "ways, shots": f"{test.way}, {test.shot}",
+            "test": run.condition(test),
             "inner steps": str(test.inner_steps),
             "test tasks": f"{test.tasks:,}",
             "accuracy": f"{100 * test.accuracy:.2f} ± {100 * test.ci95:.2f}",

@@ -30,7 +30,9 @@ def metal() -> InnerLoss:
     its task, under any statistics. `metal_inductive` leaves that part out.
 
     Outputs are for as many classes as in training; with fewer, the missing logits are 0. First order stops the
-    gradient that teaches the losses. They start at 0 here, so that training begins as with cross-entropy alone.
+    gradient that teaches the losses. Three things are not as in the authors' code: the losses start at 0, so that
+    training begins as with cross-entropy alone; support set and queries are normalised as the statistics say, not as
+    one batch; and the outer loss is of the queries alone.
 
     References:
         Baik, Choi, Kim, Cho, Min, Lee, "Meta-Learning with Task-Adaptive Loss Function for Few-Shot Learning", ICCV
@@ -108,12 +110,12 @@ def _adapted(learned: Any, state: Array) -> Any:
 
 def _of_support(learned: Any, outputs: Array, batch: Batch, params: Params) -> Array:
     loss = cross_entropy(outputs, batch.targets)
-    state = _normalised(jnp.concatenate([loss[None], _means(params)]))
+    state = jnp.concatenate([loss[None], _means(params)])
     learned, count = learned["support"], len(outputs)
     room = (learned["loss"]["kernel0"].shape[0] - len(state)) // 2
     label = jax.nn.one_hot(batch.targets, room, dtype=outputs.dtype)
     x = _beside(state, _padded(outputs, room), label, count=count)
-    return loss + _apply(_adapted(learned, state), _normalised(x)).mean()
+    return loss + _apply(_adapted(learned, _normalised(state)), _normalised(x)).mean()
 
 
 def _of_queries(learned: Any, outputs: Array, params: Params) -> Array:

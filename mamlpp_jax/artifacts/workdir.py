@@ -309,7 +309,7 @@ class Workdir:
         """Writes `accuracy_by_class.csv` from the predictions: a row per test and class."""
         predictions = self.predictions()
         rows = [
-            {**test.conditions, **row}
+            {**test.conditions, "rotated": test.rotated, **row}
             for test in (self.results() or {"test": []})["test"]
             if test.key in predictions
             for row in predictions[test.key].by_class()

@@ -11,6 +11,7 @@ from typing import Any
 from absl import logging
 from ml_collections import ConfigDict
 
+from mamlpp_jax.config.parts import INNER_LOSSES
 from mamlpp_jax.data.dataset import Dataset
 from mamlpp_jax.data.sources.registry import is_inverted, known_channels
 from mamlpp_jax.errors import ConfigError
@@ -54,10 +55,16 @@ def with_overrides(
     Other data are normalised as those that the run was trained on, and must have images of the same size.
     """
     changed = copy.deepcopy(config)
+    _check_way(config, overrides.get("way", 0))
     changed.update_from_flattened_dict(
         {EVALUATION_FLAGS[flag]: value for flag, value in overrides.items()}
     )
     if data_config is None:
+        if "rotated" in overrides and not config.data.rotations:
+            raise ConfigError(
+                "--rotated: rotations of this run's classes are no classes of their own (data.rotations=False), in "
+                "training neither; leave the flag out."
+            )
         return changed
     if data_config.data.image_size != config.data.image_size:
         raise ConfigError(
@@ -73,6 +80,15 @@ def with_overrides(
     changed.data = copy.deepcopy(data_config.data)
     changed.data.normalize = config.data.normalize
     return changed
+
+
+def _check_way(config: ConfigDict, way: int) -> None:
+    """Checks that an inner loss which learns of the outputs has seen as many."""
+    if way > config.task.way and INNER_LOSSES[config.inner.loss].of_outputs:
+        raise ConfigError(
+            f"--way is {way}, but the inner loss {config.inner.loss!r} of this run has learned of {config.task.way} "
+            f"outputs; use at most {config.task.way}."
+        )
 
 
 def changed_rotations(config: ConfigDict, tested: ConfigDict) -> str:

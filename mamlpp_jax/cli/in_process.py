@@ -190,7 +190,11 @@ def evaluate(
         raise ConfigError(
             f"{unknown[0]} is no condition of a test; there are {', '.join(EVALUATION_FLAGS)}."
         )
+    if not isinstance(overrides.get("rotated", False), bool):
+        raise ConfigError(f"rotated is {overrides['rotated']!r}; it must be True or False.")
     if episodes is not None:
+        if "rotated" in overrides:
+            raise ConfigError("rotated is given, but ready episodes are tested; leave it out.")
         overrides = {**overrides, **_conditions(members[0].config, episodes)}
     config = with_overrides(members[0].config, overrides, None)
     config.data.manual_dir = os.fspath(data_folder) or config.data.manual_dir

@@ -9,6 +9,7 @@ from mamlpp_jax.artifacts.predictions import QueryPredictions
 from mamlpp_jax.artifacts.results import to_json
 from mamlpp_jax.artifacts.workdir import Workdir
 from mamlpp_jax.config.own_code import is_own
+from mamlpp_jax.config.parts import INNER_LOSSES
 from mamlpp_jax.distributed import processes
 from mamlpp_jax.reports.results_page import results_page, results_table
 from mamlpp_jax.utils.files import write_atomically
@@ -46,7 +47,9 @@ def print_results(results: Mapping[str, Any], workdir: Workdir) -> None:
         f"  python -m mamlpp_jax.main --mode=evaluate --workdir={workdir} --inner_steps=10",
         flush=True,
     )
-    if not is_own(results["config"]["data"]["name"]):
+    config = results["config"]
+    transductive = INNER_LOSSES[config.get("inner", {}).get("loss", "cross_entropy")].transductive
+    if not is_own(config["data"]["name"]) and not transductive:
         print(
             "or on your own images, a folder of them per class to learn from:\n"
             f"  python -m mamlpp_jax.predict --model={workdir} --support=DIR --query=DIR --output=predictions.csv",

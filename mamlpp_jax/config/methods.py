@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from mamlpp_jax.config.fields import flatten
+from mamlpp_jax.config.fields import FIELDS, flatten
 from mamlpp_jax.config.protocols import PROTOCOLS
 from mamlpp_jax.errors import ConfigError
 
@@ -298,7 +298,16 @@ def apply_method(config: ConfigDict, method: str) -> None:
     }
     on = {part.field: part.on for part in parts if part.on is not None}
     also = {field: value for part in parts for field, value in part.also.items()}
-    config.update_from_flattened_dict({"method": _LABELS.get(method, method)} | off | on | also)
+    before = METHODS.get(config.method) or parse_method(config.method)
+    left = {
+        field: FIELDS[field].default
+        for name in before - named
+        for field, value in COMPONENTS[name].also.items()
+        if now[field] == value
+    }
+    config.update_from_flattened_dict(
+        {"method": _LABELS.get(method, method)} | off | on | left | also
+    )
 
 
 def _check_added(config: ConfigDict, method: str) -> None:

@@ -143,13 +143,18 @@ class InnerLossPart(Part):
     """A value of `inner.loss`; its implementation makes a `Loss` or an `InnerLoss`."""
 
     transductive: bool = False  # it reads the queries, without their labels
+    of_outputs: bool = False  # it learns of the head's outputs: as many as in training, or fewer
 
 
 INNER_LOSSES = PartTable(
     {
         "cross_entropy": InnerLossPart("mamlpp_jax.algorithms.losses:CrossEntropy"),
-        "metal": InnerLossPart("mamlpp_jax.algorithms.metal:metal", transductive=True),
-        "metal_inductive": InnerLossPart("mamlpp_jax.algorithms.metal:metal_inductive"),
+        "metal": InnerLossPart(
+            "mamlpp_jax.algorithms.metal:metal", transductive=True, of_outputs=True
+        ),
+        "metal_inductive": InnerLossPart(
+            "mamlpp_jax.algorithms.metal:metal_inductive", of_outputs=True
+        ),
     },
     own=InnerLossPart("", {"inner.loss_options": ENTRIES}, own_of="inner.loss"),
 )

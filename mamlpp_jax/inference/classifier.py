@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mamlpp_jax import config as config_lib
-from mamlpp_jax.config.parts import OUTER_DIRECTIONS
+from mamlpp_jax.config.parts import INNER_LOSSES, OUTER_DIRECTIONS
 from mamlpp_jax.errors import ConfigError, DataError, ModelError, NotFittedError
 from mamlpp_jax.inference.fitted import Fitted, Predictions, learn
 from mamlpp_jax.inference.labels import find_classes, number_labels, read_labels
@@ -177,7 +177,8 @@ class FewShotClassifier:
                 stacklevel=2,
             )
         squares = self._paired(images, labels)
-        if way > model.way and not config_lib.serves_any_way(model.config):
+        of_outputs = INNER_LOSSES[model.config.inner.loss].of_outputs  # refused below
+        if way > model.way and not (config_lib.serves_any_way(model.config) or of_outputs):
             warnings.warn(
                 f"{way} classes are more than the {model.way} the model was trained with; the others "
                 "start from the mean of those outputs, which can cost much accuracy.",

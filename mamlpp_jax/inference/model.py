@@ -14,9 +14,11 @@ from ml_collections import ConfigDict, FrozenConfigDict
 from mamlpp_jax import config as config_lib
 from mamlpp_jax.algorithms.learner import Learner
 from mamlpp_jax.config.own_code import is_own
+from mamlpp_jax.config.parts import INNER_LOSSES
 from mamlpp_jax.data.episodes import NORMALIZATIONS
 from mamlpp_jax.data.sampled_episodes import own_episodes
 from mamlpp_jax.data.sources.registry import is_inverted
+from mamlpp_jax.errors import ModelError
 from mamlpp_jax.inference.preprocessing import ImageFormat
 from mamlpp_jax.statistics import SUPPORT, find_statistics
 from mamlpp_jax.training.learner import example_images, make_learner
@@ -74,6 +76,11 @@ class FewShotModel:
 
         `conv` is the implementation of convolutions, one of `ops.conv.IMPL_NAMES`.
         """
+        if way > self.way and INNER_LOSSES[self.config.inner.loss].of_outputs:
+            raise ModelError(
+                f"there are {way} classes, but this model's inner loss ({self.config.inner.loss}) has learned of "
+                f"{self.way} outputs; use at most {self.way}."
+            )
         values = {**dict(config_lib.flatten(self.config)), "task.way": way, "model.conv": conv}
         return _make_learner(tuple(values.items()), self.statistics, self.inner_steps)
 

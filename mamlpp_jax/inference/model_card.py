@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mamlpp_jax import config as config_lib
+from mamlpp_jax.config.parts import INNER_LOSSES
 from mamlpp_jax.inference.model import FewShotModel
 
 _CARD = """\
@@ -43,6 +44,9 @@ clf.predict(more_images)
 _OF_EACH_CLASS = """\
 More classes than {way} are possible and cost much accuracy: the outputs beyond those trained start as their mean."""
 _ANY = "No output belongs to a class, so that there may be any number of them."
+_AT_MOST = "It learns at most {way} classes: its inner loss has learned of as many outputs."
+_TRANSDUCTIVE = """\
+Its inner loop reads the unlabelled queries of a task: it is for `--mode=evaluate`; the classifier above refuses it."""
 _BODY = """\
 {ways}
 Images that differ much from the training data are not what it is for: photographs, say, for a model of writing."""
@@ -56,7 +60,10 @@ def model_card(
     `body` is the Markdown below the table; "" for two sentences on the model's limits.
     """
     config, image = model.config, model.image_format
+    loss = INNER_LOSSES[config.inner.loss]
     ways = _ANY if config_lib.serves_any_way(config) else _OF_EACH_CLASS
+    ways = _AT_MOST if loss.of_outputs else ways
+    ways = f"{ways}\n{_TRANSDUCTIVE}" if loss.transductive else ways
     ink = ", ink on empty paper of either polarity" if image.polarity else ""
     return _CARD.format(
         front=f"license: {licence}\n" if licence else "",

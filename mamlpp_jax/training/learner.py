@@ -100,6 +100,11 @@ def _check_part(part: Any, expected: type, field: str, name: str) -> None:
 def _init_theta(config: ConfigDict) -> InitTheta:
     ways, chosen = config.task.way, INIT_THETA[config.inner.init_theta]
     init_theta: InitTheta = chosen.make(dict(config_lib.flatten(config)), ways=ways)
+    if not callable(init_theta):
+        raise ConfigError(
+            f"config.inner.init_theta is {config.inner.init_theta!r}, which makes a {type(init_theta).__name__}; it "
+            "must make a function (params, support set, features) -> theta_0."
+        )
     if not config.model.shared_head:
         return init_theta
     return lambda params, support, features: init_theta(
@@ -172,7 +177,22 @@ def init_run_state(config: ConfigDict, example_inputs: Any) -> MetaState:
             f"config.model.name is {config.model.name!r}, which cannot be initialised on inputs of "
             f"{_shapes_text(example_inputs)} ({type(error).__name__}: {one_line(error)})."
         ) from error
+    _check_head(config, variables.params)
     return init_state(make_learner(config), variables, make_optimizer(config))
+
+
+def _check_head(config: ConfigDict, params: Params) -> None:
+    """Checks that a backbone has the head that prototypes take the place of, or that an inner loss learns of."""
+    needs = {
+        "inner.init_theta": INIT_THETA[config.inner.init_theta].any_way,
+        "inner.loss": INNER_LOSSES[config.inner.loss].of_outputs,
+    }
+    for field, needed in needs.items():
+        if needed and HEAD not in params:
+            raise ConfigError(
+                f"config.{field} needs a backbone whose last layer is an nn.Dense with name={HEAD!r}, but config.model."
+                f"name={config.model.name!r} has {', '.join(params)}; name its last layer so, or choose another method."
+            )
 
 
 def _shapes_text(inputs: Any) -> str:

@@ -176,9 +176,9 @@ def test_metal_is_its_formula():
         ce = float(cross_entropy(jnp.asarray(outputs), jnp.asarray(labels)))
 
     means = np.array([leaf.mean() for leaf in jax.tree.leaves(params)])
-    state = normalised(np.array([ce, *means]))
+    state = np.array([ce, *means])
     rows = np.hstack([np.tile(state, (K, 1)), outputs, np.eye(K)[labels]])
-    term = network(adapted(learned["support"], state), normalised(rows)).mean()
+    term = network(adapted(learned["support"], normalised(state)), normalised(rows)).mean()
     np.testing.assert_allclose(of_support, ce + term, atol=1e-12)
 
     p = np.exp(outputs) / np.exp(outputs).sum(-1, keepdims=True)

@@ -1,6 +1,7 @@
 """Testing a finished run again: under other conditions, on other data, and when that is refused."""
 
 import copy
+import csv
 import dataclasses
 import json
 import re
@@ -326,3 +327,21 @@ def test_evaluation_flags_are_not_for_training(tmp_path):
         commands.resolve_config("train", small_config(), None, overrides)
     with refused(tmp_path, "--data_config change an evaluation only"):
         commands.resolve_config("train", small_config(), None, {}, other_config())
+
+
+def test_a_test_without_rotated_classes_stands_beside_the_runs_own(tmp_path):
+    config = small_config("fomaml", **{"data.rotations": True, "train.epochs": 1})
+    workdir = Workdir(tmp_path / "run")
+    commands.train(config, workdir)
+    for overrides in ({"rotated": False, "tasks": 6}, {"tasks": 6}, {"rotated": False}):
+        commands.evaluate(config, workdir, overrides)
+    told = [(test.rotated, test.tasks) for test in workdir.results()["test"][::2]]
+    modes = len(config.norm.eval_statistics.split(","))
+    assert told == [("", 4)] * modes + [("no", 6)] * modes + [("", 6)] * modes + [("no", 4)] * modes
+    assert {row["rotated"] for row in csv.DictReader(workdir.by_class_file.open())} == {"", "no"}
+    assert "| rotated classes |" in re.sub(" +", " ", (workdir.path / "results.md").read_text())
+
+
+def test_a_flag_on_rotations_needs_a_run_that_has_them(finished):
+    with refused(finished.path, "--rotated: .* leave the flag out"):
+        commands.evaluate(finished.config(), finished, {"rotated": True})

@@ -147,6 +147,7 @@ def test_the_recipe_of_optuna_prunes():
     assert all(list(trial.intermediate_values) == [0] for trial in study.trials)
 
 
+@pytest.mark.slow
 def test_the_recipes_of_trackers_log():
     logged, rows = [], []
     mlflow = types.SimpleNamespace(

@@ -179,6 +179,16 @@ def test_methods_combine(method):
     assert switches(config) - {"da"} == expected - {"da"}
 
 
+def test_a_further_field_of_a_method_goes_with_it():
+    config = small_config("cavia")
+    assert config.model.name == "film_conv4"
+    methods.apply_method(config, "maml")
+    assert config.model.name == "conv4"
+    chosen = small_config("maml", **{"norm.eval_statistics": "running"})
+    methods.apply_method(chosen, "anil")
+    assert chosen.norm.eval_statistics == "running"  # no component's
+
+
 def test_mamlpp_is_another_spelling():
     assert small_config("mamlpp") == small_config("maml++")
     assert switches(small_config("mamlpp+ca")) == TABLE_1["maml++"]

@@ -116,6 +116,7 @@ def test_the_log_says_what_the_arrays_say(sources, caplog, source, method, field
     assert int(state.step) == 0
 
 
+@pytest.mark.slow
 def test_shared_batch_norm_is_repeated_over_the_steps(tmp_path, caplog):
     plain = maml.train(small_config("maml", **SHORT), tmp_path / "plain")
     config = small_config(**{"train.start_from": str(tmp_path / "plain")})

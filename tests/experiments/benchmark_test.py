@@ -42,6 +42,7 @@ def test_cases_make_valid_configurations(case):
     assert make_config(case, "maml").task.way == case.way
 
 
+@pytest.mark.slow
 def test_a_row_is_measured_and_reported(tmp_path):
     row = ours("implementations", TINY, order=1, fields={"compute.devices": 1})
     assert row.ms_min <= row.ms_median

@@ -409,6 +409,19 @@ def test_every_condition_has_a_row_that_says_so(tmp_path, changes, words):
     assert len(listed) == len(words)
 
 
+def test_the_summary_keeps_to_the_runs_own_condition(tmp_path):
+    write_run(tmp_path, MAML, 0.9, tasks=6000)
+    for changes in ({"query": 10}, {"rotated": "no"}):
+        with_tests(tmp_path, MAML, accuracy=0.5, tasks=600, **changes)
+    (row,) = found(all_tables(tmp_path), "summary", task="Omniglot 5-way", method="maml")
+    assert (row["ensemble"], row["test"]) == ("90.00 [± 0.50]", "rotated, 1 query")
+    variant = MAML._replace(variant="brief")
+    write_run(tmp_path, variant, 0.9)
+    with_tests(tmp_path, variant, accuracy=0.5, query=10)
+    seen = {row["test"]: row["`batch`"] for row in rows(all_tables(tmp_path)["statistics"])}
+    assert seen == {"rotated, 1 query": "89.00 ± 0.50", "rotated, 10 queries": "50.00 ± 0.50"}
+
+
 def test_an_option_is_compared_with_plain_mamlpp(tmp_path):
     plain = MAML._replace(method="maml++")
     write_seeds(tmp_path, plain, (90, 91, 92))

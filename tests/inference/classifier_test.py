@@ -10,7 +10,8 @@ import pytest
 from mamlpp_jax import FewShotClassifier
 from mamlpp_jax.algorithms.evaluation import task_logits
 from mamlpp_jax.data.episodes import normalize
-from mamlpp_jax.errors import ConfigError, DataError, MamlppError, NotFittedError
+from mamlpp_jax.errors import ConfigError, DataError, MamlppError, ModelError, NotFittedError
+from mamlpp_jax.inference.model_card import model_card
 from mamlpp_jax.models.head import with_ways
 from mamlpp_jax.types import Batch, Episode
 from tests.helpers.refusals import compilations
@@ -252,3 +253,17 @@ def test_settings_are_checked(settings, said):
 def test_only_writing_has_a_polarity():
     with pytest.raises(ConfigError, match="no model of writing"):
         classifier(small_model(colour_config(), channels=3), polarity="auto").fit(SUPPORT, LABELS)
+
+
+def test_a_model_with_a_learned_loss_says_what_it_cannot_do():
+    images = drawings(8)
+    inductive = FewShotClassifier(small_model(small_config("metal_inductive")))
+    with pytest.raises(
+        ModelError, match=r"4 classes, .*metal_inductive.* has learned of 3 outputs"
+    ):
+        inductive.fit(images, [0, 1, 2, 3, 0, 1, 2, 3])
+    transductive = FewShotClassifier(small_model(small_config("metal")))
+    with pytest.raises(ModelError, match=r"reads the unlabelled queries .* --mode=evaluate"):
+        transductive.fit(images, [0, 1, 0, 1, 0, 1, 0, 1])
+    assert "at most 3 classes" in model_card(inductive.model)
+    assert "the classifier above refuses it" in model_card(transductive.model)

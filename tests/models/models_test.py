@@ -129,6 +129,7 @@ def test_scale_and_bias_are_not_parameters():
     assert isinstance(Conv4(ways=5), nn.Module)
 
 
+@pytest.mark.slow
 def test_bfloat16_compute_dtype_change_logits_a_little():
     module = Conv4(ways=3, filters=4, compute_dtype="bfloat16")
     variables = init_model(module, jax.random.key(0), jnp.zeros((1, 16, 16, 1)))

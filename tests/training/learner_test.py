@@ -5,9 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import linen as nn
 from jax.sharding import SingleDeviceSharding
 
 from mamlpp_jax.config import validate
+from mamlpp_jax.config.parts import BACKBONES, INIT_THETA, Backbone, InitialWeights
 from mamlpp_jax.errors import ConfigError
 from mamlpp_jax.training import learner as learner_lib
 from mamlpp_jax.training.dry_run import count_parameters
@@ -198,3 +200,34 @@ def test_a_backbone_without_what_is_to_be_adapted_is_refused_by_name():
         match=r"inner\.adapts is 'context', .* 'conv4' has no such tensor .* conv0/bias",
     ):
         learner_lib.init_run_state(config, IMAGES)
+
+
+class Headless(nn.Module):
+    """A network whose last layer has another name than the head."""
+
+    ways: int = 3
+
+    @nn.compact
+    def __call__(self, images):
+        return nn.Dense(self.ways, name="out")(images.reshape(len(images), -1))
+
+
+@pytest.mark.parametrize(
+    ("method", "field"),
+    [("protomaml", "init_theta"), ("metal", "loss"), ("metal_inductive", "loss")],
+)
+def test_a_backbone_without_the_head_that_a_method_needs_is_refused(method, field, monkeypatch):
+    monkeypatch.setitem(BACKBONES, "headless", Backbone(Headless))
+    config = small_config(method, **{"model.name": "headless", "model.filters": 64})
+    with pytest.raises(
+        ConfigError, match=rf"inner\.{field} needs a backbone .*='headless' has out;"
+    ):
+        learner_lib.init_run_state(config, IMAGES)
+
+
+def test_a_start_that_is_no_function_is_refused(monkeypatch):
+    monkeypatch.setitem(INIT_THETA, "five", InitialWeights(lambda ways: 5))
+    config = small_config("maml")
+    config.inner.init_theta = "five"
+    with pytest.raises(ConfigError, match=r"inner\.init_theta is 'five', which makes a int"):
+        learner_lib.make_learner(config)

@@ -41,6 +41,7 @@ def state(experiment):
     return experiment.init_run_state()
 
 
+@pytest.mark.slow
 def test_the_gradient_is_that_of_the_mean_loss_of_the_batches(experiment, state):
     stream, learner = experiment.tasks["train"], experiment.learner
     source = stream.window(range(1), range(2))

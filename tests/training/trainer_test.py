@@ -217,6 +217,7 @@ def test_a_meta_parameter_that_is_no_number_stops_the_run_and_spoils_nothing(tmp
     assert read_metrics(tmp_path)[-1]["step"] <= 6
 
 
+@pytest.mark.slow
 def test_a_huge_inner_rate_really_diverges(tmp_path):
     with pytest.raises(TrainingDivergedError, match=r"(loss|grad_norm) is .* at outer step 1 "):
         run(tmp_path, method="maml", **{"inner.learning_rate": 1e38, "train.epochs": 1})
