@@ -53,6 +53,7 @@ def process_state():
     )
 
 
+@pytest.mark.slow
 def test_a_notebook_trains_twice_is_interrupted_once_and_nothing_of_the_process_changes(tmp_path):
     config = small_config(
         "fomaml", **{"checkpoint.every_minutes": 1e-9, "compute.steps_per_dispatch": 1}

@@ -88,6 +88,7 @@ def small(tmp_path):
     return config_file, {"XDG_CACHE_HOME": str(cache.parent)}
 
 
+@pytest.mark.slow
 def test_train_then_evaluate_under_other_conditions(tmp_path, small):
     config_file, environment = small
     workdir = tmp_path / "run"

@@ -64,6 +64,7 @@ def check(workdir):
     return [test.tasks for test in results["test"]]
 
 
+@pytest.mark.slow
 def test_results_can_be_recomputed_from_the_tasks(workdir):
     assert check(workdir)[:4] == [4] * 4
 

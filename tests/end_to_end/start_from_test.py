@@ -127,6 +127,7 @@ def test_shared_batch_norm_is_repeated_over_the_steps(tmp_path, caplog):
     assert same(state.meta.norm, jax.tree.map(lambda leaf: np.stack([leaf, leaf]), theirs))
 
 
+@pytest.mark.slow
 def test_a_start_needs_no_folder_afterwards_and_is_told_apart_by_its_weights(
     sources, tmp_path, monkeypatch
 ):

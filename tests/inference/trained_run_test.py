@@ -286,6 +286,7 @@ def test_a_run_of_a_removed_convolution_can_be_loaded(workdir, first):
     assert_is(run, at(first, run.step))
 
 
+@pytest.mark.slow
 def test_a_loaded_run_scores_what_its_test_did(tmp_path, monkeypatch):
     monkeypatch.setattr(commands, "load_dataset", lambda data: patterns())
     workdir = Workdir(tmp_path / "run")

@@ -192,6 +192,7 @@ def test_the_second_order_gradient_is_that_of_finite_differences(problem):
         assert np.all(np.abs(layer["blend"]) > 1e-6)
 
 
+@pytest.mark.slow
 def test_the_first_order_gradient_holds_the_support_gradients_fixed(problem):
     learner, meta, episode = problem
     gradient = jax.jit(jax.grad(partial(loss_of, learner, order=1)))(meta, episode)
@@ -248,6 +249,7 @@ def with_blend(meta, scale, offset):
     return meta._replace(norm=norm)
 
 
+@pytest.mark.slow
 def test_the_ends_of_the_blend_are_support_statistics_and_instance_norm(problem):
     learner, meta, episode = problem
     like_support = loss_of(learner, with_blend(meta, 0.0, 50.0), episode)

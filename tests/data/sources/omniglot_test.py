@@ -258,6 +258,7 @@ def test_the_real_set_has_its_size(real_prepared):
     assert 0.05 < real_prepared.images.mean() / 255 < 0.12
 
 
+@pytest.mark.slow
 def test_real_archives_and_prepared_copy_are_the_same(real, real_prepared, tmp_path):
     before = snapshot(real)
     raw = read(tmp_path, manual_dir=real / "omniglot")
