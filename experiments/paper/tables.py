@@ -112,9 +112,11 @@ def summary_table(results: pathlib.Path) -> str:
 
 
 def _own_test(group: Group) -> dict[str, str]:
-    """The row of the test under the runs' own conditions on most tasks."""
+    """The row of the test under the runs' own conditions on most tasks; {} without one."""
     run = group.with_results[0]
     own = [t for t in run.own_tests if not t.rotated and t.query == run.config["task.query"]]
+    if not own:
+        return {}
     condition = run.condition(max(own, key=lambda test: test.tasks))
     return [row for row in _accuracies(group, Legend()) if row["test"] == condition][-1]
 
