@@ -165,7 +165,7 @@ COMPONENTS: dict[str, Component] = {
         "inner.adapts",
         off="all",
         on="context",
-        also={"model.name": "film_conv4"},
+        also={"model.name": "film_conv4", "inner.learning_rate": 1.0},  # the published rate
         text="the inner loop adapts a context vector alone",
         cite='Zintgraf, Shiarlis, Kurin, Hofmann, Whiteson, "Fast Context Adaptation via Meta-Learning", ICML 2019',
     ),
