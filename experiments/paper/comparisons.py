@@ -24,7 +24,7 @@ from mamlpp_jax.config.fields import FIELDS
 
 # Runs of one seed differ by half a point for nothing but their processor, so fewer seeds show no difference.
 FEWEST_SEEDS = 3
-# Behind numbers of a run whose first row was made by another processor or another JAX.
+# Behind numbers that are not of one processor and JAX with the first row's.
 ELSEWHERE = "†"
 _NOTE = (
     "Test accuracy in percent: mean ± standard deviation over seeds; a single number is of one seed. In brackets: the "

@@ -25,7 +25,8 @@ def metacurvature(learning_rate: float, *, per_step: bool = False) -> InnerOptim
         per_step: matrices of their own for every inner step; otherwise all steps share them, as published.
 
     References:
-        Park, Oliva, "Meta-Curvature", NeurIPS 2019, section 3.2; no published factor mixes classes here.
+        Park, Oliva, "Meta-Curvature", NeurIPS 2019, section 3.2. The published matrix over the head's outputs is
+        left out.
 
     Example:
         >>> learned = maml.metacurvature(0.1).init({"conv": jnp.zeros((3, 3, 4, 8))}, 5)

@@ -11,9 +11,8 @@ from mamlpp_jax.algorithms.losses import InnerLoss, cross_entropy
 from mamlpp_jax.models.head import HEAD
 from mamlpp_jax.types import Array, Batch, Params
 
-_TENSORS = (
-    3  # of a loss network: two layers, the last without a bias, which a gradient would not show
-)
+# Tensors of a loss network: two layers, the last without a bias, which no gradient would show.
+_TENSORS = 3
 _XAVIER = jax.nn.initializers.xavier_uniform()
 
 
@@ -23,7 +22,8 @@ def metal() -> InnerLoss:
     Each learned loss is a network of one hidden layer, from the state of the task and an example to a number, mean over
     the examples. The state is the mean of every weight tensor and, with labels, the cross-entropy. An example is its
     logits with the label's one-hot vector, or with the negative entropy of its prediction. Inputs are brought to mean 0
-    and deviation 1. A second network sees the state and generates a factor and an offset for each tensor of the first.
+    and deviation 1. A second network sees the state, with the queries their mean example too, and generates a factor
+    and an offset for each tensor of the first.
     All of it is learned for every inner step.
 
     Because the inner loop reads the queries, the method is *transductive*: a prediction depends on the other queries of

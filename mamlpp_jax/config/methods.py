@@ -298,10 +298,9 @@ def apply_method(config: ConfigDict, method: str) -> None:
     }
     on = {part.field: part.on for part in parts if part.on is not None}
     also = {field: value for part in parts for field, value in part.also.items()}
-    before = METHODS.get(config.method) or parse_method(config.method)
     left = {
         field: FIELDS[field].default
-        for name in before - named
+        for name in parse_method(config.method) - named
         for field, value in COMPONENTS[name].also.items()
         if now[field] == value
     }

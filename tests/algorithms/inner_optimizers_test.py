@@ -18,11 +18,13 @@ from mamlpp_jax.algorithms.inner_optimizers import (
     sgd,
 )
 from mamlpp_jax.algorithms.learner import Learner
-from mamlpp_jax.algorithms.meta_loss import meta_loss
 from mamlpp_jax.algorithms.metacurvature import metacurvature
 from mamlpp_jax.statistics import STATISTICS
-from mamlpp_jax.types import StepPlan
-from tests.helpers.plain_loop import ANNEAL, STEPS, forward, plain_loss, problem
+from tests.helpers.plain_loop import (
+    STEPS,
+    assert_gradient_is_that_of_a_plain_loop,
+    forward,
+)
 
 
 def fixed(*links):
@@ -87,20 +89,7 @@ def test_the_meta_gradient_is_that_of_a_plain_loop(name, order, mode, remat):
     optimizer = OPTIMIZERS[name]
     with jax.enable_x64(True):
         learner = Learner(forward, optimizer, STEPS, statistics=mode, remat=remat)
-        meta, stats, episodes = problem(learner)
-        weights = jnp.asarray([0.2, 0.3, 0.5])
-        plan = StepPlan(weights, order, multi_step=True, anneal=ANNEAL)
-
-        def ours(meta):
-            return meta_loss(learner, meta, stats, episodes, plan)[0]
-
-        def plain(meta):
-            return plain_loss(learner, order, meta, stats, episodes, weights)
-
-        found, expected = (jax.jit(jax.value_and_grad(f))(meta) for f in (ours, plain))
-        jax.tree.map(
-            lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-9), found, expected
-        )
+        assert_gradient_is_that_of_a_plain_loop(learner, order)
 
 
 def test_learned_parts_have_an_entry_per_step_or_one_that_all_share():

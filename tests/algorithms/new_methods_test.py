@@ -17,14 +17,13 @@ from mamlpp_jax.algorithms.protomaml import prototypes
 from mamlpp_jax.statistics import STATISTICS
 from mamlpp_jax.types import Batch, StepPlan
 from tests.helpers.plain_loop import (
-    ANNEAL,
     BODY_AND_HEAD,
     STEPS,
     D,
     F,
     K,
+    assert_gradient_is_that_of_a_plain_loop,
     forward,
-    plain_loss,
     problem,
 )
 
@@ -61,20 +60,7 @@ def test_the_meta_gradient_is_that_of_a_plain_loop(name, order, mode, remat):
     options = {"inner_optimizer": sgd(0.1), **PARTS[name]}
     with jax.enable_x64(True):
         learner = Learner(forward, inner_steps=STEPS, statistics=mode, remat=remat, **options)
-        meta, stats, episodes = problem(learner)
-        weights = jnp.asarray([0.2, 0.3, 0.5])
-        plan = StepPlan(weights, order, multi_step=True, anneal=ANNEAL)
-
-        def ours(meta):
-            return meta_loss(learner, meta, stats, episodes, plan)[0]
-
-        def plain(meta):
-            return plain_loss(learner, order, meta, stats, episodes, weights)
-
-        found, expected = (jax.jit(jax.value_and_grad(f))(meta) for f in (ours, plain))
-        jax.tree.map(
-            lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-9), found, expected
-        )
+        assert_gradient_is_that_of_a_plain_loop(learner, order)
 
 
 def random_tree(tree, seed=0):

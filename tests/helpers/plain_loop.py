@@ -10,7 +10,8 @@ from mamlpp_jax.algorithms.losses import (
     init_inner_loss,
     term_of_queries,
 )
-from mamlpp_jax.types import Batch, BodyAndHead, Episode, MetaParams
+from mamlpp_jax.algorithms.meta_loss import meta_loss
+from mamlpp_jax.types import Batch, BodyAndHead, Episode, MetaParams, StepPlan
 
 TASKS, STEPS, D, F, K = 2, 3, 6, 5, 4
 EPSILON, ANNEAL = 1e-3, 0.3
@@ -137,3 +138,19 @@ def plain_loss(learner, order, meta, stats, episodes, weights):
             logits = forward(theta, norm, query, of_mode(theta, norm, running)[1])[0]
             total += weights[i] * cross_entropy(logits, query_labels) / TASKS
     return total
+
+
+def assert_gradient_is_that_of_a_plain_loop(learner, order):
+    """Compares the multi-step meta-loss and its gradient; to be called with 64 bits."""
+    meta, stats, episodes = problem(learner)
+    weights = jnp.asarray([0.2, 0.3, 0.5])
+    plan = StepPlan(weights, order, multi_step=True, anneal=ANNEAL)
+
+    def ours(meta):
+        return meta_loss(learner, meta, stats, episodes, plan)[0]
+
+    def plain(meta):
+        return plain_loss(learner, order, meta, stats, episodes, weights)
+
+    found, expected = (jax.jit(jax.value_and_grad(f))(meta) for f in (ours, plain))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-9), found, expected)
