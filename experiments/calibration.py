@@ -21,8 +21,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 
 from experiments.command_line import run_main
-from experiments.pretrained_card import test_episodes
-from mamlpp_jax.inference.classifier import FewShotClassifier
+from experiments.pretrained_card import data_classifier, test_episodes
 from mamlpp_jax.inference.model import FewShotModel
 from mamlpp_jax.inference.saved_model import CARD, load_model, save_model
 from mamlpp_jax.reports.canvas import new_figure, save_figure
@@ -59,8 +58,7 @@ class Logits(NamedTuple):
 
 def query_logits(model: FewShotModel, episodes: Iterable[Episode]) -> Logits:
     """The logits of all queries of tasks, as the classifier has them, up to a constant of each query."""
-    polarity = "light_on_dark" if model.image_format.polarity else None  # as data sets have it
-    clf = FewShotClassifier(dataclasses.replace(model, temperature=1.0), polarity=polarity)
+    clf = data_classifier(dataclasses.replace(model, temperature=1.0))
     parts = [
         (
             clf.fit(e.support.inputs, e.support.targets).predict_log_proba(e.query.inputs),

@@ -4,7 +4,7 @@
 
 For every kind of task: the area under the ROC curve (AUROC) of `FewShotClassifier.familiarity`, and of the largest
 probability for comparison, over test tasks of twice as many classes, of which the first half is shown. Noise is
-uniform, of the model's size and of four times that. Omniglot is read from MAMLPP_DATA_DIR/omniglot where that
+uniform, of the model's size and of four times that. Data are read from MAMLPP_DATA_DIR/omniglot or the like where that
 variable is set.
 """
 
@@ -20,13 +20,10 @@ from ml_collections import ConfigDict
 from scipy.stats import mannwhitneyu
 
 from experiments.command_line import run_main
-from experiments.pretrained_card import test_episodes
+from experiments.pretrained_card import data_classifier, test_episodes
 from mamlpp_jax.artifacts.provenance import provenance
-from mamlpp_jax.inference.classifier import FewShotClassifier
 from mamlpp_jax.inference.pretrained import find_model
 from mamlpp_jax.utils.files import write_json
-
-_TASKS = ((5, 1), (5, 5), (20, 1))  # (way, shot)
 
 
 def auroc(known: np.ndarray, others: np.ndarray) -> float:
@@ -38,11 +35,11 @@ def measure(name: str, way: int, shot: int, tasks: int) -> dict[str, Any]:
     """The AUROCs of one kind of task, by score and sort of outlier."""
     model = find_model(name)
     config = ConfigDict(model.config.to_dict())
-    folder = os.environ.get("MAMLPP_DATA_DIR")
-    if folder and config.data.name == "omniglot":
-        config.data.manual_dir = str(pathlib.Path(folder) / config.data.name)
-    clf = FewShotClassifier(model, polarity="light_on_dark")
-    rng, size = np.random.default_rng(0), model.image_format.size
+    folder = pathlib.Path(os.environ.get("MAMLPP_DATA_DIR", ""), config.data.name)
+    if folder.is_absolute() and folder.is_dir():
+        config.data.manual_dir = str(folder)
+    clf = data_classifier(model)
+    rng, (size, _, channels) = np.random.default_rng(0), model.image_format.shape
     scores: dict[tuple[str, str], list[np.ndarray]] = {}
     for episode in test_episodes(config, 2 * way, shot, tasks):
         shown, asked = episode.support.targets < way, episode.query.targets < way
@@ -50,8 +47,10 @@ def measure(name: str, way: int, shot: int, tasks: int) -> dict[str, Any]:
         groups = {
             "known": episode.query.inputs[asked],
             "left-out classes": episode.query.inputs[~asked],
-            "noise": list(rng.integers(0, 256, (way, size, size), np.uint8)),
-            "noise, large": list(rng.integers(0, 256, (way, 4 * size, 4 * size), np.uint8)),
+            "noise": list(rng.integers(0, 256, (way, size, size, channels), np.uint8)),
+            "noise, large": list(
+                rng.integers(0, 256, (way, 4 * size, 4 * size, channels), np.uint8)
+            ),
         }
         for group, images in groups.items():
             predictions = clf.classify(clf.preprocess(images))
@@ -76,7 +75,9 @@ def measure(name: str, way: int, shot: int, tasks: int) -> dict[str, Any]:
 
 def _main() -> None:
     given = flags.FLAGS
-    rows = [measure(given.model, way, shot, given.tasks) for way, shot in _TASKS]
+    way = find_model(given.model).way
+    kinds = dict.fromkeys([(5, 1), (5, 5), (way, 1)])  # (way, shot)
+    rows = [measure(given.model, *kind, given.tasks) for kind in kinds]
     command = f"python -m experiments.outliers --model={given.model} --tasks={given.tasks}"
     record = {"command": command, "seed": 0, **provenance(1), "auroc": rows}
     path = pathlib.Path(given.output)

@@ -3,8 +3,9 @@
     python -m experiments.pretrained [--models=omniglot]
 
 The best epoch of each run is written to `mamlpp_jax/pretrained/` with a model card. The same command goes on where it
-was stopped. Omniglot's two official archives are taken from MAMLPP_DATA_DIR/omniglot where that variable is set, else
-downloaded. Exit codes: 0 the models are made; 1 a run failed; 2 bad input; 75 stopped.
+was stopped. Data are taken from MAMLPP_DATA_DIR/omniglot and MAMLPP_DATA_DIR/mini_imagenet where that variable is set;
+else Omniglot's two official archives are downloaded. Exit codes: 0 the models are made; 1 a run failed; 2 bad input;
+75 stopped.
 """
 
 from __future__ import annotations
@@ -21,9 +22,11 @@ from experiments.paper.runs import Run
 from experiments.pretrained_card import Notes, write_card
 from mamlpp_jax.artifacts.workdir import Workdir
 from mamlpp_jax.errors import ConfigError
-from mamlpp_jax.inference.classifier import FewShotClassifier
-from mamlpp_jax.inference.pretrained import SHIPPED
+from mamlpp_jax.inference.pretrained import SHIPPED, find_model
+from mamlpp_jax.inference.saved_model import save_model
+from mamlpp_jax.inference.weights import rounded_to_half
 
+_SHOWN = pathlib.Path("runs/pretrained")  # the runs' folder in the commands of a card
 # Epochs of 500 outer steps of 8 tasks, all in first order: second order takes about three times as long.
 _COMMON = {
     "norm.train_statistics": "support",
@@ -42,6 +45,7 @@ class Recipe(NamedTuple):
 
     run: Run  # its training
     notes: Notes  # what its card says about the data
+    start: Run | None = None  # the training whose weights it starts from
 
 
 RECIPES = {
@@ -60,6 +64,7 @@ RECIPES = {
             "Letters of many scripts rendered in the DejaVu typefaces, deformed a little (`data.name=glyphs`): 1,400 "
             "letters to train, 200 to validate, 400 to test.",
             "The typefaces' licence is in `NOTICES.txt`, one folder up.",
+            "mit",
             "handwriting of people, photographs, or more than a sketch of a symbol",
         ),
     ),
@@ -73,6 +78,7 @@ RECIPES = {
             "Omniglot (Lake, Salakhutdinov, Tenenbaum, Science 2015): 1,623 handwritten characters of 50 alphabets, "
             "each drawn by 20 people; 1,150 to train, 50 to validate, 423 to test, each quarter-turn rotation a class.",
             "Omniglot is under the MIT licence, Copyright (c) 2015 Brenden Lake; see `NOTICES.txt`, one folder up.",
+            "mit",
             "photographs, or symbols whose orientation or fine detail alone tells them apart",
         ),
     ),
@@ -81,25 +87,35 @@ RECIPES = {
 
 def make_model(name: str, workdirs: pathlib.Path, target: pathlib.Path, launcher: Launcher) -> int:
     """Trains, measures and packs a model of `RECIPES` into the folder `target`; returns its training's exit code."""
-    run, notes = RECIPES[name]
-    workdir, log = workdirs / run.name, workdirs / f"{run.name}.log"
+    run, notes, start = RECIPES[name]
     workdirs.mkdir(parents=True, exist_ok=True)
-    logging.info("%s, its log in %s", name, log)
-    with launcher.listening():
-        code = launcher(run.command(workdir), log)
-    if code:
-        logging.error("%s ended with exit code %d; see %s", name, code, log)
-        return code
-    FewShotClassifier.from_pretrained(workdir).save_pretrained(target / name)
-    program = f"python -m mamlpp_jax.main --workdir=runs/pretrained/{run.name}"
-    write_card(target / name, workdir, notes, " ".join([program, *run.flags]))
-    calibrate(target / name, Workdir(workdir).config().data.manual_dir)
+    commands = []
+    for part in filter(None, (start, run)):
+        further = _starting_from(workdirs / start.name) if start and part is run else []
+        workdir, log = workdirs / part.name, workdirs / f"{part.name}.log"
+        logging.info("%s, its log in %s", name, log)
+        with launcher.listening():
+            code = launcher(part.command(workdir, further), log)
+        if code:
+            logging.error("%s ended with exit code %d; see %s", name, code, log)
+            return code
+        shown = _starting_from(_SHOWN / start.name) if further and start else []
+        program = f"python -m mamlpp_jax.main --workdir={_SHOWN / part.name}"
+        commands.append(" ".join([program, *part.flags, *shown]))
+    model = rounded_to_half(find_model(workdirs / run.name))
+    save_model(target / name, model)
+    write_card(target / name, workdirs / run.name, notes, "\n".join(commands))
+    calibrate(target / name, Workdir(workdirs / run.name).config().data.manual_dir)
     logging.info("%s is finished", target / name)
     return 0
 
 
+def _starting_from(folder: pathlib.Path) -> list[str]:
+    return [f"--config.train.start_from={folder}"]
+
+
 def _define_flags() -> None:
-    flags.DEFINE_string("workdirs", "runs/pretrained", "Folder of the runs and their logs.")
+    flags.DEFINE_string("workdirs", str(_SHOWN), "Folder of the runs and their logs.")
     flags.DEFINE_string("target", str(SHIPPED), "Folder of the finished models.")
     flags.DEFINE_list("models", list(RECIPES), "Which to make.")
 

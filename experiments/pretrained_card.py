@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 import pathlib
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -18,17 +19,19 @@ from mamlpp_jax.algorithms.metrics import half_interval
 from mamlpp_jax.artifacts.workdir import Workdir
 from mamlpp_jax.data.sources.registry import load_dataset
 from mamlpp_jax.inference.classifier import FewShotClassifier
+from mamlpp_jax.inference.model import FewShotModel
 from mamlpp_jax.inference.model_card import model_card
 from mamlpp_jax.inference.pretrained import find_model
 from mamlpp_jax.inference.saved_model import CARD
 from mamlpp_jax.reports.tables import markdown_table
+from mamlpp_jax.statistics import BATCH
 from mamlpp_jax.training.experiment import build_experiment
 from mamlpp_jax.types import Episode
-from mamlpp_jax.utils.files import write_atomically, write_json
+from mamlpp_jax.utils.files import read_json, write_atomically, write_json
 
-WAYS, SHOTS, MODES = (2, 5, 10, 20, 30), (1, 5), ("support", "batch")
+WAYS, SHOTS = (2, 5, 10, 20, 30), (1, 5)
 # Of larger tasks fewer are measured, which vary less and take long.
-_LARGE_SUPPORT, _LARGE_TASKS = 25, 200
+_LARGE_SUPPORT, _LARGE_TASKS = 26, 200
 _ORDER_TASKS, _ORDERS = 100, 5
 _MEASURED = "card.json"  # in the run's folder: the results so far
 
@@ -38,6 +41,7 @@ class Notes(NamedTuple):
 
     data: str  # their content, in sentences
     licence: str  # their licence
+    terms: str  # what the card's front matter calls it
     not_for: str  # uses that the model is not for
 
 
@@ -95,28 +99,43 @@ def measure(target: pathlib.Path, workdir: pathlib.Path) -> dict[str, Any]:
     Results that the run's `card.json` has are not measured again; each is written there at once.
     """
     config, path = Workdir(workdir).config(), workdir / _MEASURED
-    steps = list(find_model(target).steps)
+    model = find_model(target)
+    steps = list(model.steps)
     measured = json.loads(path.read_text()) if path.exists() else {}
     if measured.get("steps") != steps:  # another epoch's
         measured = {"steps": steps}
     tasks = config.evaluation.tasks
-    for mode in MODES:
-        clf = FewShotClassifier(find_model(target), statistics=mode, polarity="light_on_dark")
-        for way in WAYS:
-            for shot in SHOTS:
-                name = f"{way}-way {shot}-shot {mode}"
-                count = tasks if way * shot < _LARGE_SUPPORT else min(tasks, _LARGE_TASKS)
-                if len(measured.get(name, ())) != 3:
-                    scores = accuracies(clf, test_episodes(config, way, shot, count))
-                    measured[name] = [float(scores.mean()), half_interval(scores), count]
-                    write_json(path, measured)
-                    logging.info("%s: %s", name, measured[name])
+    for mode, way, shot in itertools.product(_modes(model), _ways(workdir), SHOTS):
+        name = f"{way}-way {shot}-shot {mode}"
+        count = tasks if way * shot < _LARGE_SUPPORT else min(tasks, _LARGE_TASKS)
+        if len(measured.get(name, ())) != 3:
+            clf = data_classifier(model, mode)
+            scores = accuracies(clf, test_episodes(config, way, shot, count))
+            measured[name] = [float(scores.mean()), half_interval(scores), count]
+            write_json(path, measured)
+            logging.info("%s: %s", name, measured[name])
     if "order" not in measured:
-        clf = FewShotClassifier(find_model(target), polarity="light_on_dark")
+        clf = data_classifier(model)
         episodes = test_episodes(config, min(5, clf.model.way), 1, min(_ORDER_TASKS, tasks))
         measured["order"] = order_effect(clf, episodes)
         write_json(path, measured)
     return measured
+
+
+def data_classifier(model: FewShotModel, statistics: str | None = None) -> FewShotClassifier:
+    """A classifier of images as data sets have them, of the model's own statistics or of others."""
+    polarity = "light_on_dark" if model.image_format.polarity else None
+    return FewShotClassifier(model, statistics=statistics, polarity=polarity)
+
+
+def _modes(model: FewShotModel) -> tuple[str, str]:
+    return model.statistics, BATCH.name
+
+
+def _ways(workdir: pathlib.Path) -> list[int]:
+    """Those of `WAYS` that the test classes allow."""
+    classes = read_json(Workdir(workdir).data_file)["classes"]["test"]
+    return [way for way in WAYS if way <= len(classes)]
 
 
 def write_card(target: pathlib.Path, workdir: pathlib.Path, notes: Notes, command: str) -> None:
@@ -125,24 +144,26 @@ def write_card(target: pathlib.Path, workdir: pathlib.Path, notes: Notes, comman
         # More ways than trained, and `batch`, are both on purpose.
         warnings.simplefilter("ignore", UserWarning)
         measured = measure(target, workdir)
-    run = Workdir(workdir).results() or {}
+    run, model = Workdir(workdir).results() or {}, find_model(target)
+    rows = [_row(measured, way, shot, _modes(model)) for way in _ways(workdir) for shot in SHOTS]
     body = _BODY.format(
         notes=notes,
         command=command,
         run=run,
         task=run["config"]["task"],
         hardware=", ".join(f"{key} {value}" for key, value in run["hardware"].items()),
-        table=markdown_table([_row(measured, way, shot) for way in WAYS for shot in SHOTS]),
+        table=markdown_table(rows),
+        alone=model.statistics,
         changed=100 * measured["order"]["changed"],
         spread=100 * measured["order"]["spread"],
     )
-    card = model_card(find_model(target), name=target.name, licence="mit", body=body)
+    card = model_card(model, name=target.name, licence=notes.terms, body=body)
     write_atomically(target / CARD, card.encode())
 
 
-def _row(measured: Mapping[str, Any], way: int, shot: int) -> dict[str, Any]:
+def _row(measured: Mapping[str, Any], way: int, shot: int, modes: Iterable[str]) -> dict[str, Any]:
     cells: dict[str, Any] = {}
-    for mode in MODES:
+    for mode in modes:
         accuracy, half, tasks = measured[f"{way}-way {shot}-shot {mode}"]
         cells |= {"tasks": tasks, f"{mode} (%)": f"{100 * accuracy:.2f} ± {100 * half:.2f}"}
     return {"way": way, "shot": shot, **cells}
@@ -155,7 +176,7 @@ _BODY = """\
 
 ## Training
 
-{run[steps]} outer steps in all, of which the best epoch by validation accuracy under `support` was taken, at commit
+{run[steps]} outer steps in all, of which the best epoch by validation accuracy under `{alone}` was taken, at commit
 {run[commit]} ({hardware}).
 
 ```
@@ -165,11 +186,11 @@ _BODY = """\
 ## Accuracy
 
 Test classes, tasks of {task[query]} query image(s) per class, ± 95 % interval over tasks, measured through
-`FewShotClassifier`. `support` classifies each image alone; `batch` normalises the queries of a task together.
+`FewShotClassifier`. `{alone}` classifies each image alone; `batch` normalises the queries of a task together.
 
 {table}
 
-More than {task[way]} classes are beyond those trained. Numbering the classes of a 5-way 1-shot task in another order
+Tasks in training had {task[way]} classes. Numbering the classes of a 5-way 1-shot task in another order
 changes {changed:.1f} % of the predictions; mean accuracy has a standard deviation of {spread:.2f} points over orders.
 
 ## Limits

@@ -16,12 +16,11 @@ import numpy as np
 from absl import flags
 
 from experiments.command_line import run_main
-from experiments.pretrained_card import accuracies, test_episodes
+from experiments.pretrained_card import accuracies, data_classifier, test_episodes
 from mamlpp_jax.artifacts.results import Evaluation
 from mamlpp_jax.artifacts.workdir import Workdir
 from mamlpp_jax.cli import commands
 from mamlpp_jax.errors import ConfigError, ModelError
-from mamlpp_jax.inference.classifier import FewShotClassifier
 from mamlpp_jax.inference.pretrained import find_model
 from mamlpp_jax.reports.tables import text_table
 
@@ -56,8 +55,7 @@ def compare(
             f"{model} was trained for {saved.steps[0]} outer steps, but the run in {workdir} was tested at the end of "
             f"epoch {epoch}, from 0; compare the model of that run's best epoch."
         )
-    polarity = "light_on_dark" if saved.image_format.polarity else None  # as data sets have it
-    clf = FewShotClassifier(saved.first_members(1), statistics=_STATISTICS, polarity=polarity)
+    clf = data_classifier(saved.first_members(1), _STATISTICS)
     ours = accuracies(clf, test_episodes(config, way, shot, tasks))
     theirs = workdir.correct_per_task()[row.key] / (way * row.query)
     return {

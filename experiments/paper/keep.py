@@ -37,6 +37,7 @@ from mamlpp_jax.inference.saved_model import (
     model_files,
 )
 from mamlpp_jax.inference.trained_run import load_best
+from mamlpp_jax.inference.weights import rounded_to_half
 from mamlpp_jax.utils.files import json_bytes, read_json, wrap_os_errors, write_atomically
 
 LIMIT_BYTES = 800_000  # of a run; its model and figures are left out where they do not fit
@@ -109,7 +110,8 @@ def _model_and_figures(
 ) -> dict[str, bytes]:
     """The run's model and, the smallest first, its figures, as far as there is room for so many bytes."""
     count = workdir.config().evaluation.ensemble if members else 1
-    model = model_files(from_runs(load_best(workdir.path, count)), half=half)
+    best = from_runs(load_best(workdir.path, count))
+    model = model_files(rounded_to_half(best) if half else best)
     del model[CONFIG]  # which the run has
     figures = sorted(_figures(workdir.path).items(), key=lambda item: len(item[1]))
     files = model if members else {}

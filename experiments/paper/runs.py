@@ -34,10 +34,13 @@ EPOCHS_FILE, FAILURE_FILE = "epochs.jsonl", "failure.txt"
 
 # The arguments of the ready configurations, with their defaults.
 _ARGUMENTS = {"way": 5, "shot": 1, "method": "maml++", "protocol": "paper", "seed": 0}
-_ARGUMENTS_BY_DATA = {
+_ARGUMENTS_BY_DATA: dict[str, dict[str, Any]] = {
     "mini_imagenet": {**_ARGUMENTS, "steps": 5},
     "quickstart": {"method": "maml++", "seed": 0},
+    "pretrain": {"seed": 0},
 }
+# The data of a configuration that is not called by their name.
+_DATA = {"pretrain": "mini_imagenet"}
 
 
 class Run(NamedTuple):
@@ -77,7 +80,7 @@ class Run(NamedTuple):
     def command(self, workdir: pathlib.Path, further: Sequence[str] = ()) -> list[str]:
         """Returns the command that makes the run, or continues it, with further flags, the last of which win."""
         folder = os.environ.get("MAMLPP_DATA_DIR", "")
-        images = pathlib.Path(folder) / self.data
+        images = pathlib.Path(folder) / _DATA.get(self.data, self.data)
         data = [f"--config.data.manual_dir={images}"] if folder and images.is_dir() else []
         return [*main_command(workdir), *self.flags, *data, *further]
 

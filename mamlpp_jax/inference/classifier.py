@@ -57,8 +57,8 @@ class FewShotClassifier:
         Args:
             model: from `inference.pretrained.find_model` or `inference.model.from_runs`.
             statistics: name of a mode of `mamlpp_jax.statistics`, which explains each; `batch`, where predictions
-                depend on each other, warns. None for the model's own: `support`, or the mode of its training where
-                this learned something, unless it was saved with another.
+                depend on each other, warns. None for the model's own: unless it was saved with another, the mode of its
+                training, or `support` where that was `batch`.
             inner_steps: of `fit`; more than trained repeat the last one's rates and normalisation. None for
                 the model's own.
             polarity: for models of writing: `dark_on_light`, `light_on_dark`, or `auto`, decided for each image

@@ -123,7 +123,7 @@ def _make_learner(
 def from_runs(runs: Sequence[TrainedRun]) -> FewShotModel:
     """The model of epochs of one run, best first, with as many inner steps as it was trained with.
 
-    Its statistics classify each image alone: those of its training where these need it, else `support`.
+    Its statistics classify each image alone: those of its training where these do, else `support`.
     """
     first = runs[0]
     meta, batch_stats = jax.tree.map(
@@ -145,7 +145,7 @@ def without_weights(config: ConfigDict, channels: int, steps: tuple[int, ...]) -
     mean, std = NORMALIZATIONS[config.data.normalize]
     polarity = "auto" if not own and is_inverted(config.data.name) else None
     trained = find_statistics(config.norm.train_statistics)
-    statistics = (trained if trained.needs_training else SUPPORT).name
+    statistics = (trained if trained.alone else SUPPORT).name
     return FewShotModel(
         config=FrozenConfigDict(config_lib.without_folders(config)),
         image_format=ImageFormat(config.data.image_size, channels, mean, std, polarity),

@@ -40,7 +40,14 @@ from mamlpp_jax.inference.labels import decode_classes, encode_classes
 from mamlpp_jax.inference.model import FewShotModel, without_weights
 from mamlpp_jax.inference.model_card import model_card
 from mamlpp_jax.inference.preprocessing import POLARITIES, ImageFormat
-from mamlpp_jax.inference.weights import DTYPES, decode, encode, fill, with_weights
+from mamlpp_jax.inference.weights import (
+    DTYPES,
+    decode,
+    encode,
+    fill,
+    stored_dtype,
+    with_weights,
+)
 from mamlpp_jax.statistics import check_usable
 from mamlpp_jax.utils.files import exists, json_bytes, read_json, wrap_os_errors, write_atomically
 from mamlpp_jax.utils.trees import named_leaves
@@ -54,22 +61,17 @@ _VERSION = 2
 def model_files(
     model: FewShotModel,
     *,
-    half: bool = False,
     fitted: Fitted | None = None,
     reject_below: float | None = None,
 ) -> dict[str, bytes]:
-    """The files of a model, and of classes that it has learned, by name, in the order in which they are to be written.
-
-    With `half` the weights are stored in half precision; they are single again when they are loaded. One that is too
-    large for that is a `ModelError`.
-    """
-    weights = encode(model, half=half)
+    """The files of a model and of classes that it has learned by name, in the order in which they are to be written."""
+    weights = encode(model)
     description = {
         "format": _FORMAT,
         "format_version": _VERSION,
         "mamlpp_jax": __version__,
         "sha256": hashlib.sha256(weights).hexdigest(),
-        "dtype": DTYPES[half],
+        "dtype": stored_dtype(model),
         **_settings(model),
     }
     files = {}
@@ -235,8 +237,8 @@ def _load(
     with _naming_damage(path):
         if version == _VERSION:
             dtype, stored = content["dtype"], read_json(config_path)
-            if dtype not in DTYPES.values():
-                raise ValueError(f'"dtype" must be {" or ".join(DTYPES.values())}.')
+            if dtype not in DTYPES:
+                raise ValueError(f'"dtype" must be {" or ".join(DTYPES)}.')
         else:
             dtype = None  # any float
             stored = {**content["trained"], "data.image_size": content["image"]["size"]}

@@ -18,23 +18,42 @@ from mamlpp_jax.training.learner import state_shapes
 from mamlpp_jax.types import MetaParams
 from mamlpp_jax.utils.trees import named_leaves
 
-# Of the numbers in a file, by whether they are stored in half precision.
-DTYPES = {False: "float32", True: "float16"}
+DTYPES = (_HALF, _SINGLE) = ("float16", "float32")  # of the numbers in a file
 
 
-def encode(model: FewShotModel, *, half: bool = False) -> bytes:
-    """The content of a file of weights: arrays [E, ...] by name, such as "params/conv0/kernel", and whose they are.
+def rounded_to_half(model: FewShotModel) -> FewShotModel:
+    """The model with its numbers rounded to float16, as which they are stored; they stay float32 in memory.
 
-    With `half` the numbers are rounded to float16, in half the space; one too large for that is a `ModelError`.
+    A number too large for float16 is a `ModelError`.
     """
-    config, arrays = model.config, {}
     for name, leaf in named_arrays(model.meta, model.batch_stats).items():
-        with np.errstate(over="ignore"):
-            arrays[name] = np.ascontiguousarray(leaf, DTYPES[half])
-        if half and not np.isfinite(arrays[name]).all():
+        if np.abs(leaf).max(initial=0) > np.finfo(_HALF).max:
             raise ModelError(
                 f"the array {name!r} has numbers beyond those of float16; store the model without half precision."
             )
+    meta, batch_stats = jax.tree.map(
+        lambda leaf: np.asarray(leaf, _HALF).astype(_SINGLE), (model.meta, model.batch_stats)
+    )
+    return dataclasses.replace(model, meta=meta, batch_stats=batch_stats)
+
+
+def stored_dtype(model: FewShotModel) -> str:
+    """The dtype in which all of a model's numbers are exact: float16 where they have been rounded to it."""
+    with np.errstate(over="ignore"):
+        exact = all(
+            np.array_equal(leaf, np.asarray(leaf, _HALF).astype(leaf.dtype))
+            for leaf in jax.tree.leaves((model.meta, model.batch_stats))
+        )
+    return _HALF if exact else _SINGLE
+
+
+def encode(model: FewShotModel) -> bytes:
+    """The content of a file of weights: arrays [E, ...] by name, such as "params/conv0/kernel", and whose they are."""
+    config, dtype = model.config, stored_dtype(model)
+    arrays = {
+        name: np.ascontiguousarray(leaf, dtype)
+        for name, leaf in named_arrays(model.meta, model.batch_stats).items()
+    }
     about = {key: str(config[key]) for key in ("experiment", "method", "protocol", "seed")}
     about["steps"] = ", ".join(map(str, model.steps))
     return safetensors.numpy.save(arrays, about)

@@ -67,7 +67,7 @@ def test_a_card_has_what_was_measured(copied, monkeypatch):
     monkeypatch.setattr(pretrained_card, "SHOTS", (1,))
     monkeypatch.setattr(pretrained_card, "_LARGE_SUPPORT", 4)
     monkeypatch.setattr(pretrained_card, "_LARGE_TASKS", 3)
-    notes = Notes("Patterns.", "Nobody's.", "anything else")
+    notes = Notes("Patterns.", "Nobody's.", "mit", "anything else")
     write_card(copied / "model", copied / "run", notes, "the command")
     measured = json.loads((copied / "run" / "card.json").read_text())
     assert measured["2-way 1-shot support"][2] == 4

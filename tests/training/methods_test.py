@@ -96,6 +96,52 @@ def test_every_method_resumes_bit_for_bit_and_agrees_over_devices(tmp_path, meth
     np.testing.assert_allclose(losses(shared), losses(whole), rtol=0, atol=1e-5)
 
 
+# Each method's own part, by the beginning of its arrays' names.
+OWN_PARTS = {
+    **{name: "inner/" for name in ("metasgd", "alfa", "metacurvature", "maml+lslr")},
+    **{name: "inner_loss/" for name in ("metal", "metal_inductive")},
+    "cavia": "params/film",
+    "sharedhead": "params/linear",
+    "maml+bnwb": "norm/",
+}
+
+
+@pytest.mark.parametrize(
+    ("method", "own"),
+    [
+        pytest.param(*part, marks=() if part[0] == "metacurvature" else pytest.mark.slow)
+        for part in OWN_PARTS.items()
+    ],
+)
+def test_what_a_method_learns_beside_the_weights_changes_test_predictions(tmp_path, method, own):
+    """Its values have moved, and with those that they started from the same model predicts otherwise."""
+    experiment = small_experiment(method, **{"inner.learning_rate": 0.5})
+    with Checkpoints(tmp_path, experiment.config.evaluation.ensemble) as checkpoints:
+        trainer.train(experiment, Workdir(tmp_path), checkpoints)
+        state = checkpoints.restore(checkpoints.latest_step(), experiment.state_shapes())
+    moved = []
+
+    def replaced(path, trained, start):
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        if not name.startswith(own):
+            return trained
+        moved.append(np.any(np.asarray(trained) != start))
+        return start
+
+    first = experiment.init_run_state().meta
+    without = jax.tree_util.tree_map_with_path(replaced, state.meta, first)
+    assert any(moved)
+    learner, episodes = make_learner(experiment.config), experiment.tasks["test"].episodes(4)
+
+    def logits(meta):
+        def one(episode):
+            return task_logits(learner, meta, state.batch_stats, episode, every_step=False)
+
+        return jax.jit(jax.vmap(one))(episodes)
+
+    assert np.abs(logits(state.meta) - logits(without)).max() > 1e-4
+
+
 @pytest.mark.parametrize(
     "method", ["sharedhead", pytest.param("mamlpp+sharedhead", marks=pytest.mark.slow)]
 )
