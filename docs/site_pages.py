@@ -15,6 +15,7 @@ import mamlpp_jax
 from experiments import methods as family
 from experiments.benchmark_report import schedule_costs
 from experiments.benchmark_rows import Row
+from experiments.gpu.aot import table as aot_table
 from experiments.paper.tables import all_tables
 from mamlpp_jax import errors
 from mamlpp_jax.config.fields import FIELDS
@@ -241,6 +242,13 @@ def gpu() -> str:
     return f"{markdown_table(rows)}\n\n{made}. MAML++, multi-step loss, five inner steps."
 
 
+def aot() -> str:
+    """What outer steps compiled for a GPU would do there, from the archived rows of `experiments.gpu.aot`."""
+    page = json.loads((RESULTS / "aot" / "aot.json").read_text(encoding="utf-8"))
+    made = f"JAX {page['hardware']['jax']}, commit {page['commit'][:12]}"
+    return f"{aot_table(page['rows'])}\n\nFrom `experiments/results/aot`, {made}."
+
+
 def outliers() -> str:
     """How well the shipped models tell strangers: areas under the ROC curve, from the archived measurement."""
     rows = []
@@ -351,6 +359,7 @@ PAGES: dict[str, Callable[..., str]] = {
     "speed": speed,
     "table3": table3,
     "gpu": gpu,
+    "aot": aot,
     "outliers": outliers,
     "gallery": gallery,
     "recipes": recipes,

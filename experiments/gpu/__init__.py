@@ -1,0 +1,1 @@
+"""Compiling for a GPU that is not there, and a day on one that is."""
