@@ -4,7 +4,8 @@
 
 DIR has a folder per class, at any depth, or any other layout of mamlpp_jax/data/readers/layouts.py. The choice is
 printed; --config.FIELD=VALUE changes any of it, and so do the arguments: way and shot (0: chosen), minutes (of training
-on two cores; 10), method and seed. Classes with fewer images than shot + query are left out and named.
+on two cores; 10), start (`photos`, the trained model to start from, or a run; none to start anew), method (that of the
+start, or maml++) and seed. Classes with fewer images than shot + query are left out and named.
 
 Three groups of classes are made: one to train on, one to choose the best epoch by, one to test on. With fewer than six
 classes there is nothing to learn from: use mamlpp_jax.predict with a trained model.
@@ -18,15 +19,16 @@ from ml_collections import ConfigDict
 from mamlpp_jax.config import FEW_CLASSES, apply_method, default_config, parse_argument
 from mamlpp_jax.data.readers.layouts import find_layout
 from mamlpp_jax.errors import ConfigError
+from mamlpp_jax.inference.pretrained import find_model
 
-# Images of tasks that two cores train on in a second, about: 84 pixels, 48 filters, first order.
-IMAGES_PER_SECOND = 40
+# Passes of images through the network that two cores train on in a second, about: 84 pixels, first order.
+PASSES_PER_SECOND = 100
 
 
 def get_config(argument: str | None = None) -> ConfigDict:
     """The configuration for one folder; see the module's docstring."""
-    defaults = {"dir": "", "way": 0, "shot": 0, "minutes": 10, "method": "maml++", "seed": 0}
-    chosen = parse_argument(argument, defaults)
+    defaults = {"dir": "", "way": 0, "shot": 0, "minutes": 10, "start": "photos", "method": ""}
+    chosen = parse_argument(argument, {**defaults, "seed": 0})
     if not chosen["dir"]:
         raise ConfigError(
             "own_images needs the folder of your images: --config=own_images:dir=DIR."
@@ -49,40 +51,55 @@ def get_config(argument: str | None = None) -> ConfigDict:
         )
     way = chosen["way"] or min(5, most)
 
-    config = default_config()
+    config = _starting_from("" if chosen["start"] == "none" else chosen["start"], chosen["method"])
     config.experiment = f"own_images-{way}way-{shot}shot"
     config.seed = chosen["seed"]
     config.data.name = "image_folder"
     config.data.manual_dir = chosen["dir"]
     config.data.smallest_class = shot + query
-    config.data.image_size = 84
-    config.data.channels = 3
-    config.data.normalize = "imagenet"
-    config.data.rotations = False
     config.data.train_classes = config.data.val_classes = config.data.test_classes = 0
     config.task.way, config.task.shot, config.task.query = way, shot, query
-    config.model.filters = 48
-    config.inner.learning_rate = 0.01
     config.train.tasks_per_step = 2
-    images = 60 * chosen["minutes"] * IMAGES_PER_SECOND  # of all tasks
-    tasks = images / (way * (shot + query))
+    passes = way * (shot * config.train.inner_steps + query)  # of a task
+    tasks = 60 * chosen["minutes"] * PASSES_PER_SECOND / passes
     config.train.epochs = 5
     # Testing a task takes about as long as training on one: validations, the test of three epochs and the trial of more
     # inner steps together take less than the training does.
     config.train.steps_per_epoch = max(5, round(tasks * 2 / 3 / 2 / config.train.epochs))
     config.evaluation.tasks = min(600, max(20, round(tasks / 25)))
     config.evaluation.most_inner_steps = 20
-    config.train.first_order_epochs = config.train.epochs  # second order takes twice the time
-    config.train.multi_step_epochs = 2
-    config.norm.eval_statistics = "support,batch"
-    apply_method(config, chosen["method"])
     left_out = len(sizes) - sum(enough.values())
+    each = f"{sizes[0]}" if sizes[0] == sizes[-1] else f"{sizes[0]} to {sizes[-1]}"
     print(
-        f"own images: {len(sizes)} classes of {sizes[0]} to {sizes[-1]} images"
+        f"own images: {len(sizes)} classes of {each} images"
         + (f", {left_out} of them with fewer than {shot + query} left out" if left_out else "")
         + f". Chosen for them: tasks of {way} classes with {shot} images to learn from and {query} to classify, "
         f"{config.train.epochs * config.train.steps_per_epoch} outer steps of 2 tasks, {config.evaluation.tasks} tasks "
-        "in each validation and in the test.",
+        f"in each validation and in the test, starting {config.train.start_from or 'anew'}.",
         file=sys.stderr,
     )
+    return config
+
+
+def _starting_from(start: str, method: str) -> ConfigDict:
+    """Model and inner loop: those of trained weights, whose rate is then small, or MAML++'s anew."""
+    config = default_config()
+    config.data.update(image_size=84, channels=3, normalize="imagenet", rotations=False)
+    config.train.first_order_epochs = 5  # second order takes twice the time
+    config.train.multi_step_epochs = 2
+    if not start:
+        config.model.filters = 48
+        config.inner.learning_rate = 0.01
+        config.norm.eval_statistics = "support,batch"
+        apply_method(config, method or "maml++")
+        return config
+    trained = find_model(start).config
+    config.train.start_from = start
+    config.train.learning_rate = 1e-4
+    config.train.inner_steps = trained.train.inner_steps
+    apply_method(config, method or trained.method)
+    for name in ("image_size", "channels", "normalize"):
+        config.data[name] = trained.data[name]
+    for section in ("model", "norm", "inner") if not method else ("model",):
+        config[section].update(trained[section])
     return config

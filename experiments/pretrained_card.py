@@ -7,7 +7,7 @@ import itertools
 import json
 import pathlib
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -24,7 +24,6 @@ from mamlpp_jax.inference.model_card import model_card
 from mamlpp_jax.inference.pretrained import find_model
 from mamlpp_jax.inference.saved_model import CARD
 from mamlpp_jax.reports.tables import markdown_table
-from mamlpp_jax.statistics import BATCH
 from mamlpp_jax.training.experiment import build_experiment
 from mamlpp_jax.types import Episode
 from mamlpp_jax.utils.files import read_json, write_atomically, write_json
@@ -94,7 +93,7 @@ def order_effect(clf: FewShotClassifier, episodes: Iterator[Episode]) -> dict[st
 
 
 def measure(target: pathlib.Path, workdir: pathlib.Path) -> dict[str, Any]:
-    """Measures [accuracy, half of its interval, tasks] by "5-way 1-shot support", and the order of classes' effect.
+    """Measures [accuracy, half of its interval, tasks] by "5-way 1-shot", and the order of classes' effect.
 
     Results that the run's `card.json` has are not measured again; each is written there at once.
     """
@@ -105,17 +104,16 @@ def measure(target: pathlib.Path, workdir: pathlib.Path) -> dict[str, Any]:
     if measured.get("steps") != steps:  # another epoch's
         measured = {"steps": steps}
     tasks = config.evaluation.tasks
-    for mode, way, shot in itertools.product(_modes(model), _ways(workdir), SHOTS):
-        name = f"{way}-way {shot}-shot {mode}"
+    clf = data_classifier(model)
+    for way, shot in itertools.product(_ways(workdir), SHOTS):
+        name = f"{way}-way {shot}-shot"
         count = tasks if way * shot < _LARGE_SUPPORT else min(tasks, _LARGE_TASKS)
         if len(measured.get(name, ())) != 3:
-            clf = data_classifier(model, mode)
             scores = accuracies(clf, test_episodes(config, way, shot, count))
             measured[name] = [float(scores.mean()), half_interval(scores), count]
             write_json(path, measured)
             logging.info("%s: %s", name, measured[name])
     if "order" not in measured:
-        clf = data_classifier(model)
         episodes = test_episodes(config, min(5, clf.model.way), 1, min(_ORDER_TASKS, tasks))
         measured["order"] = order_effect(clf, episodes)
         write_json(path, measured)
@@ -128,24 +126,20 @@ def data_classifier(model: FewShotModel, statistics: str | None = None) -> FewSh
     return FewShotClassifier(model, statistics=statistics, polarity=polarity)
 
 
-def _modes(model: FewShotModel) -> tuple[str, str]:
-    return model.statistics, BATCH.name
-
-
 def _ways(workdir: pathlib.Path) -> list[int]:
-    """Those of `WAYS` that the test classes allow."""
+    """Those of `WAYS` of which the test classes give tasks that differ: half of the classes at most."""
     classes = read_json(Workdir(workdir).data_file)["classes"]["test"]
-    return [way for way in WAYS if way <= len(classes)]
+    return [way for way in WAYS if 2 * way <= len(classes)]
 
 
 def write_card(target: pathlib.Path, workdir: pathlib.Path, notes: Notes, command: str) -> None:
     """Measures the model in `target`, which the command made in `workdir`, and writes its card."""
     with warnings.catch_warnings():
-        # More ways than trained, and `batch`, are both on purpose.
+        # More ways than trained are on purpose.
         warnings.simplefilter("ignore", UserWarning)
         measured = measure(target, workdir)
     run, model = Workdir(workdir).results() or {}, find_model(target)
-    rows = [_row(measured, way, shot, _modes(model)) for way in _ways(workdir) for shot in SHOTS]
+    rows = [_row(measured, way, shot) for way in _ways(workdir) for shot in SHOTS]
     body = _BODY.format(
         notes=notes,
         command=command,
@@ -161,12 +155,10 @@ def write_card(target: pathlib.Path, workdir: pathlib.Path, notes: Notes, comman
     write_atomically(target / CARD, card.encode())
 
 
-def _row(measured: Mapping[str, Any], way: int, shot: int, modes: Iterable[str]) -> dict[str, Any]:
-    cells: dict[str, Any] = {}
-    for mode in modes:
-        accuracy, half, tasks = measured[f"{way}-way {shot}-shot {mode}"]
-        cells |= {"tasks": tasks, f"{mode} (%)": f"{100 * accuracy:.2f} ± {100 * half:.2f}"}
-    return {"way": way, "shot": shot, **cells}
+def _row(measured: Mapping[str, Any], way: int, shot: int) -> dict[str, Any]:
+    accuracy, half, tasks = measured[f"{way}-way {shot}-shot"]
+    shown = f"{100 * accuracy:.2f} ± {100 * half:.2f}"
+    return {"way": way, "shot": shot, "tasks": tasks, "accuracy (%)": shown}
 
 
 _BODY = """\
@@ -186,7 +178,7 @@ _BODY = """\
 ## Accuracy
 
 Test classes, tasks of {task[query]} query image(s) per class, ± 95 % interval over tasks, measured through
-`FewShotClassifier`. `{alone}` classifies each image alone; `batch` normalises the queries of a task together.
+`FewShotClassifier`, which classifies each image alone (`{alone}` statistics).
 
 {table}
 

@@ -64,17 +64,18 @@ def test_other_weights_are_not_compared(copied):
 
 def test_a_card_has_what_was_measured(copied, monkeypatch):
     monkeypatch.setattr(pretrained_card, "WAYS", (2, 4))
-    monkeypatch.setattr(pretrained_card, "SHOTS", (1,))
+    monkeypatch.setattr(pretrained_card, "SHOTS", (1, 3))
     monkeypatch.setattr(pretrained_card, "_LARGE_SUPPORT", 4)
     monkeypatch.setattr(pretrained_card, "_LARGE_TASKS", 3)
     notes = Notes("Patterns.", "Nobody's.", "mit", "anything else")
     write_card(copied / "model", copied / "run", notes, "the command")
     measured = json.loads((copied / "run" / "card.json").read_text())
-    assert measured["2-way 1-shot support"][2] == 4
-    assert measured["4-way 1-shot batch"][2] == 3
+    assert measured["2-way 1-shot"][2] == 4
+    assert measured["2-way 3-shot"][2] == 3
+    assert "4-way 1-shot" not in measured  # four classes make one such task
     card = load_model(copied / "model").card
     assert front_matter(card)["license"] == "mit"
-    accuracy, half, _ = measured["4-way 1-shot support"]
+    accuracy, half, _ = measured["2-way 3-shot"]
     for part in ("Patterns. Nobody's.", "the command", "Not for anything else."):
         assert part in card
     assert f"{100 * accuracy:.2f} ± {100 * half:.2f}" in card

@@ -70,7 +70,7 @@ def build(data_config: Any) -> Dataset:
         return read_prepared(Path(data_config.tfds_dir).expanduser(), size)
     if data_config.manual_dir:
         folder = Path(data_config.manual_dir).expanduser()
-        logging.info("Reading Omniglot from the archives in data.manual_dir=%s.", folder)
+        logging.info("Reading Omniglot from data.manual_dir=%s.", folder)
         _warn_of_unknown_checksums(folder)
     else:
         folder = cache_folder(data_config.cache_dir) / "downloads" / "omniglot"
