@@ -28,7 +28,7 @@ def test_tasks_steps_and_evaluation_are_chosen_for_the_folder_and_said(tmp_path,
     assert config.train.epochs * config.evaluation.tasks < steps * config.train.tasks_per_step
     said = capsys.readouterr().err
     for part in (
-        "18 classes of 12 to 12 images",
+        "18 classes of 12 images",
         "5 classes with 4 images",
         f"{steps} outer steps",
     ):
