@@ -4,7 +4,7 @@
 
 DIR has a folder per class, at any depth, or any other layout of mamlpp_jax/data/readers/layouts.py. The choice is
 printed; --config.FIELD=VALUE changes any of it, and so do the arguments: way and shot (0: chosen), minutes (of training
-on two cores; 10), start (a run or a trained model to start from; none to start anew), method (that of the
+on two cores; 10), start (`photos`, another trained model or a run; none to start anew), method (that of the
 start, or maml++) and seed. Classes with fewer images than shot + query are left out and named.
 
 Three groups of classes are made: one to train on, one to choose the best epoch by, one to test on. With fewer than six
@@ -27,7 +27,7 @@ PASSES_PER_SECOND = 100
 
 def get_config(argument: str | None = None) -> ConfigDict:
     """The configuration for one folder; see the module's docstring."""
-    defaults = {"dir": "", "way": 0, "shot": 0, "minutes": 10, "start": "none", "method": ""}
+    defaults = {"dir": "", "way": 0, "shot": 0, "minutes": 10, "start": "photos", "method": ""}
     chosen = parse_argument(argument, {**defaults, "seed": 0})
     if not chosen["dir"]:
         raise ConfigError(

@@ -9,7 +9,10 @@ Arguments: filters (of the first block: 16 for 16-32-64-128), epochs (of about a
 
 Batches of 64 images in two halves, each normalised by its own moments; random crops, flips and colours; label
 smoothing; Adam along a cosine. The best epoch is chosen by nearest-centroid tasks of the validation classes, each query
-alone by the running statistics. The test classes are never read. Nothing has been measured on this code yet.
+alone by the running statistics. The test classes are never read.
+
+Measured: 20 epochs of 16 filters, one seed: 50.2 % in 100 such tasks, 5-way 1-shot. An epoch took about five minutes of
+two cores of a Xeon with AVX-512 (experiments/results/mini_imagenet-pretrain-resnet12_16-seed0).
 """
 
 from ml_collections import ConfigDict

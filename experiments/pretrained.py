@@ -82,6 +82,43 @@ RECIPES = {
             "photographs, or symbols whose orientation or fine detail alone tells them apart",
         ),
     ),
+    "photos": Recipe(
+        Run(
+            *("mini_imagenet", 5, 1, "anil+sharedhead+ca", "none"),
+            folder="photos",
+            fields={
+                "experiment": "pretrained-photos",
+                "model.name": "resnet12",
+                "model.filters": 16,
+                "task.query": 5,
+                # Each query alone, by the statistics of pretraining as they are: those of a few support images change
+                # too much from step to step for an inner loop that reads them.
+                "norm.running_decay": 1.0,
+                "norm.train_statistics": "running",
+                "norm.eval_statistics": "running",
+                "inner.learning_rate": 0.02,
+                "train.inner_steps": 15,
+                "train.learning_rate": 1e-4,
+                "train.epochs": 5,
+                "train.steps_per_epoch": 160,
+                "train.clip_norm": 5.0,
+                "train.tasks_per_step": 4,
+            },
+        ),
+        Notes(
+            "mini-ImageNet (Vinyals et al., NIPS 2016; split of Ravi & Larochelle): photographs of 100 classes of "
+            "ImageNet, 84 x 84 pixels; 64 classes to train, 16 to validate, 20 to test.",
+            "ImageNet's images are for non-commercial research and education, and so is this model.",
+            "other",
+            "fine differences (breeds, species), drawings, text, or medical and satellite images without a test on "
+            "one's own; photographs unlike ImageNet's, of one object each, are told apart less well",
+        ),
+        start=Run(
+            *("pretrain", 5, 1, "supervised", "none"),
+            folder="photos-pretrained",
+            fields={"model.filters": 16, "train.epochs": 20, "evaluation.tasks": 100},
+        ),
+    ),
 }
 
 

@@ -30,7 +30,7 @@ from mamlpp_jax.utils.files import read_json, write_atomically, write_json
 
 WAYS, SHOTS = (2, 5, 10, 20, 30), (1, 5)
 # Of larger tasks fewer are measured, which vary less and take long.
-_LARGE_SUPPORT, _LARGE_TASKS = 26, 200
+_TASKS, _LARGE_SUPPORT, _LARGE_TASKS = 600, 26, 200
 _ORDER_TASKS, _ORDERS = 100, 5
 _MEASURED = "card.json"  # in the run's folder: the results so far
 
@@ -103,18 +103,17 @@ def measure(target: pathlib.Path, workdir: pathlib.Path) -> dict[str, Any]:
     measured = json.loads(path.read_text()) if path.exists() else {}
     if measured.get("steps") != steps:  # another epoch's
         measured = {"steps": steps}
-    tasks = config.evaluation.tasks
     clf = data_classifier(model)
     for way, shot in itertools.product(_ways(workdir), SHOTS):
         name = f"{way}-way {shot}-shot"
-        count = tasks if way * shot < _LARGE_SUPPORT else min(tasks, _LARGE_TASKS)
+        count = _TASKS if way * shot < _LARGE_SUPPORT else _LARGE_TASKS
         if len(measured.get(name, ())) != 3:
             scores = accuracies(clf, test_episodes(config, way, shot, count))
             measured[name] = [float(scores.mean()), half_interval(scores), count]
             write_json(path, measured)
             logging.info("%s: %s", name, measured[name])
     if "order" not in measured:
-        episodes = test_episodes(config, min(5, clf.model.way), 1, min(_ORDER_TASKS, tasks))
+        episodes = test_episodes(config, min(5, clf.model.way), 1, _ORDER_TASKS)
         measured["order"] = order_effect(clf, episodes)
         write_json(path, measured)
     return measured

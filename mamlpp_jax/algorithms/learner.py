@@ -40,6 +40,7 @@ class Learner:
         statistics: the mode of batch-norm statistics, a record or its name (`mamlpp_jax.statistics`).
         per_step_affine: batch-norm scale and bias per inner step (BNWB), or shared.
         per_step_statistics: running statistics per inner step (BNRS), or shared.
+        running_decay: what running statistics keep of themselves at each update; 1 leaves them as they are.
         inner_loss: of the support set, descended by the inner loop.
         query_loss: of the query set, descended by the outer loop.
         metric: of the query set, reported; by default the accuracy.
@@ -66,6 +67,7 @@ class Learner:
     statistics: Statistics | str = BATCH
     per_step_affine: bool = True
     per_step_statistics: bool = True
+    running_decay: float = 0.9
     inner_loss: Loss | InnerLoss = cross_entropy
     query_loss: Loss = cross_entropy
     metric: Loss = accuracy

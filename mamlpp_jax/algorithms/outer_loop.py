@@ -245,6 +245,7 @@ def _update(
         mean.support_moments,
         mean.query_moments,
         per_step=learner.per_step_statistics,
+        momentum=learner.running_decay,
     )
     checked = jax.tree.leaves((mean.loss, meta, batch_stats))
     finite = jnp.stack([jnp.isfinite(leaf).all() for leaf in checked])

@@ -106,6 +106,11 @@ FIELDS: dict[str, Field] = {
     ),
 
     "norm.per_step_statistics": Field(True, "BNRS: running statistics per inner step"),
+    "norm.running_decay": Field(
+        0.9,
+        "what running statistics keep of themselves at each update; 1 leaves those of train.start_from as they are",
+        rules.SHARE, added=True,
+    ),
     "norm.per_step_affine": Field(True, "BNWB: scale and bias per inner step"),
     "norm.train_statistics": Field("batch", "what normalises in training", one_of(STATISTICS)),
     "norm.eval_statistics": Field(

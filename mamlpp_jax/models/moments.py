@@ -64,7 +64,12 @@ def update_running(running: RunningStats, batch: Moments, momentum: float = 0.9)
 
 
 def fold_moments(
-    running: RunningStats, support: Moments, query: Moments, *, per_step: bool
+    running: RunningStats,
+    support: Moments,
+    query: Moments,
+    *,
+    per_step: bool,
+    momentum: float = 0.9,
 ) -> RunningStats:
     """Updates the running statistics by one outer step's passes, in the order they happened.
 
@@ -78,9 +83,9 @@ def fold_moments(
     entries = []
     for i in range(steps):
         stats = entry(running, i) if per_step else running
-        stats = update_running(stats, entry(support, i))
+        stats = update_running(stats, entry(support, i), momentum)
         if i >= steps - queries:
-            stats = update_running(stats, entry(query, i - steps))
+            stats = update_running(stats, entry(query, i - steps), momentum)
         entries.append(stats)
         running = running if per_step else stats
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *entries) if per_step else running

@@ -54,6 +54,7 @@ def make_learner(config: ConfigDict) -> Learner:
         statistics=config.norm.train_statistics,
         per_step_affine=config.norm.per_step_affine,
         per_step_statistics=config.norm.per_step_statistics,
+        running_decay=config.norm.running_decay,
         remat=config.compute.remat,
         inner_loss=_inner_loss(config),
         query_loss=CrossEntropy(config.train.label_smoothing),

@@ -65,6 +65,8 @@ def test_other_weights_are_not_compared(copied):
 def test_a_card_has_what_was_measured(copied, monkeypatch):
     monkeypatch.setattr(pretrained_card, "WAYS", (2, 4))
     monkeypatch.setattr(pretrained_card, "SHOTS", (1, 3))
+    monkeypatch.setattr(pretrained_card, "_TASKS", 4)
+    monkeypatch.setattr(pretrained_card, "_ORDER_TASKS", 4)
     monkeypatch.setattr(pretrained_card, "_LARGE_SUPPORT", 4)
     monkeypatch.setattr(pretrained_card, "_LARGE_TASKS", 3)
     notes = Notes("Patterns.", "Nobody's.", "mit", "anything else")

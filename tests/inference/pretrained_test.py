@@ -48,11 +48,11 @@ def test_an_installation_without_models_says_so(shipped, monkeypatch):
 
 
 def test_what_is_shipped_can_be_read():
-    assert pretrained.shipped_models() == ["glyphs", "omniglot"]
+    assert pretrained.shipped_models() == ["glyphs", "omniglot", "photos"]
     for name in pretrained.shipped_models():
         model = pretrained.find_model(name)
-        assert model.statistics == "support"
-        assert front_matter(model.card)["license"] == "mit"
+        assert model.statistics == ("running" if name == "photos" else "support")
+        assert front_matter(model.card)["license"] == ("other" if name == "photos" else "mit")
 
 
 def test_a_run_gives_the_same_predictions_as_its_saved_folder(tmp_path):

@@ -40,3 +40,10 @@ def test_without_the_multi_step_loss_only_the_last_step_has_a_query_pass(per_ste
 
 def test_a_backbone_without_batch_norm_has_nothing_to_update():
     assert fold_moments({}, {}, {}, per_step=True) == {}
+
+
+def test_a_decay_of_one_leaves_the_running_statistics_as_they_are():
+    start = statistics([3.0, 4.0])
+    support, query = layer([1.0, 2.0]), layer([5.0])
+    new = fold_moments(start, support, query, per_step=True, momentum=1.0)
+    np.testing.assert_array_equal(new["block0"]["norm1"]["mean"], start["block0"]["norm1"]["mean"])
