@@ -67,13 +67,12 @@ def test_a_card_has_what_was_measured(copied, monkeypatch):
     monkeypatch.setattr(pretrained_card, "SHOTS", (1, 3))
     monkeypatch.setattr(pretrained_card, "_TASKS", 4)
     monkeypatch.setattr(pretrained_card, "_ORDER_TASKS", 4)
-    monkeypatch.setattr(pretrained_card, "_LARGE_SUPPORT", 4)
-    monkeypatch.setattr(pretrained_card, "_LARGE_TASKS", 3)
+    monkeypatch.setattr(pretrained_card, "_USUAL_WAY", 2)
     notes = Notes("Patterns.", "Nobody's.", "mit", "anything else")
     write_card(copied / "model", copied / "run", notes, "the command")
     measured = json.loads((copied / "run" / "card.json").read_text())
     assert measured["2-way 1-shot"][2] == 4
-    assert measured["2-way 3-shot"][2] == 3
+    assert measured["2-way 3-shot"][2] == 4
     assert "4-way 1-shot" not in measured  # four classes make one such task
     card = load_model(copied / "model").card
     assert front_matter(card)["license"] == "mit"
