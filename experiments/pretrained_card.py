@@ -161,8 +161,8 @@ def _row(measured: Mapping[str, Any], way: int, shot: int) -> dict[str, Any]:
 
 
 _ORDER = """\
-Numbering the classes of a 5-way 1-shot task in another order changes {changed:.1%} of the predictions; mean accuracy has
-a standard deviation of {spread:.2%} over orders."""
+Numbering the classes of a 5-way 1-shot task in another order changes {changed:.1%} of the predictions; the standard
+deviation of the mean accuracy over orders is {spread:.2%}."""
 _NO_ORDER = "How classes are numbered changes nothing, since no output belongs to one."
 _BODY = """\
 ## Data
