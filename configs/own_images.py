@@ -60,7 +60,9 @@ def get_config(argument: str | None = None) -> ConfigDict:
     config.data.train_classes = config.data.val_classes = config.data.test_classes = 0
     config.task.way, config.task.shot, config.task.query = way, shot, query
     config.train.tasks_per_step = 2
-    passes = way * (shot * config.train.inner_steps + query)  # of a task
+    # Of a task; where the head alone is adapted, features are computed once.
+    steps = 1 if config.inner.adapts == "head" else config.train.inner_steps
+    passes = way * (shot * steps + query)
     tasks = 60 * chosen["minutes"] * PASSES_PER_SECOND / passes
     config.train.epochs = 5
     # Testing a task takes about as long as training on one: validations, the test of three epochs and the trial of more
@@ -82,7 +84,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
 
 
 def _starting_from(start: str, method: str) -> ConfigDict:
-    """Model and inner loop: those of trained weights, whose rate is then small, or MAML++'s anew."""
+    """Model, inner loop and outer rate: those of trained weights, or MAML++'s anew."""
     config = default_config()
     config.data.update(image_size=84, channels=3, normalize="imagenet", rotations=False)
     config.train.first_order_epochs = 5  # second order takes twice the time
@@ -95,11 +97,12 @@ def _starting_from(start: str, method: str) -> ConfigDict:
         return config
     trained = find_model(start).config
     config.train.start_from = start
-    config.train.learning_rate = 1e-4
-    config.train.inner_steps = trained.train.inner_steps
-    apply_method(config, method or trained.method)
+    for name in ("learning_rate", "clip_norm", "inner_steps"):
+        config.train[name] = trained.train[name]
     for name in ("image_size", "channels", "normalize"):
         config.data[name] = trained.data[name]
-    for section in ("model", "norm", "inner") if not method else ("model",):
+    for section in ("model", "norm", "inner"):
         config[section].update(trained[section])
+    config.method = trained.method
+    apply_method(config, method or trained.method)
     return config

@@ -35,6 +35,20 @@ def test_tasks_steps_and_evaluation_are_chosen_for_the_folder_and_said(tmp_path,
         assert part in said
 
 
+def test_a_start_gives_its_model_and_inner_loop_and_another_method_keeps_the_model(tmp_path):
+    root = photographs(tmp_path / "own", 9, 6)
+    usual = load_config(f"own_images:dir={root}")
+    anew = load_config(f"own_images:dir={root},start=none")
+    other = load_config(f"own_images:dir={root},method=protomaml")
+    for config in (usual, anew, other):
+        config_lib.validate(config)
+    assert usual.train.start_from == other.train.start_from == "photos"
+    assert usual.model.name == other.model.name == "resnet12"
+    assert (usual.norm.train_statistics, usual.inner.adapts) == ("running", "head")
+    assert (anew.train.start_from, anew.method, anew.model.name) == ("", "maml++", "conv4")
+    assert (other.method, other.inner.init_theta) == ("protomaml", "prototypes")
+
+
 def test_arguments_and_minutes_change_the_choice(tmp_path):
     root = photographs(tmp_path / "own", 9, 6)
     usual, longer = (load_config(f"own_images:dir={root},minutes={m}") for m in (10, 30))
