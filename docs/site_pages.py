@@ -252,8 +252,8 @@ def aot() -> str:
 def outliers() -> str:
     """How well the shipped models tell strangers: areas under the ROC curve, from the archived measurement."""
     rows = []
-    for model in ("omniglot", "glyphs"):
-        text = (RESULTS / "outliers" / f"{model}.json").read_text(encoding="utf-8")
+    for path in sorted((RESULTS / "outliers").glob("*.json")):
+        model, text = path.stem, path.read_text(encoding="utf-8")
         rows += [
             {
                 "model": f"`{model}`",

@@ -44,7 +44,6 @@ PARTS = {
     },
 }
 SAMPLE = [
-    ("metal", 2, "batch", False),
     ("metal_inductive", 2, "running", True),
     ("protomaml", 1, "renorm", False),
     ("protomaml+anil", 2, "support", False),
