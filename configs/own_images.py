@@ -16,10 +16,11 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
+from mamlpp_jax.artifacts.workdir import Workdir
 from mamlpp_jax.config import FEW_CLASSES, apply_method, default_config, parse_argument
 from mamlpp_jax.data.readers.layouts import find_layout
 from mamlpp_jax.errors import ConfigError
-from mamlpp_jax.inference.pretrained import find_model
+from mamlpp_jax.inference.pretrained import find_folder
 
 # Passes of images through the network that two cores train on in a second, about: 84 pixels, first order.
 PASSES_PER_SECOND = 100
@@ -95,7 +96,7 @@ def _starting_from(start: str, method: str) -> ConfigDict:
         config.norm.eval_statistics = "support,batch"
         apply_method(config, method or "maml++")
         return config
-    trained = find_model(start).config
+    trained = Workdir(find_folder(start)).config()  # its weights are read by the run
     config.train.start_from = start
     for name in ("learning_rate", "clip_norm", "inner_steps"):
         config.train[name] = trained.train[name]

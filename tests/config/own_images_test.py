@@ -1,5 +1,8 @@
 """The configuration that looks at a folder of one's own photographs."""
 
+import subprocess
+import sys
+
 import pytest
 from PIL import Image
 
@@ -47,6 +50,17 @@ def test_a_start_gives_its_model_and_inner_loop_and_another_method_keeps_the_mod
     assert (usual.norm.train_statistics, usual.inner.adapts) == ("running", "head")
     assert (anew.train.start_from, anew.method, anew.model.name) == ("", "maml++", "conv4")
     assert (other.method, other.inner.init_theta) == ("protomaml", "prototypes")
+
+
+def test_the_configuration_starts_no_back_end(tmp_path):
+    """How many devices there are is set after it is read."""
+    root = photographs(tmp_path / "own", 9, 6)
+    code = (
+        "import jax; from mamlpp_jax.cli.config_files import load_config\n"
+        f"load_config('own_images:dir={root}'); jax.config.update('jax_num_cpu_devices', 3)\n"
+        "assert jax.device_count() == 3"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_arguments_and_minutes_change_the_choice(tmp_path):
