@@ -20,7 +20,8 @@ from mamlpp_jax.artifacts.workdir import Workdir
 from mamlpp_jax.config import FEW_CLASSES, apply_method, default_config, parse_argument
 from mamlpp_jax.data.readers.layouts import find_layout
 from mamlpp_jax.errors import ConfigError
-from mamlpp_jax.inference.pretrained import find_folder
+from mamlpp_jax.inference.pretrained import find_folder, shipped_models
+from mamlpp_jax.inference.saved_model import CONFIG
 
 # Passes of images through the network that two cores train on in a second, about: 84 pixels, first order.
 PASSES_PER_SECOND = 100
@@ -96,6 +97,11 @@ def _starting_from(start: str, method: str) -> ConfigDict:
         config.norm.eval_statistics = "support,batch"
         apply_method(config, method or "maml++")
         return config
+    if not (find_folder(start) / CONFIG).is_file():
+        raise ConfigError(
+            f"own_images: start is {start!r}, neither a trained model ({', '.join(shipped_models())}) nor the folder "
+            "of one or of a run; start=none begins anew."
+        )
     trained = Workdir(find_folder(start)).config()  # its weights are read by the run
     config.train.start_from = start
     for name in ("learning_rate", "clip_norm", "inner_steps"):

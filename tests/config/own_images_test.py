@@ -89,6 +89,11 @@ def test_small_classes_are_left_out_and_splits_counted_by_themselves(tmp_path, c
     ("classes", "argument", "said"),
     [
         (0, "", "own_images needs the folder of your images: --config=own_images:dir=DIR"),
+        (
+            9,
+            "dir={},start=nothere",
+            r"start is 'nothere', neither a trained model \(glyphs, omniglot, photos\)",
+        ),
         (4, "dir={}", r"has 4 classes of 9 images or more; .* python -m mamlpp_jax\.predict"),
     ],
 )
