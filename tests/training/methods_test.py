@@ -165,3 +165,11 @@ def test_with_a_shared_head_permuting_the_classes_permutes_the_logits(method, wa
         found, expected = jax.jit(logits)(permuted), jax.jit(logits)(labels)
         np.testing.assert_allclose(found[..., permuted], expected, rtol=0, atol=1e-9)
         assert np.ptp(expected[-1]) > 0.1
+
+
+def test_running_statistics_with_a_decay_of_one_stay_those_of_the_start(tmp_path):
+    kept = train(tmp_path / "kept", "maml", **{"norm.running_decay": 1.0}).batch_stats
+    moved = train(tmp_path / "moved", "maml").batch_stats
+    start = small_experiment("maml").init_run_state().batch_stats
+    jax.tree.map(np.testing.assert_array_equal, kept, start)
+    assert any(np.any(a != b) for a, b in zip(*map(jax.tree.leaves, (moved, start)), strict=True))
