@@ -95,6 +95,9 @@ FIELDS: dict[str, Field] = {
         64, "filters of each block (resnet12: 64 for 64-160-320-640, 16 for 16-32-64-128)", whole(1)
     ),
     "model.max_pool": Field(True, "max pooling; False (conv4): stride-2 convolutions and global average pooling"),
+    "model.normalize_features": Field(
+        False, "resnet12: each image's features at mean 0 and variance 1 before the head", added=True
+    ),
     "model.shared_head": Field(False, "one head vector for all classes, for any number of ways"),
     "model.conv": Field(
         "auto",

@@ -108,7 +108,12 @@ _BACKBONES = {
     ),
     "resnet12": Backbone(
         "mamlpp_jax.models.resnet12:ResNet12",
-        {"model.filters": "filters", "model.conv": "conv", "model.dtype": "compute_dtype"},
+        {
+            "model.filters": "filters",
+            "model.conv": "conv",
+            "model.dtype": "compute_dtype",
+            "model.normalize_features": "normalize_features",
+        },
         smallest_image=lambda model: 2**4,
         text="four residual blocks",
         cite='Oreshkin, Rodriguez, Lacoste, "TADAM", NeurIPS 2018',

@@ -34,10 +34,14 @@ class ResNet12(nn.Module):
         filters: F of the first block; see `widths`.
         conv: implementation of the convolution (`mamlpp_jax.ops.conv.IMPL_NAMES`).
         compute_dtype: as in `Conv4`.
+        normalize_features: brings each image's features to mean 0 and variance 1 before the linear layer, so that
+            only their direction counts.
 
     References:
         Oreshkin, Rodriguez, Lacoste, "TADAM", NeurIPS 2018: the blocks; Lee, Maji, Ravichandran, Soatto,
-        "Meta-Learning with Differentiable Convex Optimization", CVPR 2019, section 4.1: the widths.
+        "Meta-Learning with Differentiable Convex Optimization", CVPR 2019, section 4.1: the widths. Ba, Kiros,
+        Hinton, "Layer Normalization", 2016; Wang, Chao, Weinberger, van der Maaten, "SimpleShot", 2019: what centred
+        features of length one give.
 
     Example:
         >>> images = jnp.zeros((5, 84, 84, 3))
@@ -50,6 +54,7 @@ class ResNet12(nn.Module):
     filters: int = 64
     conv: str = "auto"
     compute_dtype: str = ""
+    normalize_features: bool = False
 
     @nn.compact
     def __call__(self, images: Float[Array, "N H W C"]) -> Float[Array, "N K"]:
@@ -62,9 +67,12 @@ class ResNet12(nn.Module):
         x = images
         for block, filters in enumerate(widths(self.filters)):
             x = _Block(filters, self.conv, self.compute_dtype, name=f"block{block}")(x)
+        features = x.mean((1, 2))
+        if self.normalize_features:
+            features = nn.LayerNorm(epsilon=1e-5, use_bias=False, use_scale=False)(features)
         return nn.Dense(
             self.ways, kernel_init=nn.initializers.xavier_uniform(), dtype=x.dtype, name=HEAD
-        )(x.mean((1, 2)))
+        )(features)
 
 
 class _Block(nn.Module):

@@ -19,6 +19,8 @@ SIZE, FILTERS, WAYS = 16, 2, 3
 class Plain(nn.Module):
     """The same network of Flax's own layers."""
 
+    normalize_features: bool = False
+
     @nn.compact
     def __call__(self, x):
         for block in range(4):
@@ -29,7 +31,11 @@ class Plain(nn.Module):
                 x = x + shortcut if layer == 2 else x
                 x = nn.leaky_relu(x, 0.1)
             x = nn.max_pool(x, (2, 2), (2, 2))
-        return nn.Dense(WAYS, param_dtype=x.dtype, name="linear")(x.mean((1, 2)))
+        x = x.mean((1, 2))
+        if self.normalize_features:
+            x = x - x.mean(-1, keepdims=True)
+            x = x / jnp.sqrt((x**2).mean(-1, keepdims=True) + 1e-5)
+        return nn.Dense(WAYS, param_dtype=x.dtype, name="linear")(x)
 
     def _layer(self, filters, window, name, x):
         x = nn.Conv(filters, window, use_bias=False, param_dtype=x.dtype, name=f"conv_{name}")(x)
@@ -50,13 +56,14 @@ def plain_params(params, norm):
     return renamed
 
 
-def ours(params, norm, images):
-    return make_forward(ResNet12(WAYS, FILTERS))(params, norm, images)[0]
+def ours(params, norm, images, *, normalize_features=False):
+    module = ResNet12(WAYS, FILTERS, normalize_features=normalize_features)
+    return make_forward(module)(params, norm, images)[0]
 
 
-def theirs(params, norm, images):
+def theirs(params, norm, images, *, normalize_features=False):
     variables = {"params": plain_params(params, norm)}
-    return Plain().apply(variables, images, mutable=["batch_stats"])[0]
+    return Plain(normalize_features).apply(variables, images, mutable=["batch_stats"])[0]
 
 
 @pytest.fixture
@@ -74,10 +81,13 @@ def problem():
         yield params, norm, images
 
 
-def test_the_forward_pass_is_the_plain_networks(problem):
-    np.testing.assert_allclose(
-        jax.jit(ours)(*problem), jax.jit(theirs)(*problem), rtol=1e-9, atol=1e-9
-    )
+@pytest.mark.parametrize("normalize_features", [False, True])
+def test_the_forward_pass_is_the_plain_networks(problem, normalize_features):
+    logits = [
+        jax.jit(partial(network, normalize_features=normalize_features))(*problem)
+        for network in (ours, theirs)
+    ]
+    np.testing.assert_allclose(*logits, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.slow
