@@ -74,7 +74,7 @@ LAYERS = {
 def test_backbones_and_layers(name):
     """Their results are made first: Flax wraps the method itself."""
     module, inputs = LAYERS[name]
-    result = module.init_with_output(jax.random.key(0), inputs)[0]
+    result = jax.jit(module.init_with_output)(jax.random.key(0), inputs)[0]
     hints = typing.get_type_hints(type(module).__call__, localns=vars(jaxtyping))
 
     def call(x):

@@ -63,7 +63,8 @@ def test_forward_is_the_papers_layer_order(max_pool, given):
             row["scale"] = row["scale"] * np.array([1, -1, 1, -1])
         images = np.random.default_rng(3).normal(size=(5, 20, 18, 2))
         statistics = stats if given else None
-        logits, _ = make_forward(module)(params, norm, jnp.asarray(images), statistics)
+        forward = jax.jit(make_forward(module))  # one by one its operations take longer to compile
+        logits, _ = forward(params, norm, jnp.asarray(images), statistics)
         expected = forward_numpy(params, norm, images, max_pool, statistics)
         np.testing.assert_allclose(logits, expected, rtol=1e-9, atol=1e-9)
 

@@ -69,9 +69,8 @@ def theirs(params, norm, images, *, normalize_features=False):
 @pytest.fixture
 def problem():
     with jax.enable_x64(True):
-        variables = init_model(
-            ResNet12(WAYS, FILTERS), jax.random.key(0), jnp.zeros((1, SIZE, SIZE, 3))
-        )
+        init = jax.jit(partial(init_model, ResNet12(WAYS, FILTERS)))
+        variables = init(jax.random.key(0), jnp.zeros((1, SIZE, SIZE, 3)))
         rng = np.random.default_rng(0)
         params, norm = jax.tree.map(
             lambda leaf: jnp.asarray(leaf) + 0.1 * rng.normal(size=leaf.shape),
