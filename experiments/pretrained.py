@@ -90,13 +90,14 @@ RECIPES = {
                 "experiment": "pretrained-photos",
                 "model.name": "resnet12",
                 "model.filters": 16,
+                "model.normalize_features": True,
                 "task.query": 5,
                 # Each query alone, by the statistics of pretraining as they are: those of a few support images change
                 # too much from step to step for an inner loop that reads them.
                 "norm.running_decay": 1.0,
                 "norm.train_statistics": "running",
                 "norm.eval_statistics": "running",
-                "inner.learning_rate": 0.01,
+                "inner.learning_rate": 0.03,
                 "train.inner_steps": 15,
                 "train.learning_rate": 3e-5,
                 "train.epochs": 5,
