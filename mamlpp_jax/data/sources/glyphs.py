@@ -7,6 +7,9 @@ and thickened or thinned. Letters that look alike (Latin A, Greek Alpha, Cyrilli
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import unicodedata
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -49,6 +52,7 @@ _MAX_SHIFT = 0.05  # share of the image
 _NUM_RANDOM = 8  # random numbers per image
 _SIGNATURE_SIDE = 16
 _ALIKE = 0.08  # relative squared distance of two signatures below which letters look alike
+_MANY = 200  # letters that are worth a second process
 
 
 class _Face(NamedTuple):
@@ -83,8 +87,7 @@ def render(code_points: Iterable[int] | None, image_size: int = 28) -> Dataset:
     names = tuple(sorted(classes))
     sizes = np.full(len(names), INSTANCES_PER_CLASS, np.int32)
     images = empty_images(sizes.sum(), image_size, 1)
-    for members, name in zip(np.split(images, len(names)), names, strict=True):
-        members[..., 0] = _render_class(faces, classes[name], image_size)
+    _render_classes(faces, [classes[name] for name in names], images[..., 0])
     return Dataset("glyphs", images, names, sizes)
 
 
@@ -160,6 +163,41 @@ def _signature(letter: Image.Image) -> np.ndarray:
     return np.asarray(small, np.float32).ravel()
 
 
+def _render_classes(faces: list[_Face], points: list[int], images: np.ndarray) -> None:
+    """Fills uint8 [T, image_size, image_size] with the images of letters, half of many by a second process.
+
+    Pillow holds Python's lock while it deforms an image, so threads would not help.
+    """
+    each = images.reshape(len(points), INSTANCES_PER_CLASS, *images.shape[1:])
+
+    def render(part: slice) -> None:
+        for members, point in zip(each[part], points[part], strict=True):
+            members[...] = _render_class(faces, point, images.shape[1])
+
+    if len(points) < _MANY or (os.cpu_count() or 1) < 2:
+        render(slice(None))
+        return
+    here, there = slice(len(points) // 2), slice(len(points) // 2, None)
+    numbers = map(str, (images.shape[1], *points[there]))
+    with subprocess.Popen(
+        [sys.executable, "-m", __name__, *numbers],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    ) as process:
+        try:
+            render(here)
+            pixels, _ = process.communicate()
+        except BaseException:
+            process.kill()
+            raise
+    if process.returncode or len(pixels) != each[there].nbytes:
+        render(there)
+    else:
+        each[there] = np.frombuffer(pixels, np.uint8).reshape(each[there].shape)
+
+
 def _render_class(faces: list[_Face], point: int, image_size: int) -> np.ndarray:
     """Renders all images of one letter: uint8 [INSTANCES_PER_CLASS, image_size, image_size]."""
     letters = [_letter(face, point) for face in faces if point in face.code_points]
@@ -199,3 +237,16 @@ def _deform(letter: Image.Image, random: np.ndarray, image_size: int) -> np.ndar
     greys = 127.5 + (np.arange(256) - 95.0 - 45.0 * weight) * 2.5
     image = image.point(np.clip(np.rint(greys), 0, 255).astype(int).tolist())
     return np.asarray(image.resize((image_size, image_size), Image.Resampling.LANCZOS))
+
+
+def _main() -> None:
+    """Writes the images of letters to standard output; arguments: their pixels a side, then code points."""
+    image_size, *points = map(int, sys.argv[1:])
+    faces = _load_faces()
+    # Nothing is written before the end: the other process reads only when its own share is done.
+    pixels = b"".join(_render_class(faces, point, image_size).tobytes() for point in points)
+    sys.stdout.buffer.write(pixels)
+
+
+if __name__ == "__main__":
+    _main()

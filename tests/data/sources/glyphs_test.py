@@ -1,6 +1,8 @@
 """Letters rendered on the spot."""
 
 import hashlib
+import shutil
+import sys
 import types
 
 import matplotlib
@@ -129,6 +131,14 @@ def nearest_neighbour_accuracy(images, tasks):
 def test_classes_can_be_told_apart_but_not_by_pixels_alone(some):
     images = some.images.reshape(some.num_classes, 20, -1).astype(np.float32) / 255
     assert 0.4 < nearest_neighbour_accuracy(images, 400) < 0.95
+
+
+@pytest.mark.parametrize("executable", ["", "false"])
+def test_two_processes_render_what_one_does(some, monkeypatch, executable):
+    monkeypatch.setattr(glyphs, "_MANY", 2)
+    if executable:
+        monkeypatch.setattr(sys, "executable", shutil.which(executable))
+    np.testing.assert_array_equal(glyphs.render(LETTERS).images, some.images)
 
 
 @pytest.mark.slow
