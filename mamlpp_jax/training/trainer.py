@@ -25,6 +25,7 @@ from mamlpp_jax.distributed import processes
 from mamlpp_jax.errors import MamlppError
 from mamlpp_jax.training.callbacks import Callback
 from mamlpp_jax.training.checkpoints import Checkpoints
+from mamlpp_jax.training.compile_ahead import CompileAhead
 from mamlpp_jax.training.experiment import Experiment
 from mamlpp_jax.training.jitted import jitted_evaluator, jitted_train_steps, steps_per_dispatch
 from mamlpp_jax.training.learner import epoch_plan, plan_name
@@ -111,6 +112,7 @@ class _Loop:
         self.per_dispatch = steps_per_dispatch(experiment, start)
         self.train_steps = jitted_train_steps(experiment, self.per_dispatch)
         self.compiled: set[str] = set()
+        self.ahead = CompileAhead()
         self.statistics = config_lib.eval_statistics(self.config)[0]
         self.evaluate = jitted_evaluator(experiment, "val", [self.statistics], every_step=False)
         # All at once: the last bit of a cosine depends on how many are computed together.
@@ -126,7 +128,7 @@ class _Loop:
 
     def run(self, state: MetaState) -> None:
         epochs, per_epoch = self.config.train.epochs, self.config.train.steps_per_epoch
-        with contextlib.closing(self.sources):
+        with self.ahead, contextlib.closing(self.sources):
             for epoch in range(int(state.step) // per_epoch, epochs):
                 state = self.train_epoch(state, epoch)
                 record = self.validate(state, epoch)
@@ -166,14 +168,23 @@ class _Loop:
     def _dispatch(self, state: MetaState, plan: StepPlan) -> tuple[MetaState, StepMetrics]:
         """Starts the next outer steps; the first ones of a kind are compiled meanwhile, which takes long."""
         name, source = plan_name(plan), next(self.sources)
-        first = name not in self.compiled
-        self.compiled.add(name)
-        with (
-            phase(f"compiling the training function ({name})")
-            if first
-            else contextlib.nullcontext()
-        ):
+        if name in self.compiled:
             return self.train_steps(state, source, plan)
+        if not self.compiled:
+            self._compile_later_plans(state, source, name)
+        self.compiled.add(name)
+        with phase(f"compiling the training function ({name})"):
+            self.ahead.wait(name)
+            return self.train_steps(state, source, plan)
+
+    def _compile_later_plans(self, state: MetaState, source: Any, first: str) -> None:
+        """Begins to compile what later epochs compute, in a thread; `first` names what is compiled here."""
+        train = self.config.train
+        later = range(int(state.step) // train.steps_per_epoch, train.epochs)
+        plans = {plan_name(plan): plan for plan in (epoch_plan(self.config, e) for e in later)}
+        for name, plan in plans.items():
+            if name != first:
+                self.ahead.add(name, self.train_steps, state, source, plan)
 
     def _tell(self, event: str, news: Any) -> None:
         """Calls a method of every callback; what is finished is saved before an error of theirs goes on."""
