@@ -104,8 +104,8 @@ def _starting_from(start: str, method: str) -> ConfigDict:
         )
     trained = Workdir(find_folder(start)).config()  # its weights are read by the run
     config.train.start_from = start
-    # Images unlike the start's ask for more than fine tuning. Chosen on drawn folders of experiments/own_images.py beyond
-    # its five, by validation accuracy, from 3e-5, 3e-4 and 1e-3.
+    # Images unlike the start's ask for more than fine tuning. Chosen by validation accuracy from 3e-5, 3e-4 and 1e-3
+    # on folders drawn as in experiments/own_images.py, but others than its five.
     config.train.learning_rate = 3e-4
     for name in ("clip_norm", "inner_steps"):
         config.train[name] = trained.train[name]

@@ -268,6 +268,28 @@ def outliers() -> str:
     return f"{markdown_table(rows)}\n\nArea under the ROC curve; the score was chosen on tasks of `omniglot`."
 
 
+def own_images() -> str:
+    """What training on small folders gave, from the archived draws of `experiments.own_images`."""
+    page = json.loads((RESULTS / "own_images" / "own_images.json").read_text(encoding="utf-8"))
+    rows = [
+        {
+            "draw": str(row["draw"]),
+            "`photos`": f"{100 * row['photos']:.0f} %",
+            "trained on the folder": f"{100 * row['trained']:.0f} %",
+            "training and test": f"{row['seconds'] / 60:.1f} minutes",
+        }
+        for row in page["rows"]
+    ]
+    means = [
+        100 * sum(row[name] for row in page["rows"]) / len(rows) for name in ("photos", "trained")
+    ]
+    hardware = page["rows"][0]["hardware"]
+    return (
+        f"{markdown_table(rows)}\n\nMeans {means[0]:.1f} and {means[1]:.1f} %; two cores of an "
+        f"{hardware['processor']}, JAX {hardware['jax']}, `{page['command']}`."
+    )
+
+
 def gallery() -> str:
     """Figures of the archived runs that have learned rates, the longest run first."""
     names = [
@@ -361,6 +383,7 @@ PAGES: dict[str, Callable[..., str]] = {
     "gpu": gpu,
     "aot": aot,
     "outliers": outliers,
+    "own_images": own_images,
     "gallery": gallery,
     "recipes": recipes,
     "api": api,
