@@ -77,12 +77,18 @@ def get_config(argument: str | None = None) -> ConfigDict:
     print(
         f"own images: {len(sizes)} classes of {each} images"
         + (f", {left_out} of them with fewer than {shot + query} left out" if left_out else "")
-        + f". Chosen for them: tasks of {way} classes with {shot} images to learn from and {query} to classify, "
-        f"{config.train.epochs * config.train.steps_per_epoch} outer steps of 2 tasks, {config.evaluation.tasks} tasks "
-        f"in each validation and in the test, starting {config.train.start_from or 'anew'}.",
+        + f". Chosen for them and for about {chosen['minutes']} minutes on two cores: tasks of {way} classes, of each "
+        f"{shot} images to learn from and {query} to classify; "
+        f"{config.train.epochs * config.train.steps_per_epoch} outer steps of 2 tasks; {config.evaluation.tasks} tasks "
+        f"in each validation and in the test; method {config.method}, {_from(config.train.start_from)}. Choose "
+        "otherwise by own_images:dir=DIR,way=3,shot=2,minutes=30.",
         file=sys.stderr,
     )
     return config
+
+
+def _from(start: str) -> str:
+    return f"starting from the model {start}" if start else "starting anew"
 
 
 def _starting_from(start: str, method: str) -> ConfigDict:

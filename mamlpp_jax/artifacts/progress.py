@@ -54,7 +54,7 @@ class Progress:
         """
         self._paces.append(seconds / max(step - self._step, 1))
         self._step = step
-        text = f"epoch {epoch + 1}: loss {loss:.4f}, accuracy {100 * accuracy:.1f} %"
+        text = f"epoch {epoch + 1}: training loss {loss:.4f}, accuracy {100 * accuracy:.1f} %"
         eta = ""
         if len(self._paces) > 1:  # The lower third leaves out those that were compiled.
             pace = max(sorted(self._paces)[(len(self._paces) - 1) // 3], 1e-9)

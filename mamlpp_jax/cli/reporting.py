@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -43,15 +46,24 @@ def print_results(results: Mapping[str, Any], workdir: Workdir) -> None:
         f"results: {workdir.path / 'results.md'}\n"
         f"accuracy by class: {workdir.by_class_file}\n"
         f"figures in {workdir}: {drawn}\n"
-        "next, under other conditions:\n"
-        f"  python -m mamlpp_jax.main --mode=evaluate --workdir={workdir} --inner_steps=10",
+        "next, a test under other conditions, to stand beside this one:\n"
+        f"  {_python()} -m mamlpp_jax.main --mode=evaluate --workdir={workdir} --tasks=1000",
         flush=True,
     )
     config = results["config"]
     transductive = INNER_LOSSES[config.get("inner", {}).get("loss", "cross_entropy")].transductive
     if not is_own(config["data"]["name"]) and not transductive:
         print(
-            "or on your own images, a folder of them per class to learn from:\n"
-            f"  python -m mamlpp_jax.predict --model={workdir} --support=DIR --query=DIR --output=predictions.csv",
+            "or classify images like those of the training, EXAMPLES with a folder for each of your classes:\n"
+            f"  {_python()} -m mamlpp_jax.predict --model={workdir} --support=EXAMPLES --query=IMAGES "
+            "--output=predictions.csv",
             flush=True,
         )
+
+
+def _python() -> str:
+    """The command that starts this interpreter in the user's shell."""
+    found = shutil.which("python")
+    # Not `samefile`: the interpreters of virtual environments are links to one file.
+    same = found and os.path.abspath(found) == os.path.abspath(sys.executable)
+    return "python" if same else sys.executable

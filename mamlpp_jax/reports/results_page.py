@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -38,9 +39,11 @@ def results_table(results: Mapping[str, Any]) -> str:
     accuracies = [{**row, "accuracy": _accuracy(of)} for row, of in zip(rows, test, strict=True)]
     parts = [
         f"Test accuracy (%, ± 95 % confidence interval over tasks){shared}\n{text_table(accuracies)}",
-        f"Accuracy (%) after each number of inner steps\n{text_table(_per_inner_step(test, rows, _COLUMNS))}",
+        "Accuracy (%) after each number of inner steps (0: before adaptation)\n"
+        + text_table(_per_inner_step(test, rows, _COLUMNS)),
     ]
-    return "\n\n".join([*parts, *_sampled(test), *_extrapolations(results)])
+    legend = "\n".join(textwrap.fill(line, 79, subsequent_indent="  ") for line in _legend(test))
+    return "\n\n".join([*parts, legend, *_sampled(test), *_extrapolations(results)])
 
 
 def results_page(results: Mapping[str, Any], workdir: pathlib.Path | None = None) -> str:
@@ -52,7 +55,6 @@ def results_page(results: Mapping[str, Any], workdir: pathlib.Path | None = None
     parts = [f"# {title or 'Results'}", markdown_table(_run(results))]
     test = _distinct(results.get("test") or [])
     if test:
-        modes = {str(row["eval_statistics"]): None for row in test}
         parts += [
             "## Test accuracy",
             "In percent, ± half the width of the 95 % confidence interval over tasks.",
@@ -63,9 +65,7 @@ def results_page(results: Mapping[str, Any], workdir: pathlib.Path | None = None
                 ]
             ),
             *_sampled(test),
-            "\n".join(
-                f"- `{mode}`: {STATISTICS[mode].text}." for mode in modes if mode in STATISTICS
-            ),
+            "\n".join(_legend(test)),
             "## Accuracy after each number of inner steps",
             markdown_table(_per_inner_step(test, _conditions(test, _NUMBERS[:2]))),
             *_extrapolations(results),
@@ -79,6 +79,17 @@ def results_page(results: Mapping[str, Any], workdir: pathlib.Path | None = None
     ]
     parts += ["## Figures", *links] if links else []
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _legend(test: Rows) -> list[str]:
+    """Items on what the rows of a table are."""
+    models = {
+        "best": "the epoch of the highest validation accuracy, which predictions are made with",
+        "ensemble": "the mean probabilities of the epochs of the highest validation accuracies",
+    }
+    texts = models | {mode: of.text for mode, of in STATISTICS.items()}
+    names = [str(row[key]) for key in ("model", "eval_statistics") for row in test]
+    return [f"- `{name}`: {texts[name]}." for name in dict.fromkeys(names) if name in texts]
 
 
 def _extrapolations(results: Mapping[str, Any]) -> list[str]:
@@ -125,7 +136,7 @@ def _more_steps(results: Mapping[str, Any]) -> list[str]:
     enough = next(k for k in range(steps, len(tried)) if tried[k] >= tried[best] - 0.005)
     said = f"On the validation tasks {steps} inner steps reach {100 * tried[steps]:.1f} %"
     if tried[enough] < tried[steps] + 0.01:
-        return [f"{said}, and more of them (up to {len(tried) - 1}) no more."]
+        return [f"{said}, and more of them, up to {len(tried) - 1}, are no better."]
     return [
         f"{said}, {enough} reach {100 * tried[enough]:.1f} %: give --inner_steps={enough} to --mode=evaluate and to "
         "mamlpp_jax.predict."
@@ -158,8 +169,9 @@ def _sampled(test: Rows) -> list[str]:
     return [
         f"{note[:1].upper()}{note[1:]}."
         + (
-            f" The interval says nothing of other classes: with classes as the sample it is "
-            f"± {100 * row['ci95_by_class']:.1f} ({row['model']}, {row['eval_statistics']})."
+            f" The interval says nothing of other classes: for these it is about "
+            f"± {100 * row['ci95_by_class']:.1f} ({row['model']}, {row['eval_statistics']}), and less with more "
+            "test classes."
             if row["classes"] <= _FEW_CLASSES and row.get("ci95_by_class")
             else ""
         )

@@ -58,11 +58,12 @@ def describe_briefly(experiment: Experiment) -> str:
 def describe_devices(experiment: Experiment) -> str:
     """Devices and how the tasks of an outer step are laid out on them."""
     device, tasks = experiment.mesh.devices.flat[0], experiment.config.train.tasks_per_step
+    kind = device.device_kind
+    kind += f" ({device.platform})" if kind != device.platform else ""
     processes = len({device.process_index for device in experiment.mesh.devices.flat})
     together = f" in {processes} processes" if processes > 1 else ""
     return (
-        f"{experiment.mesh.size} x {device.device_kind} ({device.platform}){together}, JAX "
-        f"{jax.__version__}: "
+        f"{experiment.mesh.size} x {kind}{together}, JAX {jax.__version__}: "
         f"{tasks} tasks per outer step, {tasks // experiment.mesh.size} per device, "
         f"{experiment.tasks_per_chunk} at a time"
     )

@@ -88,7 +88,8 @@ class Experiment:
         state = make()
         if self.start is not None:
             meta, stats, lines = carry_over(self.config, state.meta, state.batch_stats, self.start)
-            logging.info("starting from %s: %s", self.config.train.start_from, "; ".join(lines))
+            learned = "; ".join(line for line in lines if not line.endswith(": nothing"))
+            logging.info("starting from %s: %s", self.config.train.start_from, learned)
             state = MetaState(state.step, meta, stats, self.optimizer.init(meta))
         return replicate(state, self.mesh)
 

@@ -123,12 +123,13 @@ def _predict(
     evaluate = jitted_evaluator(experiment, "test", modes, every_step=True)
     predictions: list[dict[str, Predictions]] = []
     tested = f"{experiment.config.evaluation.tasks} tasks, {' and '.join(modes)} statistics"
-    for number, state in enumerate(states, 1):
+    epochs = epochs_of(states, experiment.config)
+    for number, (state, epoch) in enumerate(zip(states, epochs, strict=True), 1):
         before_each()
         meta = with_ways(evaluated_meta(state), experiment.config.task.way)
         with phase(
-            f"{'' if predictions else 'compiling the evaluation, '}testing model {number} of {len(states)}, after "
-            f"outer step {int(state.step)}, on {tested}"
+            f"{'' if predictions else 'compiling the evaluation, '}testing epoch {epoch + 1} ({number} of "
+            f"{len(states)}) on {tested}"
         ) as report:
             predictions.append(evaluate(meta, state.batch_stats, experiment.tasks["test"], report))
     return predictions

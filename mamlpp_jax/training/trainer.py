@@ -14,7 +14,7 @@ from absl import logging
 
 from mamlpp_jax import config as config_lib
 from mamlpp_jax.algorithms.averaging import evaluated_meta
-from mamlpp_jax.algorithms.metrics import score
+from mamlpp_jax.algorithms.metrics import Scores, score
 from mamlpp_jax.algorithms.outer_loop import StepMetrics
 from mamlpp_jax.artifacts.metric_writer import MetricsWriter, NullWriter
 from mamlpp_jax.artifacts.progress import Progress
@@ -129,6 +129,8 @@ class _Loop:
     def run(self, state: MetaState) -> None:
         epochs, per_epoch = self.config.train.epochs, self.config.train.steps_per_epoch
         with self.ahead, contextlib.closing(self.sources):
+            if int(state.step) == 0:
+                self.report_start(state)
             for epoch in range(int(state.step) // per_epoch, epochs):
                 state = self.train_epoch(state, epoch)
                 record = self.validate(state, epoch)
@@ -170,7 +172,7 @@ class _Loop:
         name, source = plan_name(plan), next(self.sources)
         if name in self.compiled:
             return self.train_steps(state, source, plan)
-        if not self.compiled:
+        if self.compiled <= {"evaluation"}:
             self._compile_later_plans(state, source, name)
         self.compiled.add(name)
         with phase(f"compiling the training function ({name})"):
@@ -249,18 +251,16 @@ class _Loop:
         rows = zip(*(np.asarray(column).tolist() for column in columns.values()), strict=True)
         return [dict(zip(columns, row, strict=True)) for row in rows]
 
+    def report_start(self, state: MetaState) -> None:
+        """Reports what trained weights reach on the validation tasks before they are trained further."""
+        start = self.experiment.start
+        if start is not None and start.has_head:
+            self._say_accuracy("before training", self._validate(state, "the start"))
+
     def validate(self, state: MetaState, epoch: int) -> dict[str, Any]:
         """Reports the accuracy under the first statistics mode, which ranks the epoch, and returns the record."""
-        started = time.monotonic()
-        tasks = self.config.evaluation.tasks
-        first = "evaluation" not in self.compiled
-        self.compiled.add("evaluation")
-        with phase(
-            f"{'compiling the evaluation, ' * first}validating epoch {epoch + 1} on {tasks} tasks"
-        ) as report:
-            meta, stream = evaluated_meta(state), self.experiment.tasks["val"]
-            predictions = self.evaluate(meta, state.batch_stats, stream, report)
-            scores = score(predictions[self.statistics])
+        started, first = time.monotonic(), "evaluation" not in self.compiled
+        scores = self._validate(state, f"epoch {epoch + 1}")
         step, mode = int(state.step), self.statistics
         record = {
             "step": step,
@@ -275,11 +275,24 @@ class _Loop:
         self.writer.timing({"step": step, "validation_seconds": seconds})
         self.validation_seconds = 0.0 if first else seconds
         self.writer.flush()
-        self.progress.message(
-            f"epoch {epoch + 1} of {self.config.train.epochs}: validation accuracy "
-            f"{100 * scores.accuracy:.2f} ± {100 * scores.ci95:.2f} % ({mode} statistics)"
-        )
+        self._say_accuracy(f"epoch {epoch + 1} of {self.config.train.epochs}", scores)
         return record
+
+    def _validate(self, state: MetaState, name: str) -> Scores:
+        """The scores on the validation tasks under the first statistics mode."""
+        compiling = "" if "evaluation" in self.compiled else "compiling the evaluation, "
+        self.compiled.add("evaluation")
+        tasks = self.config.evaluation.tasks
+        with phase(f"{compiling}validating {name} on {tasks} tasks") as report:
+            meta, stream = evaluated_meta(state), self.experiment.tasks["val"]
+            predictions = self.evaluate(meta, state.batch_stats, stream, report)
+            return score(predictions[self.statistics])
+
+    def _say_accuracy(self, what: str, scores: Scores) -> None:
+        self.progress.message(
+            f"{what}: validation accuracy {100 * scores.accuracy:.2f} ± {100 * scores.ci95:.2f} % "
+            f"({self.statistics} statistics)"
+        )
 
 
 def _until_bad(records: list[dict[str, Any]], finite: np.ndarray) -> tuple[int, str]:

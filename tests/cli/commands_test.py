@@ -89,7 +89,7 @@ def test_a_finished_run_only_reports(finished, finished_config, monkeypatch, cap
     print_results(commands.train(finished_config, finished).results, finished)
     printed = capsys.readouterr().out
     assert "batch/support" in printed
-    assert f"python -m mamlpp_jax.predict --model={finished} --support=DIR" in printed
+    assert f"-m mamlpp_jax.predict --model={finished} --support=EXAMPLES" in printed
     assert finished.results_file.read_bytes() == before
 
 

@@ -32,7 +32,8 @@ def test_tasks_steps_and_evaluation_are_chosen_for_the_folder_and_said(tmp_path,
     said = capsys.readouterr().err
     for part in (
         "18 classes of 12 images",
-        "5 classes with 4 images",
+        "5 classes, of each 4 images to learn from",
+        "starting from the model photos",
         f"{steps} outer steps",
     ):
         assert part in said

@@ -182,7 +182,7 @@ def test_four_processes_compute_what_one_does(runs, tmp_path, undisturbed):
 def test_a_dry_run_of_two_processes_is_told_once(runs, tmp_path):
     found, said = runs.run(tmp_path / "run", 2, 2, "--dry_run")
     assert found == [0, 0], said
-    assert "2 x cpu (cpu) in 2 processes" in said[0]
+    assert "2 x cpu in 2 processes" in said[0]
     assert "Schedule" not in said[1]
     assert not (tmp_path / "run").exists()
 

@@ -93,7 +93,7 @@ def test_the_log_says_what_the_arrays_say(sources, caplog, source, method, field
     if head.startswith("fitted"):
         fitted = maml.with_ways(trained.meta, 4).params["linear"]
         assert same(state.meta.params["linear"], fitted)
-    assert said["learned by the inner optimizer"] == inner
+    assert said.get("learned by the inner optimizer", "nothing") == inner
     if inner == "taken":
         assert same(state.meta.inner, trained.meta.inner)
     else:
@@ -125,6 +125,23 @@ def test_shared_batch_norm_is_repeated_over_the_steps(tmp_path, caplog):
     assert said["learned by the inner optimizer"] == "new"
     theirs = plain.members[0].meta.norm
     assert same(state.meta.norm, jax.tree.map(lambda leaf: np.stack([leaf, leaf]), theirs))
+
+
+def test_what_the_start_reaches_without_training_is_said_first(sources, caplog):
+    folder, _ = sources
+    config = small_config(**SHORT, **{"train.start_from": str(folder / "run")})
+    records = []
+
+    class Keep(maml.Callback):
+        def on_epoch(self, record):
+            records.append(record["val_accuracy"])
+
+    with caplog.at_level(logging.converter.ABSL_TO_STANDARD[logging.INFO], "absl"):
+        again = [maml.train(config, callbacks=[Keep()]), maml.train(config, callbacks=[Keep()])]
+    said = [r.getMessage() for r in caplog.records if "validation accuracy" in r.getMessage()]
+    assert said[0].startswith("before training: validation accuracy")
+    assert len(records) == 2 * config.train.epochs
+    assert again[0].accuracy == again[1].accuracy
 
 
 @pytest.mark.slow

@@ -43,8 +43,8 @@ ORDER = [
     "validating epoch 2 on 4 tasks ... 0:00:0",
     "epoch 2 of 2: validation accuracy",
     "reading the best epochs ... ",
-    "compiling the evaluation, testing model 1 of 2, after outer step ",
-    "testing model 2 of 2, after outer step ",
+    "compiling the evaluation, testing epoch ",
+    "testing epoch ",
     "drawing the figures ... ",
     "Test accuracy",
 ]

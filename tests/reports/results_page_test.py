@@ -47,7 +47,8 @@ def cells(text):
 
 
 def test_the_table_has_every_row_and_what_differs_between_them():
-    first, second = results_page.results_table(RESULTS).split("\n\n")
+    first, second, legend = results_page.results_table(RESULTS).split("\n\n")
+    assert legend.startswith("- `ensemble`: the mean probabilities of ")
     assert first.splitlines()[1] == "way 5, shot 1, query 1, tasks 600"
     assert [" ".join(row) for row in cells(first)[-3:]] == [
         "ensemble batch/batch 2 97.20 ± 0.31",
@@ -65,7 +66,7 @@ def test_many_inner_steps_fit_a_terminal_and_the_page_has_all():
     results = RESULTS | {"test": [make_row(inner_steps=50, accuracy_per_step=steps)]}
     table = results_page.results_table(results)
     assert max(map(len, table.splitlines())) < 80
-    assert cells(table)[-4][-7:] == ["0", "8", "17", "25", "33", "42", "50"]
+    assert cells(table.split("\n\n")[1])[-4][-7:] == ["0", "8", "17", "25", "33", "42", "50"]
     assert "49.00" in results_page.results_page(results)
 
 
@@ -211,7 +212,7 @@ def test_the_page_names_the_folder_of_ones_own_images():
         ),
         (
             [0.2, 0.5, 0.68, 0.684, 0.6],
-            r"2 inner steps reach 68.0 %, and more of them (up to 4) no more.",
+            r"2 inner steps reach 68.0 %, and more of them, up to 4, are no better.",
         ),
     ],
 )

@@ -45,7 +45,7 @@ def test_the_schedule_names_epochs_outer_steps_and_rates():
 
 def test_devices_and_their_shares_are_named():
     text = dry_run.describe_devices(small_experiment(**{"compute.devices": 2}))
-    assert text.startswith("2 x cpu (cpu), JAX ")
+    assert text.startswith("2 x cpu, JAX ")
     assert text.endswith(": 2 tasks per outer step, 1 per device, 1 at a time")
 
 

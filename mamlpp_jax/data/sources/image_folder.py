@@ -48,7 +48,7 @@ def build(data_config: Any) -> Dataset:
     counts = f"{sizes[low]} images ({dataset.class_names[low]}) to {sizes[high]} ({dataset.class_names[high]})"
     logging.info(
         f"Read {root}: {len(images)} {'grey' if images.shape[-1] == 1 else 'colour'} images of {len(sizes)} classes "
-        f"({by_split if splits else 'without splits'}), "
+        f"({by_split if splits else 'to be split'}), "
         + (f"from {counts}." if sizes[low] < sizes[high] else f"{sizes[low]} in each.")
     )
     return dataclasses.replace(dataset, images=images)

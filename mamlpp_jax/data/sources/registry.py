@@ -125,8 +125,8 @@ def load_dataset(data_config: Any) -> Dataset:
             f"{error.strerror or error}; see data.manual_dir, data.tfds_dir and data.cache_dir."
         ) from error
     logging.info(
-        f"Data set {dataset.name} ({folder / key.file_name}): {dataset.num_classes} classes, "
-        f"{len(dataset.images)} images, {time.perf_counter() - start:.1f} s."
+        f"Data set {dataset.name} ({folder / key.file_name}): {dataset.num_classes:,} classes, "
+        f"{len(dataset.images):,} images, {time.perf_counter() - start:.1f} s."
     )
     return _without_small(dataset, data_config.smallest_class)
 

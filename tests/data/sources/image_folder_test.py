@@ -34,7 +34,7 @@ def test_classes_are_folders_and_may_differ_in_size(tmp_path, caplog):
     for number in range(6):
         expected = np.asarray(Image.open(root / "class 2" / f"{number:02d}.png"))
         np.testing.assert_array_equal(data.images[start + number], expected)
-    expected = "60 colour images of 8 classes (without splits), from 4 images (class 0) to 11"
+    expected = "60 colour images of 8 classes (to be split), from 4 images (class 0) to 11"
     assert expected in caplog.text
 
 
