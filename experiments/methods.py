@@ -89,8 +89,25 @@ def measure_times(names: Sequence[str]) -> dict[str, float]:
 def table(results: pathlib.Path) -> str:
     """Returns a Markdown table of archived runs."""
     costs = read_json(results / COSTS_FILE) if exists(results / COSTS_FILE) else {}
-    rows = [_row(name, _all_seeds(results, name), costs) for name in METHODS]
+    runs = {name: _all_seeds(results, name) for name in METHODS}
+    rows = [
+        {**_row(name, runs[name], costs), "seeds above `maml`": _above(runs[name], runs["maml"])}
+        for name in METHODS
+    ]
     return markdown_table(rows)
+
+
+def _above(runs: Sequence[Mapping[str, Any]], others: Sequence[Mapping[str, Any]]) -> str:
+    """In how many seeds the first accuracy of a method is above another's; "" where not all seeds are there."""
+    if runs == others or min(len(runs), len(others)) < len(SEEDS):
+        return ""
+    pairs = zip(map(_first_accuracy, runs), map(_first_accuracy, others), strict=True)
+    return f"{sum(one > other for one, other in pairs)} of {len(runs)}"
+
+
+def _first_accuracy(run: Mapping[str, Any]) -> float:
+    """The ensemble's accuracy under the first statistics."""
+    return next(float(test.accuracy) for test in run["test"] if test.model == "ensemble")
 
 
 def _all_seeds(results: pathlib.Path, name: str) -> list[dict[str, Any]]:

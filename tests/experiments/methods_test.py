@@ -84,22 +84,25 @@ def test_the_table_has_what_is_kept_and_says_what_is_missing(tmp_path):
     config = default_config().to_dict()
     results = {"steps": 500, "seed": 0, "finished": True, "test": tests, "config": config}
     (tmp_path / "anil" / "results.json").write_text(json.dumps(results))
-    for seed, accuracy in enumerate((0.9, 0.91, 0.92)):
-        folder = tmp_path / methods.method_run("boil", seed).name
-        folder.mkdir()
-        tests = [{**tests[0], "accuracy": accuracy}]
-        results |= {"seed": seed, "test": tests}
-        (folder / "results.json").write_text(json.dumps(results))
+    accuracies = {"boil": (0.9, 0.91, 0.92), "fomaml": (0.93, 0.94, 0.95), "maml": (0.9, 0.9, 0.93)}
+    for name, of_seeds in accuracies.items():
+        for seed, accuracy in enumerate(of_seeds):
+            folder = tmp_path / methods.method_run(name, seed).name
+            folder.mkdir()
+            results |= {"seed": seed, "test": [{**tests[0], "accuracy": accuracy}]}
+            (folder / "results.json").write_text(json.dumps(results))
     costs = {"ms_per_step": {"anil": 12.3}, "extra_parameters": {"anil": -1234}}
     (tmp_path / methods.COSTS_FILE).write_text(json.dumps(costs))
     lines = methods.table(tmp_path).splitlines()
     rows = {line.split("|")[1].strip(" `"): line for line in lines[2:]}
     assert list(rows) == list(methods.METHODS)
     cells = [cell.strip() for cell in rows["anil"].split("|")[2:-1]]
-    assert cells == ["500", "0", "95.00 [± 1.23]", "", "12", "-1,234"]
+    assert cells == ["500", "0", "95.00 [± 1.23]", "", "12", "-1,234", ""]
     cells = [cell.strip() for cell in rows["boil"].split("|")[2:5]]
     assert cells == ["500", "0, 1, 2", "91.00 ± 1.00"]
-    assert rows["maml"].count(methods.MISSING) == 5
+    above = {name: rows[name].split("|")[-2].strip() for name in (*accuracies, "reptile")}
+    assert above == {"boil": "1 of 3", "fomaml": "3 of 3", "maml": "", "reptile": ""}
+    assert rows["reptile"].count(methods.MISSING) == 5
 
 
 def test_parameters_are_counted_beyond_mamls():
