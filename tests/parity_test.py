@@ -184,9 +184,8 @@ SMALL = [path for path in FILES if path.stem == "shared_bn_one_step"] or FILES[:
 
 
 @pytest.mark.parametrize("path", SMALL, ids=lambda path: path.stem)
-@pytest.mark.parametrize(
-    ("conv", "chunk"), [pytest.param("xla", None, marks=pytest.mark.slow), ("direct", 1)]
-)
+@pytest.mark.parametrize(("conv", "chunk"), [("xla", None), ("direct", 1)])
+@pytest.mark.slow
 def test_parity_does_not_depend_on_convolution_or_chunk(path, conv, chunk):
     with jax.enable_x64(True):
         check_against(load(path), conv=conv, chunk=chunk)

@@ -74,6 +74,7 @@ def test_a_notebook_trains_twice_is_interrupted_once_and_nothing_of_the_process_
     assert maml.train(config, tmp_path / "run").evaluations == whole.evaluations
 
 
+@pytest.mark.slow
 def test_without_a_workdir_no_file_is_written_and_numbers_are_the_commands(
     finished, finished_config, tmp_path, monkeypatch
 ):

@@ -25,7 +25,7 @@ COMBINED = (
 )
 ALL = (*(name for name in METHODS if name != "mamlpp"), *COMBINED)
 # In `make test`; the others are combinations or differ from these by one number.
-QUICK = {"anil+lslr"}
+QUICK = {"fomaml"}
 EACH_METHOD = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in ALL]
 EPOCHS, PER_EPOCH = 3, 2
 # Batch norm cancels the bias before it.

@@ -174,7 +174,7 @@ def _render_classes(faces: list[_Face], points: list[int], images: np.ndarray) -
         for members, point in zip(each[part], points[part], strict=True):
             members[...] = _render_class(faces, point, images.shape[1])
 
-    if len(points) < _MANY or (os.cpu_count() or 1) < 2:
+    if len(points) < _MANY or (os.cpu_count() or 1) < 2 or not sys.executable:
         render(slice(None))
         return
     here, there = slice(len(points) // 2), slice(len(points) // 2, None)
