@@ -329,6 +329,7 @@ def test_evaluation_flags_are_not_for_training(tmp_path):
         commands.resolve_config("train", small_config(), None, {}, other_config())
 
 
+@pytest.mark.slow
 def test_a_test_without_rotated_classes_stands_beside_the_runs_own(tmp_path):
     config = small_config("fomaml", **{"data.rotations": True, "train.epochs": 1})
     workdir = Workdir(tmp_path / "run")
