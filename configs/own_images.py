@@ -121,4 +121,6 @@ def _starting_from(start: str, method: str) -> ConfigDict:
         config[section].update(trained[section])
     config.method = trained.method
     apply_method(config, method or trained.method)
+    if config.inner.adapts != trained.inner.adapts:
+        config.inner.learning_rate = 0.01  # the start's is for what its own inner loop adapts
     return config

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import sys
 from collections.abc import Mapping
@@ -46,7 +47,7 @@ def print_results(results: Mapping[str, Any], workdir: Workdir) -> None:
         f"results: {workdir.path / 'results.md'}\n"
         f"accuracy by class: {workdir.by_class_file}\n"
         f"figures in {workdir}: {drawn}\n"
-        "next, a test under other conditions, to stand beside this one:\n"
+        "next, a test on more tasks, to stand beside this one:\n"
         f"  {_python()} -m mamlpp_jax.main --mode=evaluate --workdir={workdir} --tasks=1000",
         flush=True,
     )
@@ -66,4 +67,4 @@ def _python() -> str:
     found = shutil.which("python")
     # Not `samefile`: the interpreters of virtual environments are links to one file.
     same = found and os.path.abspath(found) == os.path.abspath(sys.executable)
-    return "python" if same else sys.executable
+    return "python" if same or not sys.executable else shlex.quote(sys.executable)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import os
 from types import TracebackType
 from typing import Any
 
 import jax
+
+from mamlpp_jax.utils.terminal import phase
 
 
 class CompileAhead:
@@ -39,7 +42,10 @@ class CompileAhead:
         trace: TracebackType | None,
     ) -> None:
         del kind, error, trace
-        if self._threads is not None:
+        if self._threads is None:
+            return
+        waits = any(one.running() for one in self._compilations.values())
+        with phase("waiting for a compilation") if waits else contextlib.nullcontext():
             self._threads.shutdown(wait=True, cancel_futures=True)
 
     def add(self, name: str, function: Any, *arguments: Any) -> None:

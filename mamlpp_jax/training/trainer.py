@@ -254,7 +254,10 @@ class _Loop:
     def report_start(self, state: MetaState) -> None:
         """Reports what trained weights reach on the validation tasks before they are trained further."""
         start = self.experiment.start
-        if start is not None and start.has_head:
+        if start is None or not start.has_head:
+            return
+        # Otherwise the head is new, and what it reaches is chance.
+        if start.config.model.shared_head == self.config.model.shared_head:
             self._say_accuracy("before training", self._validate(state, "the start"))
 
     def validate(self, state: MetaState, epoch: int) -> dict[str, Any]:

@@ -51,6 +51,7 @@ def test_a_start_gives_its_model_and_inner_loop_and_another_method_keeps_the_mod
     assert usual.train.learning_rate == 3e-4
     assert (usual.norm.train_statistics, usual.inner.adapts) == ("running", "head")
     assert (anew.train.start_from, anew.method, anew.model.name) == ("", "maml++", "conv4")
+    assert (usual.inner.learning_rate, anew.inner.learning_rate) == (0.03, 0.01)
     assert (other.method, other.inner.init_theta) == ("protomaml", "prototypes")
 
 

@@ -174,14 +174,14 @@ def _render_classes(faces: list[_Face], points: list[int], images: np.ndarray) -
         for members, point in zip(each[part], points[part], strict=True):
             members[...] = _render_class(faces, point, images.shape[1])
 
-    if len(points) < _MANY or (os.cpu_count() or 1) < 2 or not sys.executable:
+    if len(points) < _MANY or (os.cpu_count() or 1) < 2 or getattr(sys, "frozen", False):
         render(slice(None))
         return
     here, there = slice(len(points) // 2), slice(len(points) // 2, None)
     numbers = map(str, (images.shape[1], *points[there]))
     with subprocess.Popen(
-        [sys.executable, "-m", __name__, *numbers],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        [sys.executable or "python", "-P", "-m", __name__, *numbers],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

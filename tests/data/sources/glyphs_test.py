@@ -1,6 +1,7 @@
 """Letters rendered on the spot."""
 
 import hashlib
+import os
 import shutil
 import sys
 import types
@@ -135,10 +136,17 @@ def test_classes_can_be_told_apart_but_not_by_pixels_alone(some):
 
 @pytest.mark.parametrize("executable", ["", "false"])
 def test_two_processes_render_what_one_does(some, monkeypatch, executable):
+    here, render = [], glyphs._render_class
     monkeypatch.setattr(glyphs, "_MANY", 2)
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(
+        glyphs, "_render_class", lambda *given: (here.append(given), render(*given))[1]
+    )
     if executable:
         monkeypatch.setattr(sys, "executable", shutil.which(executable))
     np.testing.assert_array_equal(glyphs.render(LETTERS).images, some.images)
+    # Where the other process fails, all are rendered in this one.
+    assert len(here) == (len(LETTERS) if executable else len(LETTERS) // 2)
 
 
 @pytest.mark.slow
