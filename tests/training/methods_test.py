@@ -24,7 +24,7 @@ COMBINED = (
     *("mamlpp+metal", "mamlpp+protomaml", "protomaml+metacurvature", "cavia+lslr"),
 )
 ALL = (*(name for name in METHODS if name != "mamlpp"), *COMBINED)
-# In `make test`; the others are combinations or differ from these by one number.
+# In `make test`; the others in `make test-all`.
 QUICK = {"fomaml"}
 EACH_METHOD = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in ALL]
 EPOCHS, PER_EPOCH = 3, 2
